@@ -1,0 +1,56 @@
+"""Standard masked cross-attention (Mask2Former, arXiv 2112.01527): the rival that PEM-CA replaces."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MaskedCrossAttention(nn.Module):
+    """Softmax attention of each query over all tokens inside its previous mask. Same interface as PrototypeCrossAttention.
+
+    A query whose mask bans every token sees all of them.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_norm = nn.LayerNorm(dim)
+        self.query_proj = nn.Linear(dim, dim)
+        self.key_proj = nn.Linear(dim, dim)
+        self.value_proj = nn.Linear(dim, dim)
+        self.final = nn.Linear(dim, dim)
+        for layer in (self.query_proj, self.key_proj, self.value_proj, self.final):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(
+        self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
+    ) -> tuple[Tensor, None, None]:
+        q, k, v, allowed = self.project(query, query_embed, source, position, banned)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        return query + self.final(attended.transpose(1, 2).flatten(2)), None, None
+
+    def project(
+        self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Query [B, h, Q, D/h], key and value [B, h, N, D/h], and where attention may go, bool [B, 1, Q, N]."""
+        allowed = ~banned | banned.all(dim=2, keepdim=True)
+        q = self.query_proj(self.query_norm(query) + query_embed)
+        k = self.key_proj((source + position).flatten(2).transpose(1, 2))
+        v = self.value_proj(source.flatten(2).transpose(1, 2))
+        return self.split_heads(q), self.split_heads(k), self.split_heads(v), allowed[:, None]
+
+    @torch.no_grad()
+    def peak(
+        self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The token with the largest attention weight and that weight, both [B, h, Q]: for the trace only."""
+        q, k, _, allowed = self.project(query, query_embed, source, position, banned)
+        scores = (q @ k.transpose(2, 3)).float() / q.shape[-1] ** 0.5
+        weight, index = scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1).max(dim=-1)
+        return index, weight
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """[B, n, D] -> [B, h, n, D/h]."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

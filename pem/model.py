@@ -1,0 +1,40 @@
+"""PEM, whole: backbone -> pixel decoder -> transformer decoder. Start reading here."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pem.backbones import build_backbone
+from pem.config import PEMConfig
+from pem.decoder import Decoder
+from pem.outputs import PEMOutput
+from pem.pixel_decoder import PixelDecoder
+
+
+class PEM(nn.Module):
+    """Prototype-based Efficient MaskFormer (CVPR 2024, arXiv 2402.19422)."""
+
+    def __init__(self, config: PEMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone)
+        self.pixel_decoder = PixelDecoder(self.backbone.channels, config.conv_dim, config.hidden_dim)  # type: ignore[arg-type]
+        self.decoder = Decoder(config)
+
+    def forward(self, pixels: Tensor, trace: bool = False) -> PEMOutput:
+        """Normalised pixels [B, 3, H, W], H and W multiples of 32, to what the queries found.
+
+        ``trace=True`` also returns what each layer did; it changes no bit of the rest.
+        Padding is not masked anywhere: images of different sizes in one batch influence their own results.
+        """
+        if pixels.shape[-2] % 32 or pixels.shape[-1] % 32:
+            raise ValueError(
+                f"The image is {tuple(pixels.shape[-2:])}; both sides must be multiples of 32 (see pem.preprocess)."
+            )
+        mask_features, levels = self.pixel_decoder(self.backbone(pixels))
+        return self.decoder(mask_features, levels, trace)
+
+
+def build_model(config: PEMConfig) -> PEM:
+    """The network with random weights, in eval mode. Downloads nothing."""
+    return PEM(config).eval()

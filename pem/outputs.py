@@ -1,0 +1,106 @@
+"""The records that pass between the parts. They hold data and do no work.
+
+Letters in shapes, here and everywhere: B images, Q queries, K classes without no-object, L decoder layers,
+h heads, D channels, N = H*W tokens of one level, s stride. Sizes are (height, width); points are (row, col).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images made ready for the network, and what it takes to undo that.
+
+    An image of ``original_sizes[i]`` was resized to ``content_sizes[i]``, which lies in the top left corner
+    of ``pixels[i]``; the rest is padding (0 after normalisation).
+    """
+
+    pixels: Tensor  # float32 [B, 3, H, W], normalised; H and W are multiples of 32
+    original_sizes: tuple[tuple[int, int], ...]
+    content_sizes: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the prediction heads say of every query at one depth of the decoder.
+
+    The mask logits are the product of the mask embeddings with the mask features. They are large, and seldom
+    wanted before the last layer, so they are made when they are first asked for.
+    """
+
+    pred_logits: Tensor  # [B, Q, K+1], before softmax; the last class is no-object
+    mask_embed: Tensor  # [B, Q, D]
+    mask_features: Tensor  # [B, D, H/4, W/4], shared by all predictions of one pass
+
+    @cached_property
+    def pred_masks(self) -> Tensor:
+        """Mask logits [B, Q, H/4, W/4], before the sigmoid."""
+        batch, _, height, width = self.mask_features.shape
+        return (self.mask_embed @ self.mask_features.flatten(2)).view(batch, -1, height, width)
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """What one decoder layer did, for whoever wants to look inside. Token n lies at row n // W, column n % W.
+
+    With prototype attention, ``prototype_index`` is the one token that each head picked for each query and
+    ``similarity`` the score it won with (a partial dot product of unit vectors, so within -1..1). With masked
+    attention they are the token with the largest attention weight, and that weight.
+    """
+
+    stride: int  # 32, 16 or 8: token (row, col) is centred on pixel ((row + 0.5) * stride, (col + 0.5) * stride)
+    grid_size: tuple[int, int]
+    prototype_index: Tensor  # int64 [B, h, Q]
+    similarity: Tensor  # [B, h, Q]
+    allowed_fraction: Tensor  # [B, Q]: share of tokens inside the previous mask; 0 = this query had no foreground here
+    prediction: Prediction  # made after this layer
+
+    @property
+    def pred_logits(self) -> Tensor:
+        return self.prediction.pred_logits
+
+    @property
+    def pred_masks(self) -> Tensor:
+        return self.prediction.pred_masks
+
+
+@dataclass(frozen=True)
+class PEMOutput(Prediction):
+    """The last prediction, the L earlier ones (before any layer, then after each but the last), and the trace."""
+
+    aux_outputs: tuple[Prediction, ...] = ()
+    trace: tuple[LayerTrace, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One region of a segmentation."""
+
+    id: int  # its value in the id map, from 1
+    category_id: int  # index of its class, 0..K-1: a column of pred_logits
+    label: str
+    is_thing: bool
+    score: float  # 0..1
+    area_px: int  # in the original image
+    bbox: tuple[int, int, int, int]  # (left, top, width, height) in pixels of the original, as in COCO
+    queries: tuple[int, ...]  # the queries that drew it; several where stuff was merged
+    color: tuple[int, int, int] = (128, 128, 128)  # RGB; the things of one class differ in shade
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A reading of the output for one image: panoptic and semantic regions do not overlap, instances may.
+
+    ``ids`` is 0 where nothing was recognised. Where instances overlap, it shows the one with the best score,
+    and ``masks`` keeps them whole.
+    """
+
+    ids: np.ndarray  # int32 [H0, W0]
+    segments: tuple[Segment, ...]
+    masks: np.ndarray | None = None  # bool [len(segments), H0, W0], of instance readings only

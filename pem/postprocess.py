@@ -1,0 +1,373 @@
+"""Three readings of one output: semantic, panoptic, instances. None of them runs the network.
+
+How memory is bounded: a photo of H0 x W0 pixels is worked off in tiles. Bilinear resizing is linear and separable, so
+a tile needs only a small window of the mask logits and two small matrices, the weights of its rows and of its columns;
+two resizes in a row are the product of their matrices. The largest array with a query axis is queries x one tile,
+never queries x H0 x W0. What is kept of the whole photo is one label per pixel and, for instances, one bool per pixel
+and instance.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from pem.categories import Category, categories_for, shade
+from pem.config import PEMConfig
+from pem.layers import to_float
+from pem.outputs import Batch, PEMOutput, Segment, Segmentation
+
+MASK_STRIDE = 4  # a mask has one cell for so many pixels of the padded input, along each side
+TILE_PX = (32, 256)  # 8192 pixels of 100 queries are 3 MB of float32: they stay in the processor's cache
+# A query belongs to a semantic segment when it gives at least this share of the evidence for it.
+QUERY_SHARE = 0.1
+
+
+@torch.no_grad()
+def panoptic(
+    output: PEMOutput,
+    batch: Batch,
+    config: PEMConfig,
+    object_threshold: float | None = None,
+    overlap_threshold: float | None = None,
+) -> list[Segmentation]:
+    """One Segmentation per image, in which every pixel belongs to one segment or to none (id 0).
+
+    A query counts when its best class is not no-object and scores above ``object_threshold``. Each pixel goes to the
+    query with the largest score * mask probability, and is painted where that mask probability is at least 0.5. A
+    query that owns less than ``overlap_threshold`` of its own mask is dropped. All stuff of one class is one segment;
+    its score is the mean of its queries' scores, weighted by what each painted. None takes a threshold from the config.
+
+    Raises ValueError for a threshold outside 0..1.
+    """
+    object_threshold = _checked("object_threshold", object_threshold, config.object_threshold)
+    overlap_threshold = _checked("overlap_threshold", overlap_threshold, config.overlap_threshold)
+    categories = categories_for(config)
+    scores, labels = to_float(output.pred_logits).softmax(-1).max(-1)
+    counts = (scores > object_threshold) & (labels != config.num_classes)
+
+    results = []
+    for i in range(len(batch.original_sizes)):
+        queries = counts[i].nonzero()[:, 0]
+        owned = _assign_pixels(_Masks.of(output, batch, i, queries), scores[i, queries])
+
+        found: list[_Found] = []
+        stuff_ids: dict[int, int] = {}
+        id_of_painter = np.zeros(len(queries) + 1, np.int32)  # the last entry is for pixels that nobody paints
+        for k, query in enumerate(queries.tolist()):
+            owner_px, mask_px, painted_px = owned.owner_px[k], owned.mask_px[k], owned.painted_px[k]
+            if min(owner_px, mask_px, painted_px) == 0 or owner_px / mask_px < overlap_threshold:
+                continue
+            part = _Found(int(labels[i, query]), float(scores[i, query]), painted_px, (query,))
+            segment_id = stuff_ids.get(part.category_id)
+            if segment_id is not None:
+                found[segment_id - 1] = found[segment_id - 1].merged_with(part)
+            else:
+                found.append(part)
+                segment_id = len(found)
+                if not categories[part.category_id].is_thing:
+                    stuff_ids[part.category_id] = segment_id
+            id_of_painter[k] = segment_id
+        ids = id_of_painter[owned.painter]
+        results.append(Segmentation(ids, _segments(found, ndimage.find_objects(ids), categories)))
+    return results
+
+
+@torch.no_grad()
+def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segmentation]:
+    """One Segmentation per image, with one segment per class that occurs; no pixel is left out.
+
+    The evidence for class c at a pixel is the sum over queries of p(c) * mask probability, and the class with the most
+    evidence wins. A segment's score is the mean over its pixels of the winner's share of all evidence there. Its
+    queries are those that give at least a tenth of the evidence for its class inside it, measured in one pixel per
+    mask cell, and in any case the strongest one; strongest first.
+    """
+    categories = categories_for(config)
+    probs = to_float(output.pred_logits).softmax(-1)[..., :-1]  # [B, Q, K]
+
+    results = []
+    for i in range(len(batch.original_sizes)):
+        masks = _Masks.of(output, batch, i)
+        # The published semantic models were read with the evidence resized, the panoptic ones with the masks resized.
+        labels, share_sum = _classify_pixels(masks, probs[i], resize_evidence=config.task == "semantic")
+        areas_px = np.bincount(labels.ravel(), minlength=config.num_classes)
+        queries = _queries_of_classes(masks, probs[i], labels)
+
+        present = areas_px.nonzero()[0].tolist()
+        found = [_Found(c, float(share_sum[c] / areas_px[c]), int(areas_px[c]), queries[c]) for c in present]
+        id_of_label = np.zeros(config.num_classes, np.int32)
+        id_of_label[present] = np.arange(1, len(present) + 1)
+        ids = id_of_label[labels]
+        results.append(Segmentation(ids, _segments(found, ndimage.find_objects(ids), categories)))
+    return results
+
+
+@torch.no_grad()
+def instances(
+    output: PEMOutput, batch: Batch, config: PEMConfig, top_k: int = 100, score_threshold: float = 0.5
+) -> list[Segmentation]:
+    """One Segmentation per image, of things only, best score first; they may overlap, so ``masks`` keeps them whole.
+
+    The ``top_k`` (query, class) pairs with the largest class probability are read, as far as the class is a thing.
+    A mask is where the logit is positive; the score is the class probability times the mean mask probability inside.
+    Instances that score no more than ``score_threshold`` are left out.
+
+    Raises ValueError for a threshold outside 0..1 or ``top_k`` below 1.
+    """
+    score_threshold = _checked("score_threshold", score_threshold, score_threshold)
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; it must be at least 1.")
+    categories = categories_for(config)
+    is_thing = np.array([category.is_thing for category in categories])
+    probs = to_float(output.pred_logits).softmax(-1)[..., :-1].flatten(1)  # [B, Q * K]
+    top_probs, top_pairs = probs.topk(min(top_k, probs.shape[1]))
+
+    results = []
+    for i in range(len(batch.original_sizes)):
+        class_probs, pairs = top_probs[i].cpu().numpy(), top_pairs[i].cpu().numpy()
+        # The mean mask probability is at most 1, so a pair that fails here could not pass later.
+        passing = is_thing[pairs % config.num_classes] & (class_probs > score_threshold)
+        queries, labels = np.divmod(pairs[passing], config.num_classes)
+        masks, mean_probs = _cut_out(_Masks.of(output, batch, i, torch.from_numpy(queries)))
+
+        scores = class_probs[passing] * mean_probs
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] > score_threshold]
+        masks = masks[order]
+        found = [
+            _Found(int(labels[n]), float(scores[n]), int(np.count_nonzero(mask)), (int(queries[n]),))
+            for n, mask in zip(order, masks, strict=True)
+        ]
+        boxes = [ndimage.find_objects(mask.view(np.uint8))[0] for mask in masks]
+        ids = np.zeros(batch.original_sizes[i], np.int32)
+        for n in reversed(range(len(masks))):  # the best is painted last
+            ids[masks[n]] = n + 1
+        results.append(Segmentation(ids, _segments(found, boxes, categories), masks))
+    return results
+
+
+# ------------------------------------------------------------------------------------------ from mask cells to pixels
+
+
+class _Strip(NamedTuple):
+    """Some neighbouring rows (or columns) of the original image, and how to get there from mask cells."""
+
+    pixels: slice  # of the original
+    cells: slice  # the mask cells that they depend on
+    to_input: Tensor  # weights [input pixels, cells]: enlargement to the pixels of the network's input
+    to_original: Tensor  # weights [pixels, input pixels]: from the input without its padding to the original
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """Mask logits of one image, and the sizes that lie between them and the original."""
+
+    logits: Tensor  # [Q, h, w]
+    content_size: tuple[int, int]
+    original_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, output: PEMOutput, batch: Batch, i: int, queries: Tensor | None = None) -> _Masks:
+        logits = output.pred_masks[i] if queries is None else output.pred_masks[i][queries]
+        # In float16 a large logit may have become infinite, and 0 * inf is not what interpolation means.
+        return cls(to_float(logits).nan_to_num(), batch.content_sizes[i], batch.original_sizes[i])
+
+    def tiles(self) -> product[tuple[_Strip, _Strip]]:
+        """The rows and the columns of every tile; together they cover the original once."""
+        return product(self._strips(0), self._strips(1))
+
+    def _strips(self, axis: int) -> list[_Strip]:
+        cells, content, original = self.logits.shape[1 + axis], self.content_size[axis], self.original_size[axis]
+        # A tile is of bounded size in the finer of the two pixel grids.
+        step = max(1, TILE_PX[axis] * min(original, content) // content)
+        strips = []
+        for start in range(0, original, step):
+            pixels = range(start, min(start + step, original))
+            inputs, to_original = _bilinear_weights(pixels, content, original, self.logits)
+            window, to_input = _bilinear_weights(inputs, cells, cells * MASK_STRIDE, self.logits)
+            strips.append(_Strip(slice(start, pixels.stop), slice(window.start, window.stop), to_input, to_original))
+        return strips
+
+    def window(self, rows: _Strip, cols: _Strip) -> Tensor:
+        """The logits that a tile depends on, [Q, cells, cells]."""
+        return self.logits[:, rows.cells, cols.cells]
+
+
+def _bilinear_weights(outputs: range, in_size: int, out_size: int, like: Tensor) -> tuple[range, Tensor]:
+    """Bilinear resizing of one axis (align_corners=False): which inputs these outputs read, and how much of each.
+
+    Returns the range of inputs and the weights [outputs, inputs].
+    """
+    steps = torch.arange(outputs.start, outputs.stop, dtype=like.dtype)
+    positions = ((steps + 0.5) * (in_size / out_size) - 0.5).clamp(0, in_size - 1)
+    inputs = range(int(positions[0]), min(int(positions[-1]) + 2, in_size))
+    # The weight falls linearly from 1 at an input's own position to 0 at its neighbours'.
+    distances = positions[:, None] - torch.arange(inputs.start, inputs.stop)
+    return inputs, (1 - distances.abs()).clamp(min=0).to(like.device)
+
+
+def _resize(window: Tensor, row_weights: Tensor, col_weights: Tensor) -> Tensor:
+    """[D, h, w] -> [D, H, W], with weights [H, h] and [W, w]."""
+    return row_weights @ (window @ col_weights.T)
+
+
+def _best(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as ``values.max(0)``, the first of equals included. On a CPU it is several times as fast, for its steps
+    run on whole vectors."""
+    best = values.amax(0)
+    is_best = torch.eq(values, best, out=torch.empty_like(values))
+    countdown = torch.arange(len(values), 0, -1, dtype=values.dtype, device=values.device)
+    return best, len(values) - is_best.mul_(countdown[:, None, None]).amax(0).long()
+
+
+# ------------------------------------------------------------------------------------------------ what pixels belong to
+
+
+class _Owned(NamedTuple):
+    """How the pixels of one image are shared among k queries."""
+
+    painter: np.ndarray  # int16 [H0, W0]: place of the query whose segment the pixel is, or k for none
+    owner_px: list[int]  # per query: pixels where it is the strongest
+    mask_px: list[int]  # per query: pixels where its mask probability is at least 0.5
+    painted_px: list[int]  # per query: pixels where both hold
+
+
+def _assign_pixels(masks: _Masks, scores: Tensor) -> _Owned:
+    k = len(scores)
+    painter = np.full(masks.original_size, k, np.int16)
+    owner_px, mask_px, painted_px = (torch.zeros(k + 1, dtype=torch.int64, device=scores.device) for _ in range(3))
+    if k == 0:
+        return _Owned(painter, [], [], [])
+
+    for rows, cols in masks.tiles():
+        window = masks.window(rows, cols)
+        # An interpolated value lies between its neighbours. So where a query's largest bid is below the smallest bid
+        # of another, it owns nothing here, and where all its logits have one sign, its mask is all or nothing.
+        low, high = window.flatten(1).aminmax(dim=1)
+        bids = high.sigmoid() * scores >= (low.sigmoid() * scores).max()
+        active = (bids | ((low < 0) & (high >= 0))).nonzero()[:, 0]
+        row_weights, col_weights = rows.to_original @ rows.to_input, cols.to_original @ cols.to_input
+        probs = _resize(window[active], row_weights, col_weights).sigmoid_()
+
+        in_mask = torch.where(low >= 0, probs[0].numel(), 0)
+        in_mask[active] = torch.ge(probs, 0.5, out=torch.empty_like(probs)).sum((1, 2)).long()
+        mask_px[:k] += in_mask
+        best, winner = _best(probs.mul_(scores[active, None, None]))
+        owner = active[winner]
+        painted = torch.where(best >= 0.5 * scores[owner], owner, k)
+        owner_px += owner.flatten().bincount(minlength=k + 1)
+        painted_px += painted.flatten().bincount(minlength=k + 1)
+        painter[rows.pixels, cols.pixels] = painted.cpu().numpy()
+    return _Owned(painter, owner_px.tolist(), mask_px.tolist(), painted_px.tolist())
+
+
+def _classify_pixels(masks: _Masks, probs: Tensor, resize_evidence: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The class of every pixel, int16 [H0, W0], and per class the summed share of the evidence that it won with, [K]."""
+    labels = np.empty(masks.original_size, np.int16)
+    share_sum = torch.zeros(probs.shape[1], dtype=torch.float64, device=probs.device)
+    for rows, cols in masks.tiles():
+        window = masks.window(rows, cols)
+        if resize_evidence:
+            mask_probs = _resize(window, rows.to_input, cols.to_input).sigmoid_()
+            evidence = torch.tensordot(probs.T, mask_probs, 1)
+            evidence = _resize(evidence, rows.to_original, cols.to_original)
+        else:
+            row_weights, col_weights = rows.to_original @ rows.to_input, cols.to_original @ cols.to_input
+            evidence = torch.tensordot(probs.T, _resize(window, row_weights, col_weights).sigmoid_(), 1)
+        best, label = _best(evidence)
+        share = best / evidence.sum(0).clamp(min=torch.finfo(best.dtype).tiny)  # all classes may have underflowed to 0
+        share_sum += label.flatten().bincount(share.flatten(), minlength=len(share_sum))
+        labels[rows.pixels, cols.pixels] = label.cpu().numpy()
+    return labels, share_sum.cpu().numpy()
+
+
+def _queries_of_classes(masks: _Masks, probs: Tensor, labels: np.ndarray) -> list[tuple[int, ...]]:
+    """For each class the queries that give at least QUERY_SHARE of the evidence for it where it won, strongest first."""
+    cells, sampled = [], labels
+    for axis in (0, 1):
+        count = -(-masks.content_size[axis] // MASK_STRIDE)
+        centres = (np.arange(count) + 0.5) * MASK_STRIDE * masks.original_size[axis] / masks.content_size[axis]
+        sampled = sampled.take(centres.astype(int).clip(max=masks.original_size[axis] - 1), axis)
+        cells.append(slice(count))
+    mask_probs = masks.logits[:, cells[0], cells[1]].flatten(1).T.sigmoid()
+    inside = torch.zeros_like(probs.T).index_add_(
+        0, torch.from_numpy(sampled.ravel()).to(probs.device, torch.int64), mask_probs
+    )
+    # A class that won in no sampled pixel is left with what the queries think of it.
+    inside[inside.sum(1) == 0] = 1
+    shares, order = (inside * probs.T).sort(dim=1, descending=True)
+    shares = shares / shares.sum(1, keepdim=True)
+    strong = (shares >= QUERY_SHARE).sum(1).clamp(min=1).tolist()
+    return [tuple(queries[:n]) for queries, n in zip(order.tolist(), strong, strict=True)]
+
+
+def _cut_out(masks: _Masks) -> tuple[np.ndarray, np.ndarray]:
+    """Where each mask logit is positive, bool [k, H0, W0], and the mean mask probability there (0 for none), [k]."""
+    k = len(masks.logits)
+    inside = np.zeros((k, *masks.original_size), bool)
+    prob_sum, area_px = torch.zeros(2, k, dtype=torch.float64, device=masks.logits.device)
+    for rows, cols in masks.tiles():
+        row_weights, col_weights = rows.to_original @ rows.to_input, cols.to_original @ cols.to_input
+        logits = _resize(masks.window(rows, cols), row_weights, col_weights)
+        positive = logits > 0
+        prob_sum += (logits.sigmoid_() * positive).sum((1, 2))
+        area_px += positive.sum((1, 2))
+        inside[:, rows.pixels, cols.pixels] = positive.cpu().numpy()
+    return inside, (prob_sum / area_px.clamp(min=1)).cpu().numpy()
+
+
+# ------------------------------------------------------------------------------------------------------------ records
+
+
+class _Found(NamedTuple):
+    """A segment before it has a name."""
+
+    category_id: int
+    score: float
+    area_px: int
+    queries: tuple[int, ...]
+
+    def merged_with(self, other: _Found) -> _Found:
+        area_px = self.area_px + other.area_px
+        score = (self.score * self.area_px + other.score * other.area_px) / area_px
+        return _Found(self.category_id, score, area_px, self.queries + other.queries)
+
+
+def _segments(
+    found: list[_Found], boxes: Sequence[tuple[slice, slice]], categories: tuple[Category, ...]
+) -> tuple[Segment, ...]:
+    """Segments with ids 1, 2, ... in the order found; ``boxes`` holds the rows and columns that each spans."""
+    segments = []
+    seen: Counter[int] = Counter()
+    for segment_id, (one, (rows, cols)) in enumerate(zip(found, boxes, strict=True), 1):
+        category = categories[one.category_id]
+        segments.append(
+            Segment(
+                id=segment_id,
+                category_id=one.category_id,
+                label=category.name,
+                is_thing=category.is_thing,
+                score=one.score,
+                area_px=one.area_px,
+                bbox=(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start),
+                queries=one.queries,
+                color=shade(category.color, seen[one.category_id]),
+            )
+        )
+        seen[one.category_id] += 1
+    return tuple(segments)
+
+
+def _checked(name: str, value: float | None, default: float) -> float:
+    value = default if value is None else value
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; it must lie between 0 and 1.")
+    return value

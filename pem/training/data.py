@@ -1,0 +1,336 @@
+"""Photos and their labels in the COCO panoptic format, and the augmentation they go through in training.
+
+Two fields beyond the standard, both optional, make partly labelled data usable:
+
+- ``images[].exhaustive`` names a list in the file's ``exhaustive``: the categories that this image labels
+  completely. Any other category may be in the picture without a label. Absent = every category.
+- ``segments_info[].pseudo = 1``: a machine named this segment.
+
+A label PNG stores the segment id as R + 256 G + 65536 B. Id 0 is void (nobody knows), id 1, when it is no segment's,
+says "none of this image's exhaustive categories", and an id that the JSON does not list is void as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from pem.config import PEMConfig, TrainingConfig
+
+VOID = 0
+NONE_OF_THESE = 1
+FIRST_SEGMENT = 2
+_IMAGE_PADDING = 128
+_SIZE_DIVISOR = 32
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is known about one image with M segments and K classes.
+
+    In ``ids``, 0 is void (ignored by every mask loss), 1 is labelled as none of the exhaustive categories
+    (padding too), and m + 2 is segment m.
+    """
+
+    ids: Tensor  # int16 [H, W]
+    labels: Tensor  # int64 [M], class index 0..K-1
+    weights: Tensor  # float32 [M]: 1, or training.pseudo_weight where a machine named the segment
+    exhaustive: Tensor  # bool [K]: every segment of this class is labelled here
+
+    def to(self, device: torch.device | str) -> Target:
+        ids, labels, weights, exhaustive = (
+            tensor.to(device, non_blocking=True) for tensor in (self.ids, self.labels, self.weights, self.exhaustive)
+        )
+        return Target(ids, labels, weights, exhaustive)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of the data set, before anything is read from the disk."""
+
+    file_name: str
+    source: str  # which data set the photo came from; "" where the file does not say
+    image_path: Path
+    panoptic_path: Path
+    segment_ids: np.ndarray  # int64 [M], as in the PNG
+    crowd_ids: np.ndarray  # int64: segments of many things at once, read as void
+    labels: np.ndarray  # int64 [M], class index
+    pseudo: np.ndarray  # bool [M]
+    exhaustive: np.ndarray  # bool [K]
+
+
+class PanopticDataset(torch.utils.data.Dataset):
+    """A split in the COCO panoptic format. Category ids become class indices 0..K-1 in ascending order.
+
+    In training, an item is an augmented ``(image uint8 [3, H, W], Target)``, drawn with torch's random numbers.
+    Otherwise it is ``original(index)``.
+
+    Raises FileNotFoundError for missing files and ValueError when the categories do not fit the config.
+    """
+
+    def __init__(
+        self,
+        json_path: str | Path,
+        image_dir: str | Path,
+        panoptic_dir: str | Path,
+        config: PEMConfig,
+        train: bool,
+    ) -> None:
+        json_path = Path(json_path)
+        if not json_path.is_file():
+            raise FileNotFoundError(f"There is no {json_path}; give the panoptic JSON of the split.")
+        content = json.loads(json_path.read_text())
+        self.config = config
+        self.train = train
+        self.categories: list[dict[str, Any]] = sorted(content["categories"], key=lambda category: category["id"])
+        if len(self.categories) != config.num_classes:
+            raise ValueError(
+                f"{json_path.name} has {len(self.categories)} categories but config {config.name!r} has num_classes"
+                f" {config.num_classes}; use a config made for this data."
+            )
+        self.records = _read_records(content, json_path.name, self.categories, Path(image_dir), Path(panoptic_dir))
+        missing = [path for r in self.records for path in (r.image_path, r.panoptic_path) if not path.is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} files named in {json_path.name} are missing, such as {missing[0]}; complete the data."
+            )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Any, Target]:
+        return self.augmented(index) if self.train else self.original(index)
+
+    def original(self, index: int) -> tuple[np.ndarray, Target]:
+        """For evaluation: the image as stored, uint8 RGB [H0, W0, 3], and what people labelled in it; what a machine
+        named is void."""
+        image, panoptic = _open_pair(self.records[index])
+        return np.asarray(image.convert("RGB")), self._target(index, _segment_ids(panoptic), pseudo_is_void=True)
+
+    def augmented(self, index: int) -> tuple[Tensor, Target]:
+        """Jittered in scale, cropped, padded, flipped and jittered in colour: uint8 [3, H, W] and its target."""
+        settings = self.config.training
+        image, panoptic = _open_pair(self.records[index])
+        size, box = _draw_crop((image.height, image.width), settings)
+        # A JPEG decodes faster at a fraction of its size, as long as that still has all the pixels we need.
+        needed = (round(size[1] * image.width / (box[2] - box[0])), round(size[0] * image.height / (box[3] - box[1])))
+        full_width, full_height = image.size
+        image.draft("RGB", needed)
+        shrink_x, shrink_y = image.width / full_width, image.height / full_height
+        right, bottom = min(box[2] * shrink_x, image.width), min(box[3] * shrink_y, image.height)
+        image_box = (box[0] * shrink_x, box[1] * shrink_y, right, bottom)
+        image = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BILINEAR, image_box)
+        panoptic = panoptic.resize((size[1], size[0]), Image.Resampling.NEAREST, box)
+        if torch.rand(()) < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            panoptic = panoptic.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = torch.from_numpy(np.array(_jitter_colour(image))).permute(2, 0, 1)
+        target = self._target(index, _segment_ids(panoptic))
+        if settings.pad_to_crop:
+            right_bottom = (0, settings.crop_px[1] - size[1], 0, settings.crop_px[0] - size[0])
+            pixels = F.pad(pixels, right_bottom, value=_IMAGE_PADDING)
+            target = replace(target, ids=F.pad(target.ids, right_bottom, value=NONE_OF_THESE))
+        return pixels.contiguous(), target
+
+    def _target(self, index: int, segment_ids: np.ndarray, pseudo_is_void: bool = False) -> Target:
+        """The target of an image or a crop of it; segments that are not in the crop are left out."""
+        record = self.records[index]
+        largest = max(segment_ids.max(), NONE_OF_THESE, record.segment_ids.max(initial=0))
+        # One entry per possible id; the system hands out memory only for the few that are touched.
+        new_ids = np.zeros(largest + 1, dtype=np.int16)
+        new_ids[NONE_OF_THESE] = NONE_OF_THESE
+        new_ids[record.segment_ids] = np.arange(len(record.segment_ids)) + FIRST_SEGMENT
+        new_ids[record.crowd_ids[record.crowd_ids <= largest]] = VOID
+        if pseudo_is_void:
+            new_ids[record.segment_ids[record.pseudo]] = VOID
+        ids = new_ids[segment_ids]
+
+        num_ids = len(record.segment_ids) + FIRST_SEGMENT
+        present = np.bincount(ids.ravel(), minlength=num_ids)[FIRST_SEGMENT:] > 0
+        renumber = np.arange(num_ids, dtype=np.int16)
+        renumber[FIRST_SEGMENT:][present] = np.arange(present.sum()) + FIRST_SEGMENT
+        weights = np.where(record.pseudo[present], self.config.training.pseudo_weight, 1.0)
+        return Target(
+            ids=torch.from_numpy(renumber[ids]),
+            labels=torch.from_numpy(record.labels[present]),
+            weights=torch.from_numpy(weights.astype(np.float32)),
+            exhaustive=torch.from_numpy(record.exhaustive),
+        )
+
+
+def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, list[Target]]:
+    """A batch: uint8 [B, 3, H, W], padded to the largest image and to multiples of 32, and the B targets."""
+    largest = [max(image.shape[axis] for image, _ in samples) for axis in (1, 2)]
+    height, width = (-(-side // _SIZE_DIVISOR) * _SIZE_DIVISOR for side in largest)
+    pixels = torch.full((len(samples), 3, height, width), _IMAGE_PADDING, dtype=torch.uint8)
+    targets = []
+    for padded, (image, target) in zip(pixels, samples):
+        padded[:, : image.shape[1], : image.shape[2]] = image
+        ids = torch.full((height, width), NONE_OF_THESE, dtype=target.ids.dtype)
+        ids[: image.shape[1], : image.shape[2]] = target.ids
+        targets.append(replace(target, ids=ids))
+    return pixels, targets
+
+
+def open_split(
+    folder: str | Path,
+    split: str,
+    config: PEMConfig,
+    cache: str | Path | None = None,
+) -> PanopticDataset:
+    """The split "train" (augmented) or another of a data folder.
+
+    The folder holds ``panoptic_{split}.json`` and either the folders ``{split}`` and ``panoptic_{split}`` or tar files
+    ``{split}*.tar`` of them. Tars are unpacked once into ``cache`` (default: a folder in the system's temporary
+    files), so the data folder may be read-only. Raises FileNotFoundError when neither is there.
+    """
+    folder = Path(folder)
+    json_path = folder / f"panoptic_{split}.json"
+    files = folder
+    if not (folder / split).is_dir():
+        shards = sorted(folder.glob(f"{split}*.tar"))
+        if not shards:
+            raise FileNotFoundError(f"{folder} has neither a folder {split!r} nor {split}*.tar; check the data folder.")
+        files = _unpack(shards, Path(cache) if cache else Path(tempfile.gettempdir()) / "pem-data")
+    return PanopticDataset(json_path, files / split, files / f"panoptic_{split}", config, train=split == "train")
+
+
+def _unpack(shards: list[Path], cache: Path) -> Path:
+    """The folder inside the cache with what the tar files hold."""
+    state = [(str(shard.resolve()), shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
+    unpacked = cache / hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+    if unpacked.is_dir():
+        return unpacked
+    cache.mkdir(parents=True, exist_ok=True)
+    # Appears under its final name only when complete, so an interrupted or a second process does no harm.
+    partial = Path(tempfile.mkdtemp(dir=cache, prefix="partial-"))
+    try:
+        for shard in shards:
+            with tarfile.open(shard) as tar:
+                tar.extractall(partial, filter="data")
+        os.rename(partial, unpacked)
+    except OSError:
+        if not unpacked.is_dir():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return unpacked
+
+
+def _read_records(
+    content: dict[str, Any],
+    json_name: str,
+    categories: list[dict[str, Any]],
+    image_dir: Path,
+    panoptic_dir: Path,
+) -> list[Record]:
+    class_of = {category["id"]: index for index, category in enumerate(categories)}
+    names = [category["name"] for category in categories]
+    exhaustive = {
+        key: np.array([name in listed for name in names]) for key, listed in content.get("exhaustive", {}).items()
+    }
+    annotations = {annotation["image_id"]: annotation for annotation in content["annotations"]}
+    records = []
+    for image in content["images"]:
+        if image["id"] not in annotations:
+            raise ValueError(f"{json_name} has no annotation for {image['file_name']}; add one or remove the image.")
+        annotation = annotations[image["id"]]
+        segments = [s for s in annotation["segments_info"] if not s.get("iscrowd", 0)]
+        crowds = [s for s in annotation["segments_info"] if s.get("iscrowd", 0)]
+        unknown = {s["category_id"] for s in segments} - class_of.keys()
+        if unknown:
+            raise ValueError(
+                f"{json_name} labels {image['file_name']} with category {min(unknown)}, which its categories lack;"
+                " correct the file."
+            )
+        key = image.get("exhaustive")
+        if key is not None and key not in exhaustive:
+            raise ValueError(
+                f"{json_name} has no list {key!r} in 'exhaustive', which {image['file_name']} names; add it."
+            )
+        records.append(
+            Record(
+                file_name=image["file_name"],
+                source=image.get("source", ""),
+                image_path=image_dir / image["file_name"],
+                panoptic_path=panoptic_dir / annotation["file_name"],
+                segment_ids=np.array([s["id"] for s in segments], dtype=np.int64),
+                crowd_ids=np.array([s["id"] for s in crowds], dtype=np.int64),
+                labels=np.array([class_of[s["category_id"]] for s in segments], dtype=np.int64),
+                pseudo=np.array([bool(s.get("pseudo", 0)) for s in segments], dtype=bool),
+                exhaustive=np.ones(len(names), dtype=bool) if key is None else exhaustive[key],
+            )
+        )
+    return records
+
+
+def _open_pair(record: Record) -> tuple[Image.Image, Image.Image]:
+    """The image (not decoded yet) and the label PNG as RGB. Raises ValueError when their sizes differ."""
+    image = Image.open(record.image_path)
+    panoptic = Image.open(record.panoptic_path).convert("RGB")
+    if image.size != panoptic.size:
+        raise ValueError(f"{record.image_path} and {record.panoptic_path.name} differ in size; label the same image.")
+    return image, panoptic
+
+
+def _segment_ids(panoptic: Image.Image) -> np.ndarray:
+    """int32 [H, W] from the three channels of a label PNG."""
+    rgb = np.asarray(panoptic).astype(np.int32)
+    return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+
+
+def _draw_crop(
+    original: tuple[int, int], settings: TrainingConfig
+) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
+    """Large-scale jitter and a crop in one: the crop's size (height, width) after scaling, and the box
+    (left, top, right, bottom) that it covers in the original. Only the crop is ever resized."""
+    short_side = settings.short_sides_px[int(torch.randint(len(settings.short_sides_px), ()))]
+    scale = min(short_side / min(original), settings.max_long_side_px / max(original))
+    scaled = [max(1, int(side * scale + 0.5)) for side in original]
+    size = (min(scaled[0], settings.crop_px[0]), min(scaled[1], settings.crop_px[1]))
+    top, left = (int(torch.randint(s - c + 1, ())) for s, c in zip(scaled, size))
+    per_row, per_col = original[0] / scaled[0], original[1] / scaled[1]
+    right, bottom = (left + size[1]) * per_col, (top + size[0]) * per_row
+    return size, (left * per_col, top * per_row, min(right, original[1]), min(bottom, original[0]))
+
+
+def _jitter_colour(image: Image.Image) -> Image.Image:
+    """SSD's photometric distortion: brightness, contrast (before or after the rest), saturation and hue,
+    each in half of the cases. Every step is a table of 256 values per channel."""
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand(()))
+
+    brightness, contrast_first, contrast_last, saturation, hue = (torch.rand(5) < 0.5).tolist()
+    steps = np.arange(256, dtype=np.float32)
+    if brightness:
+        image = image.point(_table(steps + uniform(-32, 32)) * 3)
+    contrast = _table(steps * uniform(0.5, 1.5)) * 3
+    if contrast_first:
+        image = image.point(contrast)
+    if saturation or hue:
+        # Hue goes once round in 256 steps here; 25 of them are the usual 18 of 180.
+        hues = (steps + uniform(-25.6, 25.6)) % 256 if hue else steps
+        saturations = steps * uniform(0.5, 1.5) if saturation else steps
+        table = _table(hues) + _table(saturations) + _table(steps)
+        image = image.convert("HSV").point(table).convert("RGB")
+    if contrast_last and not contrast_first:
+        image = image.point(contrast)
+    return image
+
+
+def _table(values: np.ndarray) -> list[int]:
+    return np.clip(values, 0, 255).astype(np.uint8).tolist()

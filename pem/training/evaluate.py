@@ -1,0 +1,175 @@
+"""How good a model is on a labelled split: ``python -m pem.training.evaluate --weights default --data FOLDER``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pem.config import PEMConfig
+from pem.model import PEM
+from pem.postprocess import panoptic, semantic
+from pem.preprocess import preprocess
+from pem.training.data import PanopticDataset, open_split
+from pem.training.metrics import PartialIoU, PartialPanopticQuality
+from pem.weights import load_model
+
+
+class _Scores:
+    """Both metrics over some of the images."""
+
+    def __init__(self, is_thing: list[bool]) -> None:
+        self.is_thing = torch.tensor(is_thing)
+        self.panoptic = PartialPanopticQuality(is_thing)
+        self.iou = PartialIoU(len(is_thing))
+        self.num_images = 0
+
+    def add(self, other: _Scores) -> None:
+        self.panoptic.merge_state(other.panoptic)
+        self.iou.merge_state(other.iou)
+        self.num_images += other.num_images
+
+    def summary(self, names: list[str]) -> dict[str, Any]:
+        """Means over the classes that occur, and the classes themselves; None where there is nothing to judge."""
+        quality, iou = self.panoptic.compute(), self.iou.compute()
+        classes = zip(names, self.is_thing.tolist(), self.panoptic.num_segments.tolist(), quality, iou, strict=True)
+        return {
+            "images": self.num_images,
+            "miou": _number(iou.nanmean()),
+            **{key: _number(score) for key, score in zip(("pq", "sq", "rq"), quality.nanmean(0), strict=True)},
+            "pq_things": _number(quality[self.is_thing, 0].nanmean()),
+            "pq_stuff": _number(quality[~self.is_thing, 0].nanmean()),
+            "per_class": [
+                {
+                    "category": name,
+                    "is_thing": thing,
+                    "segments": segments,
+                    "iou": _number(class_iou),
+                    **{key: _number(score) for key, score in zip(("pq", "sq", "rq"), scores, strict=True)},
+                }
+                for name, thing, segments, scores, class_iou in classes
+            ],
+        }
+
+
+def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int | None = None) -> dict[str, Any]:
+    """Score a model on the images of a split, or on ``limit`` of them at even distances.
+
+    Each image is run once, by itself and at the preset's size; PQ, SQ and RQ judge its panoptic reading and IoU its
+    semantic one, at the original size. The result, ready for JSON, holds ``conditions``, ``overall`` and the same for
+    each data source in ``per_source``. Scores are fractions 0..1, pooled over the images, then averaged over the
+    classes that occur; None where no class does.
+    """
+    parameter = next(model.parameters())
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    is_thing = [bool(category["isthing"]) for category in dataset.categories]
+    per_source: dict[str, _Scores] = {}
+    was_training = model.training
+    model.eval()
+    for step in tqdm(range(count), desc="evaluate", unit="image"):
+        index = step * len(dataset) // count
+        image, target = dataset.original(index)
+        batch = preprocess([image], config, parameter.device)
+        with torch.inference_mode():
+            output = model(batch.pixels)
+        scores = per_source.setdefault(dataset.records[index].source, _Scores(is_thing))
+        scores.panoptic.update(panoptic(output, batch, config)[0], target)
+        scores.iou.update(semantic(output, batch, config)[0], target)
+        scores.num_images += 1
+    model.train(was_training)
+
+    overall = _Scores(is_thing)
+    for scores in per_source.values():
+        overall.add(scores)
+    names = [category["name"] for category in dataset.categories]
+    return {
+        "conditions": {
+            "model": config.name,
+            "device": _device_name(parameter.device),
+            "precision": str(parameter.dtype).removeprefix("torch."),
+            "batch": 1,
+            "short_side_px": config.short_side_px,
+            "max_long_side_px": config.max_long_side_px,
+            "object_threshold": config.object_threshold,
+            "overlap_threshold": config.overlap_threshold,
+            "torch": torch.__version__,
+            "images": count,
+        },
+        "overall": overall.summary(names),
+        "per_source": {source: scores.summary(names) for source, scores in sorted(per_source.items())},
+    }
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """The scores in percent: everything, each data source, then each class that occurs."""
+    keys: tuple[str, ...] = ("miou", "pq", "sq", "rq", "pq_things", "pq_stuff")
+    lines = [f"{'':<16}{'images':>8}" + "".join(f"{key:>10}" for key in keys)]
+    for name, scores in (("all", result["overall"]), *result["per_source"].items()):
+        lines.append(f"{name or 'unnamed':<16}{scores['images']:>8}" + "".join(_percent(scores[key]) for key in keys))
+    keys = ("iou", "pq", "sq", "rq")
+    lines += ["", f"{'':<16}{'segments':>8}" + "".join(f"{key:>10}" for key in keys)]
+    for scores in result["overall"]["per_class"]:
+        if scores["iou"] is not None:
+            lines.append(
+                f"{scores['category']:<16}{scores['segments']:>8}" + "".join(_percent(scores[key]) for key in keys)
+            )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pem.training.evaluate", description=__doc__)
+    parser.add_argument("--weights", default="default", help="what pem.load_model takes: a name, a file or a Hub id")
+    parser.add_argument("--data", required=True, help="folder with panoptic_SPLIT.json and the images or their tars")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="write the result to this JSON file")
+    parser.add_argument("--limit", type=int, help="only so many images, at even distances")
+    options = parser.parse_args(arguments)
+    if options.limit is not None and options.limit < 1:
+        parser.error(f"--limit is {options.limit}; it must be at least 1.")
+    try:
+        model = load_model(options.weights, device=options.device)
+        dataset = open_split(options.data, options.split, model.config)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    result = evaluate(model, model.config, dataset, options.limit)
+    command = shlex.join(["python", "-m", "pem.training.evaluate", *(sys.argv[1:] if arguments is None else arguments)])
+    result["conditions"] |= {"split": options.split, "commit": _commit(), "command": command}
+    print(format_table(result))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _number(value: torch.Tensor) -> float | None:
+    """JSON has no nan."""
+    return None if math.isnan(value) else round(float(value), 5)
+
+
+def _percent(score: float | None) -> str:
+    return f"{'-':>10}" if score is None else f"{100 * score:>10.1f}"
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _commit() -> str | None:
+    """The commit of this code, where it is a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""Train a PEM: ``python -m pem.training.train --config default --data FOLDER --out FOLDER``.
+
+One process on CPU or GPU; with ``torchrun --nproc_per_node=N -m pem.training.train ...`` one per GPU. Run the same
+command again and it goes on from the last checkpoint to the state that an uninterrupted run would have had: the photos
+and all random numbers of a step depend on the seed and the step alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import math
+import os
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from pem.config import PEMConfig, TrainingConfig, get_config
+from pem.model import PEM
+from pem.training.backbone import load_imagenet_backbone
+from pem.training.criterion import Criterion
+from pem.training.data import PanopticDataset, Target, collate, open_split
+from pem.weights import save_weights
+
+
+class TrainingStep(nn.Module):
+    """Model and criterion as one module, so that distributed training sees all parameters. Returns losses by name."""
+
+    def __init__(self, model: PEM) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = Criterion(model.config)
+        self.register_buffer("mean", torch.tensor(model.config.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(model.config.pixel_std).view(3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> TrainingStep:
+        super().train(mode)
+        if self.model.config.training.freeze_backbone_norm:
+            for module in self.model.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, images: Tensor, targets: list[Target], autocast: bool) -> dict[str, Tensor]:
+        """images uint8 [B, 3, H, W] -> weighted losses."""
+        pixels = (images.float() - self.mean) / self.std
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=autocast):
+            output = self.model(pixels)
+        return self.criterion(output, targets)
+
+
+class RepeatableSampler:
+    """Batches of (index, seed) that depend on the seed and the step alone.
+
+    Photos with rare classes come more often: a photo's chance grows with 1 / sqrt(frequency) of its rarest class
+    (repeat factor sampling, arXiv 1908.03195), where that frequency is below ``threshold``.
+    """
+
+    def __init__(self, dataset: PanopticDataset, batch_size: int, first_step: int, last_step: int, seed: int) -> None:
+        self.steps, self.batch_size, self.seed = range(first_step, last_step), batch_size, seed
+        labels = [torch.as_tensor(record.labels).unique() for record in dataset.records]
+        frequency = torch.bincount(torch.cat(labels), minlength=dataset.config.num_classes) / len(labels)
+        repeat = (REPEAT_THRESHOLD / frequency.clamp(min=1e-6)).sqrt().clamp(min=1)
+        self.weights = torch.stack([repeat[x].max() if len(x) else repeat.new_ones(()) for x in labels])
+        self.rank, self.world_size = rank_and_world_size()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self.steps:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            indices = torch.multinomial(self.weights, self.batch_size, generator=generator).tolist()
+            seeds = torch.randint(2**31, (self.batch_size,), generator=generator).tolist()
+            yield list(zip(indices, seeds, strict=True))[self.rank :: self.world_size]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+REPEAT_THRESHOLD = 0.05
+
+
+class SeededDataset(Dataset):
+    """Takes (index, seed) and augments with that seed, whichever process does it."""
+
+    def __init__(self, dataset: PanopticDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Target]:
+        index, seed = item
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.dataset[index]
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def build_optimizer(step: TrainingStep, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW; the backbone learns more slowly; norms and embeddings do not decay (alpha and biases do, as published)."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for module_name, module in step.named_modules():
+        keeps = isinstance(module, nn.Embedding | nn.LayerNorm | nn.modules.batchnorm._BatchNorm)
+        for parameter in module.parameters(recurse=False):
+            key = (module_name.startswith("model.backbone"), keeps)
+            groups.setdefault(key, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr_factor": config.backbone_lr_factor if is_backbone else 1.0,
+                "weight_decay": 0.0 if keeps else config.weight_decay,
+            }
+            for (is_backbone, keeps), parameters in groups.items()
+        ],
+        lr=config.base_lr,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then half a cosine or a polynomial (power 0.9) down to end_lr."""
+    if step < config.warmup_iterations:
+        return config.base_lr * (step + 1) / config.warmup_iterations
+    progress = step / config.iterations
+    left = (1 + math.cos(math.pi * progress)) / 2 if config.schedule == "cosine" else (1 - progress) ** 0.9
+    return config.end_lr + (config.base_lr - config.end_lr) * left
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Moves the averaged weights towards the current ones, faster in the first steps."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+class Trainer:
+    """The state of a run: everything that a checkpoint must keep."""
+
+    def __init__(self, model: PEM, device: torch.device, autocast: bool, seed: int) -> None:
+        self.config, self.device, self.autocast, self.seed = model.config.training, device, autocast, seed
+        self.step = 0
+        if self.config.backbone_lr_factor == 0:
+            model.backbone.requires_grad_(False)
+        # Channels last is the layout that the convolutions of both kinds of device like best.
+        self.core = TrainingStep(model).to(device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(model).eval().requires_grad_(False) if self.config.ema_decay else None
+        self.optimizer = build_optimizer(self.core, self.config)
+        self.module: nn.Module = self.core
+        if distributed.is_initialized():
+            if device.type == "cuda":
+                self.core = nn.SyncBatchNorm.convert_sync_batchnorm(self.core)
+            self.module = DistributedDataParallel(self.core)
+        self.module.train()
+
+    def train_step(self, images: Tensor, targets: list[Target]) -> dict[str, float]:
+        torch.manual_seed(self.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.config) * group["lr_factor"]
+        losses = self.module(images.to(self.device), [t.to(self.device) for t in targets], self.autocast)
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()  # type: ignore[union-attr]
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"The gradient is not finite at step {self.step}; use a lower learning rate.")
+        self.optimizer.step()
+        self.step += 1
+        if self.average is not None:
+            update_average(self.average, self.core.model, self.step, self.config.ema_decay)
+        return {name: float(loss.detach()) for name, loss in losses.items()} | {"gradient_norm": float(norm)}
+
+    @property
+    def best_model(self) -> PEM:
+        return self.core.model if self.average is None else self.average
+
+    def save(self, path: Path) -> None:
+        state = {
+            "step": self.step,
+            "module": self.core.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.core.load_state_dict(state["module"])
+        if self.average is not None and state["average"] is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def train(
+    trainer: Trainer,
+    dataset: PanopticDataset,
+    out: Path,
+    workers: int = 1,
+    log_every: int = 20,
+    save_minutes: float = 5.0,
+) -> None:
+    """Runs to the last iteration; writes log.jsonl, checkpoint.pt and at the end model.safetensors into ``out``."""
+    config, (rank, world_size) = trainer.config, rank_and_world_size()
+    sampler = RepeatableSampler(dataset, config.batch_size, trainer.step, config.iterations, trainer.seed)
+    loader = DataLoader(SeededDataset(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=collate)
+    bar = tqdm(total=config.iterations, initial=trainer.step, unit="it", disable=rank > 0, dynamic_ncols=True)
+    started = last_log = last_save = time.monotonic()
+    first_step, logged_step = trainer.step, trainer.step
+    sums: dict[str, float] = {}
+    for images, targets in loader:
+        for name, value in trainer.train_step(images, targets).items():
+            sums[name] = sums.get(name, 0.0) + value
+        bar.update()
+        now, done = time.monotonic(), trainer.step == config.iterations
+        if rank == 0 and (done or trainer.step % log_every == 0):
+            count = trainer.step - logged_step
+            entry = {
+                "step": trainer.step,
+                **{name: round(value / count, 4) for name, value in sums.items()},
+                "lr": learning_rate(trainer.step - 1, config),
+                "photos_per_s": round(count * config.batch_size / (now - last_log), 2),
+                "eta_s": round((now - started) / (trainer.step - first_step) * (config.iterations - trainer.step)),
+                "memory_mib": round(peak_memory_mib(trainer.device)),
+            }
+            with open(out / "log.jsonl", "a") as log:
+                log.write(json.dumps(entry) + "\n")
+            loss = sum(entry[name] for name in ("class", "mask", "dice"))
+            bar.set_postfix_str(f"loss {loss:.2f}, {entry['photos_per_s']} photos/s, {entry['memory_mib']} MiB")
+            last_log, logged_step, sums = now, trainer.step, {}
+        if rank == 0 and (done or now - last_save > save_minutes * 60):
+            trainer.save(out / "checkpoint.pt")
+            last_save = now
+    bar.close()
+    if rank == 0:
+        save_weights(trainer.best_model, out / "model.safetensors")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pem.training.train", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", default="default", help="preset name (default: %(default)s)")
+    parser.add_argument("--data", required=True, type=Path, help="folder with panoptic_train.json and its photos")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the checkpoint, the log and the weights")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, help="instead of the preset's")
+    parser.add_argument("--batch-size", type=int, help="of all processes together, instead of the preset's")
+    parser.add_argument("--lr", type=float, help="base learning rate, instead of the preset's")
+    parser.add_argument("--backbone-lr-factor", type=float, help="0 freezes the backbone; instead of the preset's")
+    parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="crop in pixels, instead of the preset's")
+    parser.add_argument("--short-sides", type=int, nargs="+", help="of the scale jitter, instead of the preset's")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
+    parser.add_argument("--random-backbone", action="store_true", help="do not start from ImageNet weights")
+    parser.add_argument("--workers", type=int, default=1, help="processes that load photos (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads of this process")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def configure(arguments: argparse.Namespace) -> PEMConfig:
+    config = get_config(arguments.config)
+    changes = {
+        "iterations": arguments.iterations,
+        "batch_size": arguments.batch_size,
+        "base_lr": arguments.lr,
+        "backbone_lr_factor": arguments.backbone_lr_factor,
+        "crop_px": arguments.crop and tuple(arguments.crop),
+        "short_sides_px": arguments.short_sides and tuple(arguments.short_sides),
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    config = configure(arguments)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    use_cuda = arguments.device != "cpu" and torch.cuda.is_available()
+    if "RANK" in os.environ:  # started by torchrun
+        distributed.init_process_group("nccl" if use_cuda else "gloo")
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_cuda else "cpu")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    torch.manual_seed(arguments.seed)
+    model = PEM(config)
+    checkpoint = arguments.out / "checkpoint.pt"
+    if not arguments.random_backbone and not checkpoint.is_file():
+        load_imagenet_backbone(model)
+    trainer = Trainer(model, device, autocast=not arguments.float32, seed=arguments.seed)
+    if checkpoint.is_file():
+        trainer.load(checkpoint)
+    train(trainer, open_split(arguments.data, "train", config), arguments.out, arguments.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,406 @@
+"""Weights in and out: our safetensors, and the published checkpoints under their detectron2 names.
+
+A checkpoint is a stranger's file. Nothing here runs code from one: torch files are read with ``weights_only=True``,
+and pickles by an unpickler that can make arrays of numbers and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pem.config import PRESETS, PEMConfig, TrainingConfig, get_config
+from pem.model import PEM, build_model
+
+FORMAT_VERSION = 1
+DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "assets" / "weights" / "default.safetensors"
+HUB_FILE = "model.safetensors"
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be read, or does not fit the model."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor. ``missing``, ``mismatched`` and ``unknown`` are empty after a successful load."""
+
+    loaded: tuple[str, ...]  # our names
+    ignored: dict[str, str]  # name in the file -> reason
+    missing: tuple[str, ...]  # our names
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]  # our name -> expected and found shape
+    unknown: tuple[str, ...]  # names in the file
+    warnings: tuple[str, ...]
+
+
+# Beginning of a reference name -> beginning of ours; the rest stays. The first rule that matches counts.
+_STAGE = r"backbone\.res(\d)\.(\d+)\."  # detectron2's res2 is torchvision's layer1
+_HEAD = r"sem_seg_head\.pixel_decoder\."
+_PREDICTOR = r"sem_seg_head\.predictor\."
+_CROSS = _PREDICTOR + r"transformer_cross_attention_layers\.(\d+)\."
+KEY_TABLE: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"backbone\.stem\.conv1\.norm\.", "backbone.bn1."),
+    (r"backbone\.stem\.conv1\.", "backbone.conv1."),
+    (_STAGE + r"shortcut\.norm\.", lambda m: f"backbone.layer{int(m[1]) - 1}.{m[2]}.downsample.1."),
+    (_STAGE + r"shortcut\.", lambda m: f"backbone.layer{int(m[1]) - 1}.{m[2]}.downsample.0."),
+    (_STAGE + r"conv(\d)\.norm\.", lambda m: f"backbone.layer{int(m[1]) - 1}.{m[2]}.bn{m[3]}."),
+    (_STAGE + r"conv(\d)\.", lambda m: f"backbone.layer{int(m[1]) - 1}.{m[2]}.conv{m[3]}."),
+    (r"backbone\.features\.", "backbone.features."),
+    # Only in_projections runs from fine to coarse.
+    (_HEAD + r"in_projections\.(\d)\.conv\.", lambda m: f"pixel_decoder.lateral.{3 - int(m[1])}.0."),
+    (_HEAD + r"in_projections\.(\d)\.bn\.", lambda m: f"pixel_decoder.lateral.{3 - int(m[1])}.1."),
+    (_HEAD + r"conv_avg\.conv\.", "pixel_decoder.global_context.0."),
+    (_HEAD + r"conv_avg\.bn\.", "pixel_decoder.global_context.1."),
+    (_HEAD + r"csm\.(\d)\.mlp\.0\.mlp\.([01])\.", r"pixel_decoder.modulation.\1.squeeze.\2."),
+    (_HEAD + r"csm\.(\d)\.mlp\.0\.mlp\.3\.", r"pixel_decoder.modulation.\1.expand."),
+    (_HEAD + r"dcn\.(\d)\.dcn_offset\.", r"pixel_decoder.upsample.\1.offset."),
+    (_HEAD + r"dcn\.(\d)\.dcn\.", r"pixel_decoder.upsample.\1."),
+    (_HEAD + r"dcn\.(\d)\.dcn_bn\.", r"pixel_decoder.upsample.\1.norm."),
+    (_HEAD + r"dcn\.(\d)\.up_sample\.", r"pixel_decoder.upsample.\1.upsample."),
+    (_HEAD + r"dcn\.(\d)\.up_bn\.", r"pixel_decoder.upsample.\1.upsample_norm."),
+    (_HEAD + r"out\.conv\.", "pixel_decoder.mask_projection.0."),
+    (_HEAD + r"out\.bn\.", "pixel_decoder.mask_projection.1."),
+    (
+        _PREDICTOR + r"transformer_self_attention_layers\.(\d+)\.self_attn\.",
+        r"decoder.layers.\1.self_attention.attention.",
+    ),
+    (_PREDICTOR + r"transformer_self_attention_layers\.(\d+)\.norm\.", r"decoder.layers.\1.self_attention.norm."),
+    (_PREDICTOR + r"transformer_ffn_layers\.(\d+)\.", r"decoder.layers.\1.feed_forward."),
+    (_CROSS + r"feature_proj\.bn\.", r"decoder.layers.\1.cross_attention.key_norm."),
+    (_CROSS + r"feature_proj\.to_query_3x3\.", r"decoder.layers.\1.cross_attention.key_conv."),
+    (_CROSS + r"feature_proj\.out\.", r"decoder.layers.\1.cross_attention.key_proj."),
+    (_CROSS + r"query_proj\.0\.", r"decoder.layers.\1.cross_attention.query_norm."),
+    (_CROSS + r"query_proj\.1\.", r"decoder.layers.\1.cross_attention.query_proj."),
+    (_CROSS + r"(alpha|proj\.|final\.)", r"decoder.layers.\1.cross_attention.\2"),
+    (_PREDICTOR + r"decoder_norm\.", "decoder.norm."),
+    (_PREDICTOR + r"mask_embed\.layers\.(\d)\.", lambda m: f"decoder.mask_embed.{2 * int(m[1])}."),  # ReLUs between
+    (_PREDICTOR + r"(query_feat|query_embed|level_embed|input_proj|class_embed)\.", r"decoder.\1."),
+)
+# Two names that only the oldest checkpoints use.
+LEGACY_TABLE = (
+    (r"sem_seg_head\.(?!predictor\.|pixel_decoder\.)", "sem_seg_head.pixel_decoder."),
+    (_PREDICTOR + r"static_query", "sem_seg_head.predictor.query_feat"),
+)
+_STDC_ALIAS = re.compile(r"backbone\.x\d+\.0\.(.+)")
+
+
+def our_name(reference_name: str) -> str | None:
+    """The name in this project of a tensor of a reference checkpoint; None when it has no place here."""
+    for pattern, replacement in LEGACY_TABLE:
+        reference_name = re.sub("^" + pattern, replacement, reference_name)
+    for pattern, new in KEY_TABLE:
+        if match := re.match(pattern, reference_name):
+            return (new(match) if callable(new) else match.expand(new)) + reference_name[match.end() :]
+    return None
+
+
+def load_weights(model: PEM, path: str | os.PathLike[str]) -> LoadReport:
+    """Fills the model from a file, whole or not at all.
+
+    Reads a reference checkpoint (``.pth`` with tensors, ``.pkl`` with numpy arrays; bare, or under "model") or our
+    ``.safetensors``. Strict: raises WeightsError, which names the tensors, when one is missing, unknown or of another
+    shape; also when the file is damaged or holds anything but tensors. FileNotFoundError when there is no such file.
+    Values are converted to the model's own dtype and device.
+    """
+    path = Path(path)
+    state = _read(path)
+    report, tensors = _match(state, model.state_dict())
+    if not report.loaded:
+        raise WeightsError(f"{path} holds no weights of a PEM; its first tensors are: {_some(state)}.")
+    problems = []
+    if report.missing:
+        problems.append(f"lacks {len(report.missing)} tensors ({_some(report.missing)})")
+    if report.mismatched:
+        shapes = [f"{k}: expected {expected}, found {found}" for k, (expected, found) in report.mismatched.items()]
+        problems.append(f"has {len(shapes)} of another shape ({_some(shapes, '; ')})")
+    if report.unknown:
+        problems.append(f"has {len(report.unknown)} that the model does not know ({_some(report.unknown)})")
+    if problems:
+        raise WeightsError(f"{path} does not fit this model ({model.config.name}): it {', '.join(problems)}.")
+    model.load_state_dict(tensors, strict=False)
+    return report
+
+
+def save_weights(
+    model: PEM,
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes a ``.safetensors`` file that ``load_model`` can rebuild the model from: the config is in its metadata.
+
+    ``dtype=torch.float16`` halves the file. Vectors (norms, biases, running statistics) keep their precision: they
+    weigh nothing, and a variance may exceed the range of float16. The file appears whole or not at all.
+    """
+    path = Path(path)
+    tensors = {
+        name: (tensor.to(dtype) if dtype and tensor.ndim > 1 else tensor).contiguous()
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point()  # not num_batches_tracked, which nothing reads
+    }
+    header = {"pem_format": str(FORMAT_VERSION), "config": json.dumps(dataclasses.asdict(model.config))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        safetensors.torch.save_file(tensors, partial, metadata={**(metadata or {}), **header})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str] = "default",
+    device: str | torch.device = "auto",
+    weights: str | os.PathLike[str] | None = None,
+) -> PEM:
+    """A model with its weights, in eval mode and float32.
+
+    Args:
+        name_or_path: "default", the model that comes with this project (offline); another preset, together with
+            ``weights``; one of our ``.safetensors`` files; or "owner/repo@revision" on the Hugging Face Hub, where the
+            revision (a tag or commit) pins what is downloaded: its ``model.safetensors``, once, with a progress bar.
+        device: "auto" is "cuda" where there is one, else "cpu".
+        weights: a file for that preset, of any kind that ``load_weights`` reads.
+
+    Raises:
+        FileNotFoundError, WeightsError or another ValueError, each with one sentence that says what to do.
+    """
+    target = _pick_device(device)
+    name = os.fspath(name_or_path)
+    if name in PRESETS and weights is not None:
+        config, path = get_config(name), Path(weights)
+    elif weights is not None:
+        raise ValueError(
+            f"weights= goes with the name of a preset, not with {name!r}; choose one of: {', '.join(PRESETS)}."
+        )
+    else:
+        path = _locate(name)
+        config = _read_config(path)
+    model = build_model(config)
+    load_weights(model, path)
+    return model.to(target)
+
+
+def _locate(name: str) -> Path:
+    """The file behind the name of a model: bundled, on the disk, or on the Hub."""
+    if name == "default":
+        if not DEFAULT_WEIGHTS.exists():
+            raise FileNotFoundError(
+                f"The bundled weights are missing: {DEFAULT_WEIGHTS}; get them from the project's repository, or "
+                "train them with python -m pem.training.train."
+            )
+        return DEFAULT_WEIGHTS
+    if name in PRESETS:
+        raise WeightsError(
+            f"No weights come with {name}; pass a checkpoint: load_model({name!r}, weights='model_final.pth')."
+        )
+    path = Path(name)
+    if path.suffix in _READERS or path.exists():
+        return path
+    if match := re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(.+))?", name):
+        repository, revision = match.groups()
+        if revision is None:
+            raise ValueError(
+                f"Pin the Hub model {name!r} to a tag or commit: {name}@REVISION. (There is no such local file.)"
+            )
+        return _download(repository, revision)
+    raise FileNotFoundError(
+        f"There is no model {name!r}: give 'default', a .safetensors file, OWNER/REPO@REVISION on the Hub, or one of "
+        f"these with weights=: {', '.join(PRESETS)}."
+    )
+
+
+def _download(repository: str, revision: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, HUB_FILE, revision=revision))
+    except (OSError, ValueError) as error:  # its own errors derive from these, as do broken connections
+        raise WeightsError(
+            f"Cannot fetch {HUB_FILE} of {repository}@{revision} from the Hub: {_first_line(error)}."
+        ) from error
+
+
+def _pick_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"There is no device {device!r}; use 'auto', 'cpu' or 'cuda'.") from None
+    if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"This machine has no CUDA device {device!r}; use device='cpu' or 'auto'.")
+    return target
+
+
+def _read_config(path: Path) -> PEMConfig:
+    """The config in the metadata of one of our files."""
+    if path.suffix in (".pth", ".pkl"):
+        raise WeightsError(
+            f"{path.name} does not say which network it belongs to; name a preset: "
+            f"load_model('cityscapes-panoptic-r50', weights={str(path)!r})."
+        )
+    _check_exists(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is damaged or not a file of weights: {_first_line(error)}.") from error
+    if "pem_format" not in metadata or "config" not in metadata:
+        raise WeightsError(
+            f"{path} was not written by this project: it has no PEM config; name a preset and pass weights=."
+        )
+    if metadata["pem_format"] != str(FORMAT_VERSION):
+        raise WeightsError(
+            f"{path} has format {metadata['pem_format']}, this version reads {FORMAT_VERSION}; update this project."
+        )
+    try:
+        fields = json.loads(metadata["config"])
+        training = _record(TrainingConfig, fields.pop("training", {}))
+        return _record(PEMConfig, {**fields, "training": training})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise WeightsError(f"The config in {path} cannot be used: {_first_line(error)}.") from error
+
+
+def _record(kind: type[Any], fields: dict[str, Any]) -> Any:
+    """A frozen config from JSON, where tuples have become lists."""
+    unknown = fields.keys() - {field.name for field in dataclasses.fields(kind)}
+    if unknown:
+        raise ValueError(f"this version does not know {', '.join(sorted(unknown))}; update this project.")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def _match(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> tuple[LoadReport, dict[str, Tensor]]:
+    is_reference = any(name.startswith("sem_seg_head.") for name in state)
+    tensors: dict[str, Tensor] = {}
+    ignored, mismatched, unknown, warnings = {}, {}, [], []
+    for name, tensor in state.items():
+        if is_reference and name == "criterion.empty_weight":
+            ignored[name] = "the class weights of the loss, not a part of the network"
+            continue
+        if is_reference and (alias := _STDC_ALIAS.match(name)):
+            twin = f"backbone.features.{alias[1]}"
+            ignored[name] = f"a second name of {twin}"
+            if twin in state and not torch.equal(state[twin], tensor):
+                warnings.append(f"{name} differs from {twin}, whose values were taken.")
+            continue
+        ours = our_name(name) if is_reference else name
+        if ours is None or ours not in wanted or ours in tensors:
+            unknown.append(name)
+        elif tensor.shape != wanted[ours].shape:
+            mismatched[ours] = (tuple(wanted[ours].shape), tuple(tensor.shape))
+        else:
+            tensors[ours] = tensor
+    # Frozen batch norms and our own files do without the counter, which nothing reads.
+    missing = [
+        name
+        for name in wanted
+        if name not in tensors and name not in mismatched and not name.endswith("num_batches_tracked")
+    ]
+    return LoadReport(tuple(tensors), ignored, tuple(missing), mismatched, tuple(unknown), tuple(warnings)), tensors
+
+
+def _some(names: Iterable[str], separator: str = ", ", limit: int = 5) -> str:
+    names = list(names)
+    return separator.join(names[:limit]) + (f"{separator}..." if len(names) > limit else "")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weights file {path}.")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by the names that it gives them."""
+    _check_exists(path)
+    if path.suffix not in _READERS:
+        raise WeightsError(f"{path} is of an unknown kind; weights are {', '.join(_READERS)} files.")
+    try:
+        data = _READERS[path.suffix](path)
+        state = data.get("model", data) if isinstance(data, dict) else data
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__} instead of named tensors")
+        return {str(name): _to_tensor(name, value) for name, value in state.items()}
+    except Exception as error:  # a damaged or hostile file can fail anywhere in its reader
+        raise WeightsError(f"{path} is damaged or not a file of weights: {_first_line(error)}.") from error
+
+
+def _to_tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, np.ndarray | np.generic):
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if not isinstance(value, Tensor):
+        raise TypeError(f"it has a {type(value).__name__} under {name!r}, where a tensor should be")
+    return value
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message recommends to switch the protection off.
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it wants {refused[1]}, but weights need only tensors" if refused else "torch cannot read it"
+        raise pickle.UnpicklingError(reason) from None
+
+
+def _read_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        return _ArrayUnpickler(file, encoding="latin1").load()
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads dicts, strings, numbers and numpy arrays of numbers; refuses everything else that a pickle can name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module.replace("numpy._core", "numpy.core"), name]  # numpy 2 moved it
+        except KeyError:
+            raise pickle.UnpicklingError(f"it wants {module}.{name}, but weights need only numpy arrays") from None
+
+
+def _number_dtype(*args: Any) -> np.dtype[Any]:
+    dtype = np.dtype(*args)
+    if dtype.kind not in "biuf":
+        raise pickle.UnpicklingError(f"it has an array of {dtype}, but weights are numbers")
+    return dtype
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """How protocols before 3 write bytes; they name no other encoding."""
+    return text.encode("latin1")
+
+
+# The three functions that numpy's own arrays and scalars name when they are pickled.
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _latin1,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _number_dtype,
+    ("numpy.core.multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
+    ("numpy.core.multiarray", "scalar"): np.float32(0).__reduce__()[0],
+    ("numpy.core.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
+}
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".pth": _read_torch,
+    ".pkl": _read_pickle,
+    ".safetensors": safetensors.torch.load_file,
+}

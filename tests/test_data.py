@@ -1,0 +1,254 @@
+"""Photos and labels: what becomes of ids, partial labels and pixels on the way from the files to a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pem
+from pem.config import PEMConfig, TrainingConfig
+from pem.training.data import PanopticDataset, collate, open_split
+
+CATEGORIES = [  # deliberately neither sorted nor gapless
+    {"id": 9, "name": "sky", "isthing": 0},
+    {"id": 3, "name": "person", "isthing": 1},
+    {"id": 5, "name": "dog", "isthing": 1},
+]
+PERSON, DOG, SKY = 0, 1, 2
+
+
+def config_for(crop_px: tuple[int, int] = (32, 32), **training: Any) -> PEMConfig:
+    settings = TrainingConfig(**{"short_sides_px": (32,), "crop_px": crop_px, "pad_to_crop": True, **training})
+    return dataclasses.replace(pem.get_config("default"), num_classes=3, training=settings)
+
+
+def write_split(
+    folder: Path,
+    ids: np.ndarray,
+    segments: list[dict[str, Any]],
+    image: np.ndarray | None = None,
+    image_fields: dict[str, Any] | None = None,
+    top_fields: dict[str, Any] | None = None,
+    split: str = "val",
+) -> Path:
+    """A split of one PNG photo whose label PNG holds ``ids``; returns the data folder."""
+    for name in (split, f"panoptic_{split}"):
+        (folder / name).mkdir(parents=True)
+    image = np.full((*ids.shape, 3), 200, np.uint8) if image is None else image
+    Image.fromarray(image).save(folder / split / "photo.png")
+    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    Image.fromarray(rgb).save(folder / f"panoptic_{split}" / "photo.png")
+    content = {
+        "categories": CATEGORIES,
+        "images": [{"id": 7, "file_name": "photo.png", **(image_fields or {})}],
+        "annotations": [{"image_id": 7, "file_name": "photo.png", "segments_info": segments}],
+        **(top_fields or {}),
+    }
+    (folder / f"panoptic_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+FOUR_BY_FOUR = np.array(
+    [
+        [0, 1, 70000, 70000],
+        [0, 1, 70000, 70000],
+        [300, 300, 4, 4],
+        [300, 300, 12, 12],
+    ]
+)
+
+
+def test_ids_become_consecutive_and_category_ids_become_class_indices(tmp_path: Path) -> None:
+    segments = [
+        {"id": 70000, "category_id": 9},
+        {"id": 300, "category_id": 3},
+        {"id": 4, "category_id": 5, "iscrowd": 1},
+    ]
+    dataset = open_split(write_split(tmp_path, FOUR_BY_FOUR, segments), "val", config_for())
+    image, target = dataset.original(0)
+    assert image.shape == (4, 4, 3) and image.dtype == np.uint8
+    # Void stays 0, none-of-these 1; the crowd (4) and the id that nobody lists (12) become void.
+    expected = [[0, 1, 2, 2], [0, 1, 2, 2], [3, 3, 0, 0], [3, 3, 0, 0]]
+    assert target.ids.tolist() == expected
+    assert target.labels.tolist() == [SKY, PERSON]
+    assert target.weights.tolist() == [1, 1]
+    assert target.exhaustive.all(), "without the field, an image labels every category"
+    assert dataset[0][1].ids.tolist() == expected, "only training items are augmented"
+
+
+def test_partial_and_pseudo_labels(tmp_path: Path) -> None:
+    segments = [{"id": 70000, "category_id": 9, "pseudo": 1}, {"id": 300, "category_id": 3}]
+    write_split(
+        tmp_path,
+        FOUR_BY_FOUR,
+        segments,
+        image_fields={"exhaustive": "animals", "source": "zoo"},
+        top_fields={"exhaustive": {"animals": ["dog"], "all": ["dog", "person", "sky"]}},
+    )
+    dataset = open_split(tmp_path, "val", config_for(pseudo_weight=0.25))
+    assert dataset.records[0].source == "zoo"
+    assert dataset.records[0].file_name == "photo.png"
+
+    _, judged = dataset.original(0)
+    assert judged.exhaustive.tolist() == [False, True, False]
+    assert judged.labels.tolist() == [PERSON], "what a machine named is void in evaluation"
+    assert judged.ids.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [2, 2, 0, 0], [2, 2, 0, 0]]
+
+    _, learned = dataset.augmented(0)
+    assert learned.labels.tolist() == [SKY, PERSON], "and a lighter lesson in training"
+    assert learned.weights.tolist() == [0.25, 1]
+
+
+def test_an_id_of_one_may_be_a_segment_in_standard_files(tmp_path: Path) -> None:
+    write_split(tmp_path, np.ones((4, 4), int), [{"id": 1, "category_id": 5}])
+    _, target = open_split(tmp_path, "val", config_for()).original(0)
+    assert target.labels.tolist() == [DOG]
+    assert (target.ids == 2).all()
+
+
+def test_image_and_ids_are_cropped_and_flipped_together(tmp_path: Path) -> None:
+    # Eight columns of segments; the photo's red channel says the column too. No resizing: 64 px stay 64 px.
+    columns = np.arange(64) // 8
+    ids = np.broadcast_to(columns + 10, (64, 64))
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0] = columns * 30
+    write_split(tmp_path, ids, [{"id": i, "category_id": 3} for i in range(10, 18)], image, split="train")
+    dataset = open_split(tmp_path, "train", config_for(crop_px=(32, 32), short_sides_px=(64,)))
+    torch.manual_seed(0)
+    flipped = kept = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pem.training.data._jitter_colour", lambda picture: picture)
+        for _ in range(20):
+            pixels, target = dataset[0]
+            assert pixels.shape == (3, 32, 32) and target.ids.shape == (32, 32)
+            column = pixels[0, 0].int() // 30
+            ids = target.ids[0].int() - 2
+            # Segments that are out of the crop are left out and the rest renumbered, in the order of the file.
+            assert len(target.labels) == len(target.weights) == len(ids.unique()) == int(ids.max()) + 1
+            assert (column - column.min()).tolist() == ids.tolist()
+            flipped += bool(column[0] > column[-1])
+            kept += bool(column[0] < column[-1])
+    assert flipped >= 4 and kept >= 4
+
+
+def test_padding_is_grey_and_none_of_these(tmp_path: Path) -> None:
+    # 16 x 32 px at short side 16 inside a crop of 32 x 48: padded below and on the right.
+    write_split(tmp_path, np.full((16, 32), 5), [{"id": 5, "category_id": 5}], split="train")
+    dataset = open_split(tmp_path, "train", config_for(crop_px=(32, 48), short_sides_px=(16,)))
+    pixels, target = dataset[0]
+    assert pixels.shape == (3, 32, 48) and pixels.dtype == torch.uint8
+    assert (pixels[:, 16:] == 128).all() and (pixels[:, :, 32:] == 128).all()
+    assert (target.ids[:16, :32] == 2).all()
+    assert (target.ids[16:] == 1).all() and (target.ids[:, 32:] == 1).all()
+
+
+def test_scale_jitter_keeps_the_long_side_below_its_cap(tmp_path: Path) -> None:
+    write_split(tmp_path, np.full((20, 80), 5), [{"id": 5, "category_id": 5}], split="train")
+    config = config_for(crop_px=(500, 500), short_sides_px=(40,), max_long_side_px=120, pad_to_crop=False)
+    pixels, target = open_split(tmp_path, "train", config)[0]
+    assert pixels.shape == (3, 30, 120)  # a short side of 40 would make the long one 160
+    assert target.ids.shape == (30, 120)
+
+
+def test_a_large_jpeg_decoded_small_stays_aligned_with_its_labels(tmp_path: Path) -> None:
+    ids = np.full((512, 768), 5)
+    ids[200:300, 384:] = 6
+    write_split(
+        tmp_path, ids, [{"id": 5, "category_id": 5}, {"id": 6, "category_id": 3}], np.zeros((512, 768, 3), np.uint8)
+    )
+    image = np.where(ids[..., None] == 6, 255, 0).astype(np.uint8).repeat(3, axis=2)
+    Image.fromarray(image).save(tmp_path / "val" / "photo.png", format="JPEG", quality=95)
+    dataset = open_split(tmp_path, "val", config_for(crop_px=(64, 64), short_sides_px=(64, 100)))
+    torch.manual_seed(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pem.training.data._jitter_colour", lambda picture: picture)
+        for _ in range(10):
+            pixels, target = dataset.augmented(0)
+            white = torch.isin(target.ids, (target.labels == PERSON).nonzero() + 2)
+            assert ((pixels[0] > 127) == white).float().mean() > 0.98
+
+
+def test_colour_jitter_is_drawn_from_torch_and_keeps_the_labels(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    write_split(tmp_path, np.full((32, 32), 5), [{"id": 5, "category_id": 5}], image, split="train")
+    dataset = open_split(tmp_path, "train", config_for())
+
+    def draw(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return dataset[0][0]
+
+    assert torch.equal(draw(3), draw(3)), "the same seed gives the same picture"
+    assert len({tuple(draw(seed).flatten().tolist()) for seed in range(8)}) > 4
+
+
+def test_an_image_without_segments_is_a_sample(tmp_path: Path) -> None:
+    write_split(tmp_path, np.zeros((40, 40), int), [], split="train")
+    pixels, target = open_split(tmp_path, "train", config_for())[0]
+    assert pixels.shape == (3, 32, 32)
+    assert target.labels.shape == target.weights.shape == (0,)
+    assert (target.ids == 0).all()
+
+
+def test_collate_pads_to_the_largest_and_to_32(tmp_path: Path) -> None:
+    config = config_for(crop_px=(100, 100), pad_to_crop=False)
+    shapes = ((32, 40), (50, 32))
+    samples = []
+    for shape in shapes:
+        folder = write_split(tmp_path / str(shape), np.full(shape, 5), [{"id": 5, "category_id": 5}])
+        samples.append(open_split(folder, "val", config).augmented(0))
+    pixels, targets = collate(samples)
+    assert pixels.shape == (2, 3, 64, 64) and pixels.dtype == torch.uint8
+    # The short side of both becomes 32: 32 x 40 stays, 50 x 32 stays.
+    for padded, target, (height, width) in zip(pixels, targets, shapes, strict=True):
+        assert (target.ids == 2).sum() == height * width and (target.ids[:height, :width] == 2).all()
+        assert (padded[:, height:] == 128).all() and (padded[:, :, width:] == 128).all()
+
+
+def test_tars_are_unpacked_once_into_the_cache(tmp_path: Path) -> None:
+    unpacked = write_split(tmp_path / "unpacked", np.full((40, 40), 5), [{"id": 5, "category_id": 5}])
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    data.mkdir()
+    (data / "panoptic_val.json").write_bytes((unpacked / "panoptic_val.json").read_bytes())
+    for shard, name in enumerate(("val", "panoptic_val")):
+        with tarfile.open(data / f"val-{shard}.tar", "w") as tar:
+            tar.add(unpacked / name, arcname=name)
+
+    first = open_split(data, "val", config_for(), cache)
+    assert first.original(0)[1].labels.tolist() == [DOG]
+    assert sorted(path.name for path in data.iterdir()) == ["panoptic_val.json", "val-0.tar", "val-1.tar"]
+    written = first.records[0].image_path.stat().st_ino
+    assert open_split(data, "val", config_for(), cache).records[0].image_path.stat().st_ino == written
+    assert len(list(cache.iterdir())) == 1, "no half-unpacked folder is left"
+
+
+def test_errors_are_one_sentence_that_names_the_trouble(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, FOUR_BY_FOUR, [{"id": 300, "category_id": 3}])
+    with pytest.raises(ValueError, match="has 3 categories but config .* num_classes 47"):
+        open_split(folder, "val", pem.get_config("default"))
+    with pytest.raises(FileNotFoundError, match="neither a folder 'test' nor"):
+        open_split(folder, "test", config_for())
+    with pytest.raises(FileNotFoundError, match="There is no .*panoptic.json"):
+        PanopticDataset(folder / "panoptic.json", folder, folder, config_for(), train=False)
+    (folder / "val" / "photo.png").unlink()
+    with pytest.raises(FileNotFoundError, match="1 files named in .*photo.png"):
+        open_split(folder, "val", config_for())
+
+
+def test_unknown_categories_and_lists_and_sizes_are_refused(tmp_path: Path) -> None:
+    stranger = write_split(tmp_path / "a", FOUR_BY_FOUR, [{"id": 300, "category_id": 4}])
+    with pytest.raises(ValueError, match="category 4, which its categories lack"):
+        open_split(stranger, "val", config_for())
+    unlisted = write_split(tmp_path / "b", FOUR_BY_FOUR, [], image_fields={"exhaustive": "towns"})
+    with pytest.raises(ValueError, match="no list 'towns'"):
+        open_split(unlisted, "val", config_for())
+    other_size = write_split(tmp_path / "c", FOUR_BY_FOUR, [], image=np.zeros((4, 5, 3), np.uint8))
+    with pytest.raises(ValueError, match="differ in size"):
+        open_split(other_size, "val", config_for()).original(0)

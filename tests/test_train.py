@@ -1,0 +1,220 @@
+"""Training: it learns, it resumes exactly, and several processes do what one does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pem
+import pytest
+import torch
+from PIL import Image
+from pem.training.data import PanopticDataset, Target, collate
+from pem.training.train import RepeatableSampler, SeededDataset, Trainer, learning_rate, train
+from torch import distributed, multiprocessing
+
+BASE = pem.get_config("default")
+CONFIG = dataclasses.replace(
+    BASE,
+    backbone="mobilenetv2_050",
+    num_classes=3,
+    num_queries=6,
+    hidden_dim=32,
+    conv_dim=16,
+    ffn_dim=32,
+    num_layers=3,
+    training=dataclasses.replace(
+        BASE.training,
+        iterations=6,
+        batch_size=2,
+        base_lr=2e-3,
+        backbone_lr_factor=1.0,
+        warmup_iterations=0,
+        clip_norm=1.0,
+        num_points=10_000,
+        crop_px=(64, 64),
+        short_sides_px=(64, 80),
+    ),
+)
+
+
+def two_images() -> tuple[torch.Tensor, list[Target]]:
+    """A bright square on a dark ground, and the reverse."""
+    images = torch.full((2, 3, 64, 64), 40, dtype=torch.uint8)
+    images[0, :, 16:48, 16:48] = 220
+    images[1] = 220
+    images[1, :, 8:40, 24:56] = 40
+    ids = torch.full((2, 64, 64), 3, dtype=torch.int16)
+    ids[0, 16:48, 16:48] = 2
+    ids[1, 8:40, 24:56] = 2
+    labels = [torch.tensor([0, 1]), torch.tensor([1, 0])]
+    return images, [Target(i, label, torch.ones(2), torch.ones(3, dtype=torch.bool)) for i, label in zip(ids, labels)]
+
+
+def make_trainer(config: pem.PEMConfig = CONFIG, seed: int = 0, autocast: bool = False) -> Trainer:
+    torch.manual_seed(seed)
+    return Trainer(pem.PEM(config), torch.device("cpu"), autocast, seed)
+
+
+def total(losses: dict[str, float]) -> float:
+    return sum(value for name, value in losses.items() if name != "gradient_norm")
+
+
+@pytest.mark.parametrize("attention", ["prototype", "masked"])
+def test_loss_falls_on_two_images(attention: str) -> None:
+    training = dataclasses.replace(CONFIG.training, iterations=1_000)
+    trainer = make_trainer(dataclasses.replace(CONFIG, attention=attention, training=training))
+    losses = [total(trainer.train_step(*two_images())) for _ in range(40)]
+    assert min(losses[-5:]) < 0.4 * losses[0]
+
+
+def test_image_without_ground_truth_trains() -> None:
+    images, targets = two_images()
+    empty = Target(
+        torch.ones(64, 64, dtype=torch.int16), torch.zeros(0, dtype=torch.int64), torch.zeros(0), targets[0].exhaustive
+    )
+    trainer = make_trainer()
+    losses = trainer.train_step(images, [empty, targets[1]])
+    assert all(np.isfinite(value) for value in losses.values())
+    both_empty = trainer.train_step(images, [empty, empty])
+    assert both_empty["mask"] == both_empty["dice"] == 0 and both_empty["class"] > 0
+
+
+def test_bfloat16_trains_much_like_float32() -> None:
+    full, half = (make_trainer(autocast=autocast).train_step(*two_images()) for autocast in (False, True))
+    assert total(half) == pytest.approx(total(full), rel=0.05)
+
+
+def test_frozen_backbone_keeps_its_weights_and_its_norms() -> None:
+    trainer = make_trainer(
+        dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, backbone_lr_factor=0.0))
+    )
+    before = {name: value.clone() for name, value in trainer.core.model.state_dict().items()}
+    trainer.train_step(*two_images())
+    changed = {
+        name.split(".")[0] for name, value in trainer.core.model.state_dict().items() if (value != before[name]).any()
+    }
+    assert changed == {"pixel_decoder", "decoder"}
+
+
+def test_weight_decay_spares_norms_and_embeddings_only() -> None:
+    trainer = make_trainer()
+    decays = {p: group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    model = trainer.core.model
+    layer = model.decoder.layers[0]
+    assert set(decays) == set(trainer.core.parameters())
+    for spared in (
+        model.decoder.query_embed.weight,
+        model.decoder.level_embed.weight,
+        model.decoder.norm.bias,
+        model.pixel_decoder.lateral[0][1].weight,
+        layer.cross_attention.key_norm.bias,
+    ):
+        assert decays[spared] == 0
+    for decayed in (layer.cross_attention.alpha, layer.cross_attention.proj.bias, model.pixel_decoder.upsample[0].weight):
+        assert decays[decayed] == 0.05
+
+
+def test_schedules() -> None:
+    config = dataclasses.replace(CONFIG.training, base_lr=1.0, end_lr=0.1, iterations=100, warmup_iterations=10)
+    assert learning_rate(0, config) == pytest.approx(0.1)
+    assert learning_rate(50, config) == pytest.approx(0.55)  # half way down the cosine
+    assert learning_rate(100, config) == pytest.approx(0.1)
+    poly = dataclasses.replace(config, schedule="poly")
+    assert learning_rate(50, poly) == pytest.approx(0.1 + 0.9 * 0.5**0.9)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> PanopticDataset:
+    """Four photos: coloured noise with one square each; class 2 is on the last one only."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "panoptic_train").mkdir()
+    generator = np.random.default_rng(0)
+    images, annotations = [], []
+    for i in range(4):
+        pixels = generator.integers(0, 255, (80, 96, 3), dtype=np.uint8)
+        panoptic = np.zeros((80, 96, 3), dtype=np.uint8)
+        panoptic[..., 0] = 2
+        panoptic[20:60, 10 * i : 40 + 10 * i, 0] = 3
+        Image.fromarray(pixels).save(tmp_path / "train" / f"{i}.jpg")
+        Image.fromarray(panoptic).save(tmp_path / "panoptic_train" / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.jpg", "width": 96, "height": 80})
+        segments = [{"id": 2, "category_id": 1}, {"id": 3, "category_id": 3 if i == 3 else 2}]
+        annotations.append({"image_id": i, "file_name": f"{i}.png", "segments_info": segments})
+    categories = [{"id": i, "name": f"class {i}", "isthing": 1} for i in (1, 2, 3)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "panoptic_train.json").write_text(json.dumps(content))
+    return PanopticDataset(
+        tmp_path / "panoptic_train.json", tmp_path / "train", tmp_path / "panoptic_train", CONFIG, train=True
+    )
+
+
+def test_interrupted_run_ends_like_an_uninterrupted_one(dataset: PanopticDataset, tmp_path: Path) -> None:
+    whole, first, second = tmp_path / "whole", tmp_path / "first", tmp_path / "second"
+    for folder in (whole, first, second):
+        folder.mkdir()
+    uninterrupted = make_trainer()
+    train(uninterrupted, dataset, whole, workers=0)
+
+    interrupted = make_trainer()
+    loader = iter(RepeatableSampler(dataset, 2, 0, 6, seed=0))
+    for _ in range(3):
+        interrupted.train_step(*collate([SeededDataset(dataset)[item] for item in next(loader)]))
+    interrupted.save(first / "checkpoint.pt")
+    resumed = make_trainer(seed=1)  # other random weights, which the checkpoint replaces
+    resumed.seed = 0
+    resumed.load(first / "checkpoint.pt")
+    train(resumed, dataset, second, workers=0)
+
+    assert resumed.step == uninterrupted.step == 6
+    for name, value in uninterrupted.best_model.state_dict().items():
+        assert torch.equal(value, resumed.best_model.state_dict()[name]), name
+    last = json.loads((whole / "log.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 6 and last["photos_per_s"] > 0 and last["eta_s"] == 0
+    assert pem.load_model(whole / "model.safetensors").config == CONFIG
+
+
+def test_rare_classes_come_more_often(dataset: PanopticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pem.training.train.REPEAT_THRESHOLD", 1.0)
+    sampler = RepeatableSampler(dataset, 1, 0, 1_000, seed=0)
+    counts = np.bincount([index for batch in sampler for index, _ in batch], minlength=4)
+    # Class 1 is everywhere, class 2 on 3/4 of the photos, class 3 on 1/4: factors sqrt(4/3) and 2.
+    assert counts[3] / counts[:3].mean() == pytest.approx(2 / (4 / 3) ** 0.5, rel=0.15)
+
+
+def _losses_of_one_rank(rank: int, world_size: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+    images, targets = two_images()
+    # The images hold unequal numbers of segments and pixels, so that normalising per process would show.
+    targets[1] = Target(
+        torch.where(targets[1].ids == 3, 0, 2).short(), torch.tensor([0]), torch.ones(1), targets[1].exhaustive
+    )
+    trainer = make_trainer()
+    trainer.module.eval()  # synchronised batch statistics need GPUs; here every process uses the running ones
+    losses = [total(trainer.train_step(images[rank::world_size], targets[rank::world_size])) for _ in range(2)]
+    values = torch.tensor(losses)
+    distributed.all_reduce(values)
+    if rank == 0:
+        torch.save((values / world_size, trainer.core.state_dict()), f"{folder}/{world_size}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo over loopback is tested on Linux only")
+def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
+    for world_size in (1, 2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        multiprocessing.spawn(_losses_of_one_rank, args=(world_size, port, str(tmp_path)), nprocs=world_size)
+    one, one_state = torch.load(tmp_path / "1.pt")
+    two, two_state = torch.load(tmp_path / "2.pt")
+    assert torch.allclose(one, two, rtol=1e-4), (one, two)  # the second loss comes after a step: gradients agree too
+    for name, value in one_state.items():
+        assert torch.allclose(value, two_state[name], atol=2e-4), name

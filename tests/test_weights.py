@@ -1,0 +1,405 @@
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from golden_weights import load_golden
+from small_model import small_model
+
+import pem
+from pem import weights
+from pem.weights import WeightsError, our_name
+
+ALPHA = "sem_seg_head.predictor.transformer_cross_attention_layers.0.alpha"
+
+
+def reference_state(model: pem.PEM) -> dict[str, torch.Tensor]:
+    """The model's tensors under detectron2's names, with STDC's aliases."""
+    ours = model.state_dict()
+    state = {name: ours[ours_name] for name in load_golden("stdc1").names if (ours_name := our_name(name))}
+    aliases = {
+        f"backbone.x2.0.{name[len('backbone.features.') :]}": tensor
+        for name, tensor in state.items()
+        if name.startswith("backbone.features.0.")
+    }
+    return state | aliases
+
+
+def write_reference(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    """A .pth as the reference writes it, or a .pkl of numpy arrays as detectron2's model zoo has them."""
+    if path.suffix == ".pth":
+        torch.save({"model": state, "iteration": 90_000}, path)
+    else:
+        arrays = {name: tensor.numpy() for name, tensor in state.items()}
+        path.write_bytes(pickle.dumps({"model": arrays, "__author__": "third_party", "matching_heuristics": True}))
+    return path
+
+
+def same(a: pem.PEM, b: pem.PEM) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+# Reference checkpoints.
+
+
+@pytest.mark.parametrize("kind", ["r50", "stdc1"])
+def test_the_key_table_maps_reference_names_to_ours_one_to_one(kind) -> None:
+    golden = load_golden(kind)
+    with torch.device("meta"):
+        ours = {name: tuple(tensor.shape) for name, tensor in pem.build_model(golden.config).state_dict().items()}
+    mapped = {name: our_name(name) for name in golden.names if not weights._STDC_ALIAS.match(name)}
+    assert sorted(mapped.values()) == sorted(ours)
+    assert all(golden.names[name] == ours[mapped[name]] for name in mapped)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_reference_checkpoint_loads_whole(tmp_path, suffix) -> None:
+    source, target = small_model(seed=1), small_model(seed=2)
+    report = pem.load_weights(target, write_reference(tmp_path / f"model{suffix}", reference_state(source)))
+    assert same(source, target)
+    assert set(report.loaded) == set(target.state_dict())
+    assert not (report.missing or report.mismatched or report.unknown or report.warnings)
+
+
+def test_a_bare_state_dict_loads_too(tmp_path) -> None:
+    source, target = small_model(seed=1), small_model(seed=2)
+    torch.save(reference_state(source), tmp_path / "bare.pth")
+    pem.load_weights(target, tmp_path / "bare.pth")
+    assert same(source, target)
+
+
+def test_what_is_ignored_has_a_reason(tmp_path) -> None:
+    state = reference_state(small_model()) | {"criterion.empty_weight": torch.ones(6)}
+    report = pem.load_weights(small_model(), write_reference(tmp_path / "model.pth", state))
+    assert "loss" in report.ignored.pop("criterion.empty_weight")
+    assert set(report.ignored) == {name for name in state if name.startswith("backbone.x2.")}
+    assert set(report.ignored.values()) >= {"a second name of backbone.features.0.conv.weight"}
+
+
+def test_an_alias_that_differs_is_warned_of(tmp_path) -> None:
+    source, target = small_model(seed=1), small_model(seed=2)
+    state = reference_state(source)
+    state["backbone.x2.0.0.conv.weight"] = state["backbone.x2.0.0.conv.weight"] + 1
+    report = pem.load_weights(target, write_reference(tmp_path / "model.pth", state))
+    assert same(source, target)
+    assert len(report.warnings) == 1 and "backbone.x2.0.0.conv.weight differs" in report.warnings[0]
+
+
+def test_frozen_batch_norms_have_no_counter(tmp_path) -> None:
+    source, target = small_model(seed=1), small_model(seed=2)
+    state = {k: v for k, v in reference_state(source).items() if not k.endswith("num_batches_tracked")}
+    pem.load_weights(target, write_reference(tmp_path / "model.pth", state))
+    assert same(source, target)
+
+
+def test_legacy_names_load(tmp_path) -> None:
+    """The oldest checkpoints have no "pixel_decoder" in their names and call query_feat static_query."""
+    source, target = small_model(seed=1), small_model(seed=2)
+    state = {
+        name.replace("sem_seg_head.pixel_decoder.", "sem_seg_head.").replace("query_feat", "static_query"): tensor
+        for name, tensor in reference_state(source).items()
+    }
+    assert "sem_seg_head.predictor.static_query.weight" in state and "sem_seg_head.out.conv.weight" in state
+    pem.load_weights(target, write_reference(tmp_path / "model.pth", state))
+    assert same(source, target)
+
+
+def test_a_checkpoint_that_does_not_fit_names_the_tensors_and_changes_nothing(tmp_path) -> None:
+    state = reference_state(small_model(seed=1))
+    del state[ALPHA]
+    state["sem_seg_head.predictor.class_embed.weight"] = torch.zeros(151, 32)
+    state["sem_seg_head.predictor.extra.weight"] = torch.zeros(3)
+    model = small_model(seed=2)
+    with pytest.raises(WeightsError) as error:
+        pem.load_weights(model, write_reference(tmp_path / "model.pth", state))
+    message = str(error.value)
+    assert "lacks 1 tensors (decoder.layers.0.cross_attention.alpha)" in message
+    assert "decoder.class_embed.weight: expected (6, 32), found (151, 32)" in message
+    assert "1 that the model does not know (sem_seg_head.predictor.extra.weight)" in message
+    assert same(model, small_model(seed=2))
+
+
+def test_many_missing_tensors_are_counted_and_the_first_are_named(tmp_path) -> None:
+    state = {k: v for k, v in reference_state(small_model()).items() if "pixel_decoder" not in k}
+    with pytest.raises(WeightsError, match=r"lacks \d\d tensors \(pixel_decoder\.lateral\.0\.0\.weight, .*, \.\.\.\)"):
+        pem.load_weights(small_model(), write_reference(tmp_path / "model.pth", state))
+
+
+# Files that must not be trusted.
+
+
+class Payload:
+    """Unpickling this creates a file, and any code could stand in its place."""
+
+    def __init__(self, evidence: Path) -> None:
+        self.evidence = evidence
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.evidence),)
+
+
+def test_the_payload_works_where_nobody_stops_it(tmp_path) -> None:
+    pickle.loads(pickle.dumps(Payload(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+@pytest.mark.parametrize(
+    "hide",
+    [lambda p: p, lambda p: {"model": p}, lambda p: {"model": {ALPHA: np.array([p])}}],
+    ids=["bare", "under model", "in an array"],
+)
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path, suffix, hide, protocol) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(pickle.dumps(hide(Payload(tmp_path / "ran")), protocol=protocol))
+    with pytest.raises(WeightsError, match="damaged or not a file of weights"):
+        pem.load_weights(small_model(), path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_hostile_torch_file_is_refused_and_does_not_run(tmp_path) -> None:
+    torch.save({"model": Payload(tmp_path / "ran")}, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"it wants \w+\.mkdir, but weights need only tensors"):
+        pem.load_weights(small_model(), tmp_path / "model.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "builtins eval",
+        "os system",
+        "numpy load",
+        "numpy ndarray.tofile",
+        "numpy.core.multiarray fromfile",
+        "torch load",
+    ],
+)
+def test_the_pickle_may_name_nothing_but_arrays(tmp_path, name) -> None:
+    module, attribute = name.split()
+    # Protocol 4, whose dotted names reach into objects.
+    stream = b"\x80\x04" + b"".join(b"\x8c" + bytes([len(s)]) + s.encode() for s in (module, attribute)) + b"\x93."
+    (tmp_path / "model.pkl").write_bytes(stream)
+    with pytest.raises(WeightsError, match=f"it wants {module}.{attribute}, but weights need only numpy arrays"):
+        pem.load_weights(small_model(), tmp_path / "model.pkl")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("module", [b"numpy.core", b"numpy._core"])
+def test_arrays_of_every_protocol_and_numpy_can_be_read(tmp_path, protocol, module) -> None:
+    arrays = {
+        "matrix": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "half": np.ones(3, dtype=np.float16),
+        "big_endian": np.arange(3, dtype=">f8"),
+        "no axis": np.array(7),
+        "scalar": np.float32(2.5),
+    }
+    stream = pickle.dumps(collections.OrderedDict(arrays), protocol=protocol)
+    if protocol < 4:  # later protocols write the length before the name
+        stream = stream.replace(b"numpy._core", b"numpy.core").replace(b"numpy.core", module)
+    (tmp_path / "model.pkl").write_bytes(stream)
+    state = weights._read(tmp_path / "model.pkl")
+    assert state.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert np.array_equal(state[name].numpy(), array)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "html", "of something else"])
+def test_damaged_and_foreign_files_get_one_sentence(tmp_path, suffix, damage) -> None:
+    path = tmp_path / f"model{suffix}"
+    foreign = {"layer.weight": torch.zeros(100, 100)}
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(foreign, path)
+    else:
+        write_reference(path, foreign)
+    whole = path.read_bytes()
+    content = {"truncated": whole[: len(whole) // 2], "empty": b"", "html": b"<html>404: Not Found</html>"}
+    path.write_bytes(content.get(damage, whole))
+    expected = "holds no weights of a PEM" if damage == "of something else" else "damaged or not a file of weights"
+    with pytest.raises(WeightsError, match=expected) as error:
+        pem.load_weights(small_model(), path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_an_unknown_kind_get_one_sentence(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="There is no weights file .*model.pth"):
+        pem.load_weights(small_model(), tmp_path / "model.pth")
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(WeightsError, match="unknown kind; weights are .pth, .pkl, .safetensors files"):
+        pem.load_weights(small_model(), tmp_path / "model.onnx")
+
+
+# Our own files.
+
+
+def test_our_file_brings_the_model_back(tmp_path) -> None:
+    model = small_model(seed=1, empty_mask="release", categories="everyday", pixel_mean=(1.0, 2.0, 3.0))
+    pem.save_weights(model, tmp_path / "model.safetensors")
+    again = pem.load_model(tmp_path / "model.safetensors", device="cpu")
+    assert again.config == model.config  # with the training recipe, nested, and with its tuples
+    assert not again.training
+    assert same(model, again)
+
+
+def test_float16_halves_the_file_and_keeps_vectors_exact(tmp_path) -> None:
+    model = small_model(seed=1)
+    model.backbone.features[0].bn.running_var.fill_(1e6)  # beyond the range of float16
+    pem.save_weights(model, tmp_path / "full.safetensors")
+    pem.save_weights(model, tmp_path / "half.safetensors", dtype=torch.float16)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "full")]
+    assert 0.5 < sizes[0] / sizes[1] < 0.52
+    again = pem.load_model(tmp_path / "half.safetensors", device="cpu").state_dict()
+    for name, tensor in model.state_dict().items():
+        assert again[name].dtype == tensor.dtype  # float32
+        expected = tensor if tensor.ndim < 2 else tensor.half().float()
+        assert torch.equal(again[name], expected)
+
+
+def test_our_file_has_room_for_notes(tmp_path) -> None:
+    pem.save_weights(small_model(), tmp_path / "model.safetensors", metadata={"trained_on": "two photos"})
+    with safetensors.safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert file.metadata()["trained_on"] == "two photos"
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "model.safetensors"
+    pem.save_weights(small_model(seed=1), path)
+    before = path.read_bytes()
+
+    def fail_halfway(tensors, filename, metadata) -> None:
+        Path(filename).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fail_halfway)
+    with pytest.raises(OSError, match="No space left"):
+        pem.save_weights(small_model(seed=2), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_model_of_another_size_does_not_take_our_file(tmp_path) -> None:
+    pem.save_weights(small_model(), tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"decoder\.query_feat\.weight: expected \(9, 32\), found \(12, 32\)"):
+        pem.load_weights(small_model(num_queries=9), tmp_path / "model.safetensors")
+
+
+def rewrite_metadata(path: Path, **changes: str) -> None:
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata=metadata | changes)
+
+
+def test_files_of_a_newer_version_are_told_apart(tmp_path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = small_model()
+    pem.save_weights(model, path)
+    fields = dataclasses.asdict(model.config)
+    rewrite_metadata(path, config=json.dumps(fields | {"num_experts": 8}))
+    with pytest.raises(WeightsError, match="does not know num_experts; update this project"):
+        pem.load_model(path)
+    rewrite_metadata(path, config=json.dumps(fields | {"training": {"rho": 0.05}}))
+    with pytest.raises(WeightsError, match="does not know rho; update this project"):
+        pem.load_model(path)
+    rewrite_metadata(path, config="{")
+    with pytest.raises(WeightsError, match="The config in .* cannot be used"):
+        pem.load_model(path)
+    rewrite_metadata(path, pem_format="2")
+    with pytest.raises(WeightsError, match="has format 2, this version reads 1; update this project"):
+        pem.load_model(path)
+
+
+# The model by name.
+
+
+def test_the_default_is_the_bundled_file(tmp_path, monkeypatch) -> None:
+    bundled = tmp_path / "default.safetensors"
+    monkeypatch.setattr(weights, "DEFAULT_WEIGHTS", bundled)
+    with pytest.raises(FileNotFoundError, match=r"The bundled weights are missing: .*default\.safetensors"):
+        pem.load_model("default")
+    model = small_model(seed=1)
+    pem.save_weights(model, bundled)
+    assert same(model, pem.load_model(device="cpu"))
+
+
+def test_a_preset_goes_with_its_weights(tmp_path) -> None:
+    golden = load_golden("stdc1")
+    preset = "ade20k-panoptic-stdc1"
+    path = write_reference(tmp_path / "model.pth", {k: torch.from_numpy(v) for k, v in golden.weights.items()})
+    model = pem.load_model(preset, device="cpu", weights=path)
+    assert model.config == pem.get_config(preset)
+    assert model.decoder.class_embed.weight.dtype == torch.float32  # the file has float64
+    with pytest.raises(WeightsError, match=f"No weights come with {preset}; pass a checkpoint"):
+        pem.load_model(preset)
+    with pytest.raises(WeightsError, match="does not say which network it belongs to; name a preset"):
+        pem.load_model(path)
+    with pytest.raises(ValueError, match="weights= goes with the name of a preset, not with 'ade21k'"):
+        pem.load_model("ade21k", weights=path)
+
+
+def test_a_safetensors_file_of_others_has_no_config(tmp_path) -> None:
+    safetensors.torch.save_file({"layer.weight": torch.zeros(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="was not written by this project"):
+        pem.load_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404: Not Found</html>", None])
+def test_load_model_says_when_its_file_is_missing_or_damaged(tmp_path, content) -> None:
+    path = tmp_path / "model.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(FileNotFoundError if content is None else WeightsError, match="no weights file|damaged"):
+        pem.load_model(path)
+
+
+def test_a_hub_model_is_pinned_and_downloaded(tmp_path, monkeypatch) -> None:
+    model, calls = small_model(seed=1), []
+    pem.save_weights(model, tmp_path / "model.safetensors")
+
+    def download(repo_id: str, filename: str, *, revision: str) -> str:
+        calls.append((repo_id, filename, revision))
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert same(model, pem.load_model("someone/pem-small@v1.0", device="cpu"))
+    assert calls == [("someone/pem-small", "model.safetensors", "v1.0")]
+    with pytest.raises(ValueError, match="Pin the Hub model 'someone/pem-small' to a tag or commit"):
+        pem.load_model("someone/pem-small")
+
+
+def test_a_hub_that_cannot_be_reached_gets_one_sentence(monkeypatch) -> None:
+    def download(*args: str, **kwargs: str) -> str:
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(WeightsError, match="Cannot fetch model.safetensors of a/b@main from the Hub: Name or service"):
+        pem.load_model("a/b@main")
+
+
+def test_an_unknown_name_is_answered_with_what_there_is() -> None:
+    with pytest.raises(
+        FileNotFoundError, match="There is no model 'defualt': give 'default', .*cityscapes-panoptic-r50"
+    ):
+        pem.load_model("defualt")
+
+
+def test_devices(tmp_path) -> None:
+    pem.save_weights(small_model(), tmp_path / "model.safetensors")
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert next(pem.load_model(tmp_path / "model.safetensors").parameters()).device.type == expected
+    with pytest.raises(ValueError, match="There is no device 'gpu'; use 'auto', 'cpu' or 'cuda'"):
+        pem.load_model(tmp_path / "model.safetensors", device="gpu")
+    with pytest.raises(ValueError, match="no CUDA device 'cuda:99'; use device='cpu' or 'auto'"):
+        pem.load_model(tmp_path / "model.safetensors", device="cuda:99")
