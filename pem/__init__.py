@@ -2,16 +2,30 @@
 
 from pem.config import PEMConfig, get_config
 from pem.model import PEM, build_model
+from pem.outputs import Batch, LayerTrace, PEMOutput, Prediction, Segment, Segmentation
+from pem.postprocess import instances, panoptic, semantic
+from pem.preprocess import load_image, preprocess
 from pem.weights import LoadReport, WeightsError, load_model, load_weights, save_weights
 
 __all__ = [
     "PEM",
+    "Batch",
+    "LayerTrace",
     "LoadReport",
     "PEMConfig",
+    "PEMOutput",
+    "Prediction",
+    "Segment",
+    "Segmentation",
     "WeightsError",
     "build_model",
     "get_config",
+    "instances",
+    "load_image",
     "load_model",
     "load_weights",
+    "panoptic",
+    "preprocess",
     "save_weights",
+    "semantic",
 ]

@@ -39,7 +39,8 @@ class TrainingConfig:
     no_object_weight: float = 0.1
     # Weight of a segment whose label a machine made (our everyday data); 1 trusts it like a person's.
     pseudo_weight: float = 0.5
-    # Per-pixel cross-entropy on the mask features, through a layer that is thrown away after training. 0 = off, as published.
+    # Per-pixel cross-entropy on the mask features, through a layer that is thrown away after training.
+    # 0 = off, as published.
     auxiliary_semantic_weight: float = 0.0
     ema_decay: float = 0.0  # 0 = off, as published
 

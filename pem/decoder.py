@@ -45,6 +45,8 @@ class FeedForward(nn.Module):
 
 
 class DecoderLayer(nn.Module):
+    """Cross-attention to the image, self-attention between the queries, feed-forward."""
+
     def __init__(self, config: PEMConfig) -> None:
         super().__init__()
         dim, heads = config.hidden_dim, config.num_heads
@@ -55,6 +57,16 @@ class DecoderLayer(nn.Module):
         )
         self.self_attention = SelfAttention(dim, heads)
         self.feed_forward = FeedForward(dim, config.ffn_dim)
+
+    def forward(
+        self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor, trace: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The new query [B, Q, D]; for a trace also the token that each head picked and its score, [B, h, Q]."""
+        inputs = (query, query_embed, source, position, banned)
+        query, index, similarity = self.cross_attention(*inputs)
+        if trace and isinstance(self.cross_attention, MaskedCrossAttention):
+            index, similarity = self.cross_attention.peak(*inputs)
+        return self.feed_forward(self.self_attention(query, query_embed)), index, similarity
 
 
 class Decoder(nn.Module):
@@ -97,13 +109,9 @@ class Decoder(nn.Module):
             scale = i % len(STRIDES)
             with torch.no_grad():
                 banned = predictions[-1].mask_embed @ small_features[scale] < 0  # [B, Q, N]
-            inputs = (query, query_embed, sources[scale], positions[scale], banned)
-            query, index, similarity = layer.cross_attention(*inputs)
-            query = layer.feed_forward(layer.self_attention(query, query_embed))
+            query, index, similarity = layer(query, query_embed, sources[scale], positions[scale], banned, trace)
             predictions.append(self.predict(query, mask_features))
             if trace:
-                if isinstance(layer.cross_attention, MaskedCrossAttention):
-                    index, similarity = layer.cross_attention.peak(*inputs)
                 layer_traces.append(
                     LayerTrace(
                         stride=STRIDES[scale],

@@ -18,7 +18,7 @@ class PEM(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config.backbone)
-        self.pixel_decoder = PixelDecoder(self.backbone.channels, config.conv_dim, config.hidden_dim)  # type: ignore[arg-type]
+        self.pixel_decoder = PixelDecoder(self.backbone.channels, config.conv_dim, config.hidden_dim)
         self.decoder = Decoder(config)
 
     def forward(self, pixels: Tensor, trace: bool = False) -> PEMOutput:

@@ -55,7 +55,7 @@ class DeformableUpsample(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Backbone features -> mask features [B, mask_dim, H/4, W/4] and three levels [B, conv_dim, H/s, W/s], s = 32, 16, 8."""
+    """Backbone features -> mask features [B, mask_dim, H/4, W/4] and levels [B, conv_dim, H/s, W/s], s = 32, 16, 8."""
 
     def __init__(self, in_channels: tuple[int, ...], conv_dim: int, mask_dim: int) -> None:
         super().__init__()

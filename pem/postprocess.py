@@ -61,10 +61,10 @@ def panoptic(
 
         found: list[_Found] = []
         stuff_ids: dict[int, int] = {}
-        id_of_painter = np.zeros(len(queries) + 1, np.int32)  # the last entry is for pixels that nobody paints
+        id_of_owner = np.zeros(max(2 * len(queries), 1), np.int32)  # in its second half: faint pixels, which are void
         for k, query in enumerate(queries.tolist()):
-            owner_px, mask_px, painted_px = owned.owner_px[k], owned.mask_px[k], owned.painted_px[k]
-            if min(owner_px, mask_px, painted_px) == 0 or owner_px / mask_px < overlap_threshold:
+            owned_px, painted_px, mask_px = owned.owned_px[k], owned.painted_px[k], owned.mask_px[k]
+            if min(owned_px, painted_px, mask_px) == 0 or owned_px / mask_px < overlap_threshold:
                 continue
             part = _Found(int(labels[i, query]), float(scores[i, query]), painted_px, (query,))
             segment_id = stuff_ids.get(part.category_id)
@@ -75,8 +75,8 @@ def panoptic(
                 segment_id = len(found)
                 if not categories[part.category_id].is_thing:
                     stuff_ids[part.category_id] = segment_id
-            id_of_painter[k] = segment_id
-        ids = id_of_painter[owned.painter]
+            id_of_owner[k] = segment_id
+        ids = id_of_owner[owned.owner]
         results.append(Segmentation(ids, _segments(found, ndimage.find_objects(ids), categories)))
     return results
 
@@ -164,6 +164,7 @@ class _Strip(NamedTuple):
     cells: slice  # the mask cells that they depend on
     to_input: Tensor  # weights [input pixels, cells]: enlargement to the pixels of the network's input
     to_original: Tensor  # weights [pixels, input pixels]: from the input without its padding to the original
+    both: Tensor  # weights [pixels, cells]: the one after the other
 
 
 @dataclass(frozen=True)
@@ -193,12 +194,17 @@ class _Masks:
             pixels = range(start, min(start + step, original))
             inputs, to_original = _bilinear_weights(pixels, content, original, self.logits)
             window, to_input = _bilinear_weights(inputs, cells, cells * MASK_STRIDE, self.logits)
-            strips.append(_Strip(slice(start, pixels.stop), slice(window.start, window.stop), to_input, to_original))
+            both = to_original @ to_input
+            strips.append(_Strip(slice(start, pixels.stop), slice(window.start, window.stop), to_input, to_original, both))
         return strips
 
     def window(self, rows: _Strip, cols: _Strip) -> Tensor:
         """The logits that a tile depends on, [Q, cells, cells]."""
         return self.logits[:, rows.cells, cols.cells]
+
+    def tile(self, rows: _Strip, cols: _Strip) -> Tensor:
+        """The logits of a tile at the size of the original, [Q, pixels, pixels]."""
+        return _resize(self.window(rows, cols), rows.both, cols.both)
 
 
 def _bilinear_weights(outputs: range, in_size: int, out_size: int, like: Tensor) -> tuple[range, Tensor]:
@@ -234,39 +240,29 @@ def _best(values: Tensor) -> tuple[Tensor, Tensor]:
 class _Owned(NamedTuple):
     """How the pixels of one image are shared among k queries."""
 
-    painter: np.ndarray  # int16 [H0, W0]: place of the query whose segment the pixel is, or k for none
-    owner_px: list[int]  # per query: pixels where it is the strongest
-    mask_px: list[int]  # per query: pixels where its mask probability is at least 0.5
-    painted_px: list[int]  # per query: pixels where both hold
+    owner: np.ndarray  # int16 [H0, W0]: place of the strongest query, plus k where its mask probability is below 0.5
+    owned_px: list[int]  # per query: pixels where it is the strongest
+    painted_px: list[int]  # per query: those of them where its mask probability is at least 0.5
+    mask_px: list[int]  # per query: all pixels where its mask probability is at least 0.5
 
 
 def _assign_pixels(masks: _Masks, scores: Tensor) -> _Owned:
     k = len(scores)
-    painter = np.full(masks.original_size, k, np.int16)
-    owner_px, mask_px, painted_px = (torch.zeros(k + 1, dtype=torch.int64, device=scores.device) for _ in range(3))
+    owner_map = np.zeros(masks.original_size, np.int16)
     if k == 0:
-        return _Owned(painter, [], [], [])
-
+        return _Owned(owner_map, [], [], [])
+    owner_px = torch.zeros(2 * k, dtype=torch.int64, device=scores.device)
+    mask_px = torch.zeros(k, dtype=torch.int64, device=scores.device)
     for rows, cols in masks.tiles():
-        window = masks.window(rows, cols)
-        # An interpolated value lies between its neighbours. So where a query's largest bid is below the smallest bid
-        # of another, it owns nothing here, and where all its logits have one sign, its mask is all or nothing.
-        low, high = window.flatten(1).aminmax(dim=1)
-        bids = high.sigmoid() * scores >= (low.sigmoid() * scores).max()
-        active = (bids | ((low < 0) & (high >= 0))).nonzero()[:, 0]
-        row_weights, col_weights = rows.to_original @ rows.to_input, cols.to_original @ cols.to_input
-        probs = _resize(window[active], row_weights, col_weights).sigmoid_()
-
-        in_mask = torch.where(low >= 0, probs[0].numel(), 0)
-        in_mask[active] = torch.ge(probs, 0.5, out=torch.empty_like(probs)).sum((1, 2)).long()
-        mask_px[:k] += in_mask
-        best, winner = _best(probs.mul_(scores[active, None, None]))
-        owner = active[winner]
-        painted = torch.where(best >= 0.5 * scores[owner], owner, k)
-        owner_px += owner.flatten().bincount(minlength=k + 1)
-        painted_px += painted.flatten().bincount(minlength=k + 1)
-        painter[rows.pixels, cols.pixels] = painted.cpu().numpy()
-    return _Owned(painter, owner_px.tolist(), mask_px.tolist(), painted_px.tolist())
+        probs = masks.tile(rows, cols).sigmoid_()
+        # Comparing into floats spares the slow sum of booleans.
+        mask_px += torch.ge(probs, 0.5, out=torch.empty_like(probs)).sum((1, 2)).long()
+        best, owner = _best(probs.mul_(scores[:, None, None]))
+        owner += k * (best < 0.5 * scores[owner])
+        owner_px += owner.flatten().bincount(minlength=2 * k)
+        owner_map[rows.pixels, cols.pixels] = owner.cpu().numpy()
+    painted_px, faint_px = owner_px.view(2, k)
+    return _Owned(owner_map, (painted_px + faint_px).tolist(), painted_px.tolist(), mask_px.tolist())
 
 
 def _classify_pixels(masks: _Masks, probs: Tensor, resize_evidence: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -274,14 +270,12 @@ def _classify_pixels(masks: _Masks, probs: Tensor, resize_evidence: bool) -> tup
     labels = np.empty(masks.original_size, np.int16)
     share_sum = torch.zeros(probs.shape[1], dtype=torch.float64, device=probs.device)
     for rows, cols in masks.tiles():
-        window = masks.window(rows, cols)
         if resize_evidence:
-            mask_probs = _resize(window, rows.to_input, cols.to_input).sigmoid_()
+            mask_probs = _resize(masks.window(rows, cols), rows.to_input, cols.to_input).sigmoid_()
             evidence = torch.tensordot(probs.T, mask_probs, 1)
             evidence = _resize(evidence, rows.to_original, cols.to_original)
         else:
-            row_weights, col_weights = rows.to_original @ rows.to_input, cols.to_original @ cols.to_input
-            evidence = torch.tensordot(probs.T, _resize(window, row_weights, col_weights).sigmoid_(), 1)
+            evidence = torch.tensordot(probs.T, masks.tile(rows, cols).sigmoid_(), 1)
         best, label = _best(evidence)
         share = best / evidence.sum(0).clamp(min=torch.finfo(best.dtype).tiny)  # all classes may have underflowed to 0
         share_sum += label.flatten().bincount(share.flatten(), minlength=len(share_sum))
@@ -315,8 +309,7 @@ def _cut_out(masks: _Masks) -> tuple[np.ndarray, np.ndarray]:
     inside = np.zeros((k, *masks.original_size), bool)
     prob_sum, area_px = torch.zeros(2, k, dtype=torch.float64, device=masks.logits.device)
     for rows, cols in masks.tiles():
-        row_weights, col_weights = rows.to_original @ rows.to_input, cols.to_original @ cols.to_input
-        logits = _resize(masks.window(rows, cols), row_weights, col_weights)
+        logits = masks.tile(rows, cols)
         positive = logits > 0
         prob_sum += (logits.sigmoid_() * positive).sum((1, 2))
         area_px += positive.sum((1, 2))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import pem
 import pytest
 import torch
+
+import pem
 from pem.outputs import PEMOutput
 from pem.training.criterion import Criterion
 from pem.training.data import Target

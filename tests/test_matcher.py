@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
+
 from pem.config import TrainingConfig
 from pem.outputs import Prediction
 from pem.training.data import Target
 from pem.training.matcher import draw_points, is_known, match, matching_cost, sample_nearest, sample_segments
-from torch.nn import functional as F
 
 ALL_POINTS = TrainingConfig(num_points=1_000_000)  # more than there are pixels: every pixel centre once
 

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pem
 import pytest
 import torch
 from PIL import Image
+from torch import distributed, multiprocessing
+
+import pem
 from pem.training.data import PanopticDataset, Target, collate
 from pem.training.train import RepeatableSampler, SeededDataset, Trainer, learning_rate, train
-from torch import distributed, multiprocessing
 
 BASE = pem.get_config("default")
 CONFIG = dataclasses.replace(
@@ -116,7 +117,11 @@ def test_weight_decay_spares_norms_and_embeddings_only() -> None:
         layer.cross_attention.key_norm.bias,
     ):
         assert decays[spared] == 0
-    for decayed in (layer.cross_attention.alpha, layer.cross_attention.proj.bias, model.pixel_decoder.upsample[0].weight):
+    for decayed in (
+        layer.cross_attention.alpha,
+        layer.cross_attention.proj.bias,
+        model.pixel_decoder.upsample[0].weight,
+    ):
         assert decays[decayed] == 0.05
 
 

@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 
 class MaskedCrossAttention(nn.Module):
-    """Softmax attention of each query over all tokens inside its previous mask. Same interface as PrototypeCrossAttention.
+    """Softmax attention of each query over all tokens inside its previous mask.
 
-    A query whose mask bans every token sees all of them.
+    The interface is PrototypeCrossAttention's, without its choice: the second and third value are None. A query whose
+    mask bans every token sees all of them.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import resnet50
 
+from pem.backbones.base import Backbone
 
-class ResNet50(nn.Module):
+
+class ResNet50(Backbone):
     channels = (256, 512, 1024, 2048)
 
     def __init__(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pem.backbones.base import Backbone
+
 BLOCKS_PER_STAGE = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}
 
 
@@ -50,7 +52,7 @@ class CatBlock(nn.Module):
         return torch.cat(outputs, dim=1)
 
 
-class STDC(nn.Module):
+class STDC(Backbone):
     channels = (64, 256, 512, 1024)
 
     def __init__(self, name: str) -> None:

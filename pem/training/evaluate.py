@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from pem.config import PEMConfig
 from pem.model import PEM
+from pem.outputs import Segmentation
 from pem.postprocess import panoptic, semantic
 from pem.preprocess import preprocess
-from pem.training.data import PanopticDataset, open_split
+from pem.training.data import PanopticDataset, Target, open_split
 from pem.training.metrics import PartialIoU, PartialPanopticQuality
 from pem.weights import load_model
 
@@ -32,10 +33,10 @@ class _Scores:
         self.iou = PartialIoU(len(is_thing))
         self.num_images = 0
 
-    def add(self, other: _Scores) -> None:
-        self.panoptic.merge_state(other.panoptic)
-        self.iou.merge_state(other.iou)
-        self.num_images += other.num_images
+    def update(self, panoptic_reading: Segmentation, semantic_reading: Segmentation, target: Target) -> None:
+        self.panoptic.update(panoptic_reading, target)
+        self.iou.update(semantic_reading, target)
+        self.num_images += 1
 
     def summary(self, names: list[str]) -> dict[str, Any]:
         """Means over the classes that occur, and the classes themselves; None where there is nothing to judge."""
@@ -66,29 +67,25 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
     Each image is run once, by itself and at the preset's size; PQ, SQ and RQ judge its panoptic reading and IoU its
     semantic one, at the original size. The result, ready for JSON, holds ``conditions``, ``overall`` and the same for
     each data source in ``per_source``. Scores are fractions 0..1, pooled over the images, then averaged over the
-    classes that occur; None where no class does.
+    classes that occur; None where no class does. Raises ValueError for a model in training mode.
     """
+    if model.training:
+        raise ValueError("The model is in training mode; call model.eval() first.")
     parameter = next(model.parameters())
     count = len(dataset) if limit is None else min(limit, len(dataset))
     is_thing = [bool(category["isthing"]) for category in dataset.categories]
+    overall = _Scores(is_thing)
     per_source: dict[str, _Scores] = {}
-    was_training = model.training
-    model.eval()
     for step in tqdm(range(count), desc="evaluate", unit="image"):
         index = step * len(dataset) // count
         image, target = dataset.original(index)
         batch = preprocess([image], config, parameter.device)
         with torch.inference_mode():
             output = model(batch.pixels)
-        scores = per_source.setdefault(dataset.records[index].source, _Scores(is_thing))
-        scores.panoptic.update(panoptic(output, batch, config)[0], target)
-        scores.iou.update(semantic(output, batch, config)[0], target)
-        scores.num_images += 1
-    model.train(was_training)
+        readings = panoptic(output, batch, config)[0], semantic(output, batch, config)[0]
+        for scores in (overall, per_source.setdefault(dataset.records[index].source, _Scores(is_thing))):
+            scores.update(*readings, target)
 
-    overall = _Scores(is_thing)
-    for scores in per_source.values():
-        overall.add(scores)
     names = [category["name"] for category in dataset.categories]
     return {
         "conditions": {

@@ -65,8 +65,8 @@ def sample_nearest(ids: Tensor, points: Tensor) -> Tensor:
 def is_known(ids: Tensor, labels: Tensor, exhaustive: Tensor) -> Tensor:
     """Where a point says something about a segment: ids [S or 1, P], labels [S] -> bool [S, P].
 
-    Void says nothing. A point that is none of the image's exhaustive categories (NONE_OF_THESE) is outside the segments of
-    those categories, and may or may not belong to a segment of another one.
+    Void says nothing. A point that is none of the image's exhaustive categories (NONE_OF_THESE) is outside the segments
+    of those categories, and may or may not belong to a segment of another one.
     """
     return (ids > NONE_OF_THESE) | ((ids == NONE_OF_THESE) & exhaustive[labels][:, None])
 

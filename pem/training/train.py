@@ -39,6 +39,8 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model = model
         self.criterion = Criterion(model.config)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(model.config.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(model.config.pixel_std).view(3, 1, 1), persistent=False)
 
@@ -161,7 +163,7 @@ class Trainer:
         if self.config.backbone_lr_factor == 0:
             model.backbone.requires_grad_(False)
         # Channels last is the layout that the convolutions of both kinds of device like best.
-        self.core = TrainingStep(model).to(device, memory_format=torch.channels_last)
+        self.core = TrainingStep(model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(model).eval().requires_grad_(False) if self.config.ema_decay else None
         self.optimizer = build_optimizer(self.core, self.config)
         self.module: nn.Module = self.core
@@ -220,7 +222,7 @@ def train(
     save_minutes: float = 5.0,
 ) -> None:
     """Runs to the last iteration; writes log.jsonl, checkpoint.pt and at the end model.safetensors into ``out``."""
-    config, (rank, world_size) = trainer.config, rank_and_world_size()
+    config, (rank, _) = trainer.config, rank_and_world_size()
     sampler = RepeatableSampler(dataset, config.batch_size, trainer.step, config.iterations, trainer.seed)
     loader = DataLoader(SeededDataset(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=collate)
     bar = tqdm(total=config.iterations, initial=trainer.step, unit="it", disable=rank > 0, dynamic_ncols=True)

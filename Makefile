@@ -1,0 +1,38 @@
+# `make app` is all that a visitor needs; `make help` lists the rest.
+PYTHON ?= python3
+PORT ?= 7860
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup app test
+
+help:
+	@echo "make app    serve the page at http://127.0.0.1:$(PORT) (PORT=... for another; offline after the first time)"
+	@echo "make test   lint, type check and run all tests"
+	@echo "make setup  only create $(VENV) and install requirements.txt into it"
+	@echo "PYTHON=...  the Python, 3.10 to 3.12, that $(VENV) is made with (now: $(PYTHON))"
+
+setup: $(VENV)/.installed
+
+app: setup
+	GRADIO_SERVER_PORT=$(PORT) $(BIN)/python app.py
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy pem analysis
+	$(BIN)/python -m pytest -q
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "$(PYTHON) is too old or missing: name a Python 3.10 to 3.12 with make PYTHON=/path/to/python."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are older than a requirements file that changed since, and then pip runs again.
+$(VENV)/.installed: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	touch $(VENV)/.installed $@

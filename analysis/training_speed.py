@@ -1,0 +1,132 @@
+"""Photos per second in training: the exact shortcuts of this project against the straightforward way, in one run.
+
+``python -m analysis.training_speed --out analysis/results/training_speed.json``
+
+Straightforward means torchvision's deformable convolution, seven full-size mask products with gradient, mask losses on
+every cell of the matched masks, and float32. The shortcuts are switched on one after the other; the variants take
+turns, so that a busy machine slows all of them. Photos and labels are made up: their content does not change the cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
+
+import pem
+from analysis.results import conditions, save_json
+from pem.outputs import PEMOutput
+from pem.training.criterion import Criterion
+from pem.training.data import FIRST_SEGMENT, Target
+from pem.training.matcher import match, sample_nearest
+from pem.training.train import Trainer
+
+SEGMENTS_PER_PHOTO = 7  # the mean of the everyday photos
+
+
+class FullSizeCriterion(Criterion):
+    """The losses on every cell of full-size masks, as one would first write them."""
+
+    def forward(self, output: PEMOutput, targets: list[Target]) -> dict[str, Tensor]:
+        predictions = [*output.aux_outputs, output]
+        matches, unlabelled = match(predictions, targets, dataclasses.replace(self.config, num_points=12_544))
+        masks = torch.stack([p.pred_masks for p in predictions])  # [L, B, Q, h, w]
+        mask_loss = dice_loss = masks.new_zeros(())
+        for b, (target, pairs) in enumerate(zip(targets, matches, strict=True)):
+            logits = masks[pairs.prediction, b, pairs.query]
+            rows, cols = ((torch.arange(n) + 0.5) / n for n in logits.shape[1:])
+            ids = sample_nearest(target.ids, torch.cartesian_prod(rows, cols)).view(logits.shape[1:])
+            inside = (ids == pairs.segment[:, None, None] + FIRST_SEGMENT).float()
+            probs = logits.sigmoid()
+            mask_loss = (
+                mask_loss + F.binary_cross_entropy_with_logits(logits, inside, reduction="none").mean((1, 2)).sum()
+            )
+            overlap, total = (probs * inside).sum((1, 2)), probs.sum((1, 2)) + inside.sum((1, 2))
+            dice_loss = dice_loss + (1 - (2 * overlap + 1) / (total + 1)).sum()
+        return {
+            "class": self.class_loss(predictions, targets, matches, unlabelled),
+            "mask": mask_loss,
+            "dice": dice_loss,
+            "semantic": self.semantic_loss(output.mask_features, targets),
+        }
+
+
+def torchvision_deform_conv2d(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
+    return deform_conv2d(x, offset, weight, padding=1, mask=modulation)
+
+
+def make_batch(batch_size: int, size_px: int, num_classes: int) -> tuple[Tensor, list[Target]]:
+    """Noise, labelled in vertical stripes."""
+    images = torch.randint(0, 256, (batch_size, 3, size_px, size_px), dtype=torch.uint8)
+    stripe = torch.arange(size_px) * SEGMENTS_PER_PHOTO // size_px + FIRST_SEGMENT
+    ids = stripe.expand(size_px, -1).short().contiguous()
+    labels = torch.arange(SEGMENTS_PER_PHOTO)
+    target = Target(ids, labels, torch.ones(len(labels)), torch.ones(num_classes, dtype=torch.bool))
+    return images, [target] * batch_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.training_speed", description=__doc__.split("\n")[0])
+    parser.add_argument("--size", type=int, default=256, help="side of the photos in pixels (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    arguments = parser.parse_args()
+
+    config = pem.get_config("default")
+    images, targets = make_batch(arguments.batch_size, arguments.size, config.num_classes)
+
+    def trainer(autocast: bool, full_size: bool) -> Trainer:
+        torch.manual_seed(0)
+        made = Trainer(pem.PEM(config), torch.device("cpu"), autocast, seed=0)
+        if full_size:
+            plain = FullSizeCriterion(config)
+            plain.load_state_dict(made.core.criterion.state_dict())
+            made.core.criterion = plain
+        return made
+
+    plain_conv = patch("pem.pixel_decoder.modulated_deform_conv2d", torchvision_deform_conv2d)
+    ours: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    variants = {
+        "straightforward": (trainer(False, True), lambda: plain_conv),
+        "+ deformable convolution by grid_sample": (trainer(False, True), ours),
+        "+ losses on points, masks only where matched": (trainer(False, False), ours),
+        "+ bfloat16 autocast": (trainer(True, False), ours),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for repeat in range(arguments.repeats + 1):
+        for name, (made, context) in variants.items():
+            with context():
+                start = time.perf_counter()
+                made.train_step(images, targets)
+                if repeat:  # the first is a warm-up
+                    seconds[name].append(time.perf_counter() - start)
+    base = statistics.median(seconds["straightforward"])
+    rows = []
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        row = {
+            "variant": name,
+            "photos_per_s": round(arguments.batch_size / median, 2),
+            "step_ms": [round(1e3 * t) for t in sorted(times)],
+            "speedup": round(base / median, 2),
+        }
+        rows.append(row)
+        print(f"{name:48}{row['photos_per_s']:8.2f} photos/s{row['speedup']:8.2f}x")
+    if arguments.out:
+        about = {"size_px": arguments.size, "batch": arguments.batch_size, "backbone": config.backbone}
+        save_json({"conditions": conditions("cpu"), **about, "rows": rows}, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

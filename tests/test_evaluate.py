@@ -1,0 +1,160 @@
+"""The evaluation as a whole: from a data folder and a model to a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_model import small_config, small_model
+from torch import Tensor, nn
+
+import pem
+from pem.outputs import PEMOutput
+from pem.training import evaluate as module
+from pem.training.data import open_split
+
+SIDE_PX = 64
+PERSON, DOG, SKY = 0, 1, 2
+CONFIG = dataclasses.replace(small_config(num_classes=3), short_side_px=SIDE_PX, max_long_side_px=SIDE_PX)
+
+
+def write_photos(folder: Path) -> Path:
+    """Two photos: sky above and two persons below, fully labelled; and one with a dog, for which only persons are
+    labelled, next to a person that a machine named."""
+    categories = [
+        {"id": 1, "name": "person", "isthing": 1},
+        {"id": 2, "name": "dog", "isthing": 1},
+        {"id": 3, "name": "sky", "isthing": 0},
+    ]
+    street = np.full((SIDE_PX, SIDE_PX), 10)
+    street[32:, :32], street[32:, 32:] = 11, 12
+    garden = np.full((SIDE_PX, SIDE_PX), 1)
+    garden[:32, :32], garden[32:, :32], garden[32:, 32:] = 20, 21, 22
+    for name in ("val", "panoptic_val"):
+        (folder / name).mkdir()
+    for name, ids in (("street", street), ("garden", garden)):
+        # The photo is its own label, for the model below that knows everything.
+        picture = Image.fromarray(np.stack([ids, ids * 0, ids * 0], axis=-1).astype(np.uint8))
+        picture.save(folder / "val" / f"{name}.png")
+        picture.save(folder / "panoptic_val" / f"{name}.png")
+    content = {
+        "categories": categories,
+        "exhaustive": {"persons": ["person"]},
+        "images": [
+            {"id": 1, "file_name": "street.png", "source": "towns"},
+            {"id": 2, "file_name": "garden.png", "source": "homes", "exhaustive": "persons"},
+        ],
+        "annotations": [
+            {
+                "image_id": 1,
+                "file_name": "street.png",
+                "segments_info": [
+                    {"id": 10, "category_id": 3},
+                    {"id": 11, "category_id": 1},
+                    {"id": 12, "category_id": 1},
+                ],
+            },
+            {
+                "image_id": 2,
+                "file_name": "garden.png",
+                "segments_info": [
+                    {"id": 20, "category_id": 1},
+                    {"id": 21, "category_id": 2},
+                    {"id": 22, "category_id": 1, "pseudo": 1},
+                ],
+            },
+        ],
+    }
+    (folder / "panoptic_val.json").write_text(json.dumps(content))
+    return folder
+
+
+class Clairvoyant(nn.Module):
+    """Reads the segments off the photo: one query per value of the red channel, with the class given for it."""
+
+    def __init__(self, class_of: dict[int, int]) -> None:
+        super().__init__()
+        self.class_of = class_of
+        self.anchor = nn.Parameter(torch.zeros(()))
+        self.runs = 0
+
+    def forward(self, pixels: Tensor) -> PEMOutput:
+        self.runs += 1
+        red = (pixels[:, 0] * CONFIG.pixel_std[0] + CONFIG.pixel_mean[0]).round()[:, ::4, ::4]
+        masks = torch.stack([red == value for value in self.class_of], dim=1) * 20.0 - 10
+        logits = torch.full((1, len(self.class_of), CONFIG.num_classes + 1), -10.0)
+        logits[0, torch.arange(len(self.class_of)), list(self.class_of.values())] = 10
+        return PEMOutput(logits, torch.eye(len(self.class_of))[None], masks)
+
+
+# Value 1 is where the garden has none of the judged classes; the semantic reading has to say something there.
+TRUTH = {10: SKY, 11: PERSON, 12: PERSON, 20: PERSON, 21: DOG, 22: PERSON, 1: DOG}
+ONE = pytest.approx(1, abs=0.002)  # at a corner between masks, no mask reaches one half
+
+
+def test_a_model_that_knows_everything_scores_one(tmp_path: Path) -> None:
+    model = Clairvoyant(TRUTH).eval()
+    result = module.evaluate(model, CONFIG, open_split(write_photos(tmp_path), "val", CONFIG))
+    assert model.runs == 2, "one run of the network per photo"
+    overall = result["overall"]
+    assert [overall[key] for key in ("miou", "pq", "sq", "rq", "pq_things", "pq_stuff")] == [ONE] * 6
+    person, dog, sky = overall["per_class"]
+    assert (person["category"], person["segments"]) == ("person", 3), "the machine-named person is not evaluated"
+    assert (dog["segments"], dog["pq"], dog["iou"]) == (0, None, None), "nobody labelled all dogs"
+    assert (sky["segments"], sky["iou"]) == (1, ONE)
+    assert {source: scores["images"] for source, scores in result["per_source"].items()} == {"homes": 1, "towns": 1}
+
+
+def test_sources_are_scored_apart_and_pooled(tmp_path: Path) -> None:
+    # The sky is called a dog: wrong in the street, which labels both; in the garden nothing changes.
+    result = module.evaluate(
+        Clairvoyant({**TRUTH, 10: DOG}).eval(), CONFIG, open_split(write_photos(tmp_path), "val", CONFIG)
+    )
+    assert result["per_source"]["homes"]["pq"] == ONE
+    # Persons 1, sky 0; no dog was to be found.
+    towns = result["per_source"]["towns"]
+    assert (towns["pq"], towns["miou"]) == (pytest.approx(0.5, abs=0.001), pytest.approx(0.5, abs=0.001))
+    assert result["overall"]["pq_things"] == ONE and result["overall"]["pq_stuff"] == 0
+
+
+def test_limit_and_conditions(tmp_path: Path) -> None:
+    dataset = open_split(write_photos(tmp_path), "val", CONFIG)
+    result = module.evaluate(Clairvoyant(TRUTH).eval(), CONFIG, dataset, limit=1)
+    assert result["overall"]["images"] == 1
+    conditions = result["conditions"]
+    assert (conditions["device"], conditions["precision"], conditions["batch"]) == ("cpu", "float32", 1)
+    assert conditions["torch"] == torch.__version__ and conditions["short_side_px"] == SIDE_PX
+
+
+def test_a_model_in_training_mode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model.eval\(\)"):
+        module.evaluate(Clairvoyant(TRUTH).train(), CONFIG, open_split(write_photos(tmp_path), "val", CONFIG))
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_photos(tmp_path)
+    weights = tmp_path / "small.safetensors"
+    changes = {"num_classes": 3, "short_side_px": SIDE_PX, "max_long_side_px": SIDE_PX}
+    pem.save_weights(small_model(**changes), weights)
+    out = tmp_path / "results" / "scores.json"
+    module.main(["--weights", str(weights), "--data", str(data), "--device", "cpu", "--out", str(out)])
+    table = capsys.readouterr().out
+    assert "miou" in table and "towns" in table and "person" in table
+    result = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert result["conditions"]["split"] == "val"
+    assert result["conditions"]["command"].startswith("python -m pem.training.evaluate --weights")
+    assert 0 <= result["overall"]["miou"] <= 1
+
+
+def test_trouble_is_one_sentence_on_the_terminal(tmp_path: Path) -> None:
+    weights = tmp_path / "small.safetensors"
+    pem.save_weights(small_model(), weights)  # five classes; the photos have three
+    with pytest.raises(SystemExit, match="3 categories but config .* num_classes 5"):
+        module.main(["--weights", str(weights), "--data", str(write_photos(tmp_path)), "--device", "cpu"])
+    with pytest.raises(SystemExit, match="neither a folder 'test'"):
+        module.main(["--weights", str(weights), "--data", str(tmp_path), "--split", "test", "--device", "cpu"])

@@ -1,0 +1,27 @@
+"""The photo field, in a module of its own: Gradio writes a .pyi file beside every subclass of a component."""
+
+from __future__ import annotations
+
+import gradio as gr
+import numpy as np
+from gradio.data_classes import ImageData
+
+from pem.preprocess import ImageError, load_image
+
+
+class SafeImage(gr.Image):
+    """gr.Image that opens files as pem.load_image does.
+
+    Gradio's own reading clips 16-bit photos, drops transparency, hands out palettes for GIFs and accepts decompression
+    bombs. Here every photo becomes uint8 RGB [H0, W0, 3], and what cannot is refused with one sentence on the page.
+    """
+
+    is_template = True  # drawn in the browser as gr.Image is
+
+    def preprocess(self, payload: ImageData | None) -> np.ndarray | None:
+        if payload is None or payload.path is None:
+            return None
+        try:
+            return np.asarray(load_image(payload.path))
+        except ImageError as error:
+            raise gr.Error(str(error), print_exception=False) from None
