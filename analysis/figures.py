@@ -1,4 +1,4 @@
-"""Pictures for the README, made by the bundled model: ``python -m analysis.figures --out assets/figures/overview.png``."""
+"""Pictures for the README: ``python -m analysis.figures --out assets/figures/overview.png``."""
 
 from __future__ import annotations
 

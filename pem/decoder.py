@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 from pem.config import PEMConfig
-from pem.layers import MLP, sine_position_embedding, to_float
+from pem.layers import MLP, sine_position_embedding, to_float, without_autocast
 from pem.outputs import LayerTrace, PEMOutput, Prediction
 
 STRIDES = (32, 16, 8)
@@ -97,8 +97,9 @@ class Decoder(nn.Module):
         # Resizing and the mask product are both linear, so the features are resized once per level and each layer
         # takes its (small) product there, instead of a full-size product and a resize per layer.
         with torch.no_grad():
+            features = to_float(mask_features)
             small_features = [
-                F.interpolate(mask_features, size=x.shape[-2:], mode="bilinear", align_corners=False).flatten(2)
+                F.interpolate(features, size=x.shape[-2:], mode="bilinear", align_corners=False).flatten(2)
                 for x in levels
             ]
 
@@ -107,8 +108,8 @@ class Decoder(nn.Module):
         predictions, layer_traces = [self.predict(query, mask_features)], []
         for i, layer in enumerate(self.layers):
             scale = i % len(STRIDES)
-            with torch.no_grad():
-                banned = predictions[-1].mask_embed @ small_features[scale] < 0  # [B, Q, N]
+            with torch.no_grad(), without_autocast(mask_features.device):
+                banned = to_float(predictions[-1].mask_embed) @ small_features[scale] < 0  # [B, Q, N]
             query, index, similarity = layer(query, query_embed, sources[scale], positions[scale], banned, trace)
             predictions.append(self.predict(query, mask_features))
             if trace:

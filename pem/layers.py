@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,13 @@ from torch.nn import functional as F
 def to_float(tensor: Tensor) -> Tensor:
     """At least float32: half precision is for the network's products, not for norms and decisions."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast off, for products that decide something: float16 may overflow, and bfloat16 has 8 bits."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()  # the meta device, say, knows no autocast
 
 
 def l2_normalize(x: Tensor, dim: int) -> Tensor:

@@ -195,7 +195,9 @@ class _Masks:
             inputs, to_original = _bilinear_weights(pixels, content, original, self.logits)
             window, to_input = _bilinear_weights(inputs, cells, cells * MASK_STRIDE, self.logits)
             both = to_original @ to_input
-            strips.append(_Strip(slice(start, pixels.stop), slice(window.start, window.stop), to_input, to_original, both))
+            strips.append(
+                _Strip(slice(start, pixels.stop), slice(window.start, window.stop), to_input, to_original, both)
+            )
         return strips
 
     def window(self, rows: _Strip, cols: _Strip) -> Tensor:

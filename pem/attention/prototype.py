@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pem.layers import l2_normalize
+from pem.layers import l2_normalize, without_autocast
 
 
 class PrototypeCrossAttention(nn.Module):
@@ -57,7 +57,8 @@ class PrototypeCrossAttention(nn.Module):
             # Only an image whose queries are all empty is released; a lone empty query takes token 0 below.
             empty = empty.all(dim=1, keepdim=True)
         banned = banned & ~empty[..., None]
-        scores = self.split_heads(target) @ self.split_heads(key).transpose(2, 3)  # [B, h, Q, N]
+        with without_autocast(key.device):
+            scores = self.split_heads(target) @ self.split_heads(key).transpose(2, 3)  # [B, h, Q, N]
         similarity, index = scores.masked_fill(banned[:, None], -torch.inf).max(dim=-1)
         return index, similarity.masked_fill(similarity.isneginf(), 0)
 
