@@ -4,12 +4,15 @@ from pem.config import PEMConfig, get_config
 from pem.model import PEM, build_model
 from pem.outputs import Batch, LayerTrace, PEMOutput, Prediction, Segment, Segmentation
 from pem.postprocess import instances, panoptic, semantic
-from pem.preprocess import load_image, preprocess
+from pem.predict import predict
+from pem.preprocess import ImageError, load_image, preprocess
+from pem.render import render
 from pem.weights import LoadReport, WeightsError, load_model, load_weights, save_weights
 
 __all__ = [
     "PEM",
     "Batch",
+    "ImageError",
     "LayerTrace",
     "LoadReport",
     "PEMConfig",
@@ -25,7 +28,9 @@ __all__ = [
     "load_model",
     "load_weights",
     "panoptic",
+    "predict",
     "preprocess",
+    "render",
     "save_weights",
     "semantic",
 ]

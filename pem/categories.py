@@ -21,7 +21,7 @@ class Category:
 
 
 def _spread_color(index: int) -> Color:
-    """Colours that stay apart for any number of classes: the hue turns by the golden ratio, value and saturation alternate."""
+    """Colours that stay apart for any number of classes: the hue turns by the golden ratio, the rest alternates."""
     hue = (0.6 + index * 0.618034) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.75, 0.5, 0.9)[index % 3], (0.9, 0.75, 0.6)[index // 3 % 3])
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -133,9 +133,9 @@ _ADE20K_NAMES = (
 _ADE20K_STUFF = frozenset(
     (
         "wall, building, sky, floor, tree, ceiling, road, grass, sidewalk, earth, mountain, plant, water, house, sea, "
-        "rug, field, rock, base, sand, skyscraper, grandstand, path, runway, stairway, river, bridge, blind, hill, bar, "
-        "hovel, tower, dirt track, land, escalator, buffet, poster, stage, conveyer belt, canopy, pool, falls, tent, "
-        "cradle, tank, lake, blanket, pier, crt screen, shower"
+        "rug, field, rock, base, sand, skyscraper, grandstand, path, runway, stairway, river, bridge, blind, hill, "
+        "bar, hovel, tower, dirt track, land, escalator, buffet, poster, stage, conveyer belt, canopy, pool, falls, "
+        "tent, cradle, tank, lake, blanket, pier, crt screen, shower"
     ).split(", ")
 )
 

@@ -148,8 +148,10 @@ def _default() -> PEMConfig:
             backbone_lr_factor=0.2,
             clip_norm=0.1,
             num_points=1_024,
+            # A short run: classes need more of the gradient than masks, which are good long before.
+            class_weight=5.0,
             auxiliary_semantic_weight=4.0,
-            ema_decay=0.999,
+            ema_decay=0.998,
         ),
     )
 

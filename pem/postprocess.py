@@ -26,7 +26,7 @@ from pem.layers import to_float
 from pem.outputs import Batch, PEMOutput, Segment, Segmentation
 
 MASK_STRIDE = 4  # a mask has one cell for so many pixels of the padded input, along each side
-TILE_PX = (32, 256)  # 8192 pixels of 100 queries are 3 MB of float32: they stay in the processor's cache
+TILE_PX = (64, 128)  # 8192 pixels of 100 queries are 3 MB of float32: they stay in the processor's cache
 # A query belongs to a semantic segment when it gives at least this share of the evidence for it.
 QUERY_SHARE = 0.1
 
@@ -48,10 +48,11 @@ def panoptic(
 
     Raises ValueError for a threshold outside 0..1.
     """
-    object_threshold = _checked("object_threshold", object_threshold, config.object_threshold)
-    overlap_threshold = _checked("overlap_threshold", overlap_threshold, config.overlap_threshold)
+    object_threshold = config.object_threshold if object_threshold is None else object_threshold
+    overlap_threshold = config.overlap_threshold if overlap_threshold is None else overlap_threshold
+    _check_thresholds(object_threshold=object_threshold, overlap_threshold=overlap_threshold)
     categories = categories_for(config)
-    scores, labels = to_float(output.pred_logits).softmax(-1).max(-1)
+    scores, labels = _class_probs(output).max(-1)
     counts = (scores > object_threshold) & (labels != config.num_classes)
 
     results = []
@@ -91,13 +92,15 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
     mask cell, and in any case the strongest one; strongest first.
     """
     categories = categories_for(config)
-    probs = to_float(output.pred_logits).softmax(-1)[..., :-1]  # [B, Q, K]
+    probs = _class_probs(output)[..., :-1]  # [B, Q, K]
 
     results = []
     for i in range(len(batch.original_sizes)):
         masks = _Masks.of(output, batch, i)
         # The published semantic models were read with the evidence resized, the panoptic ones with the masks resized.
-        labels, share_sum = _classify_pixels(masks, probs[i], resize_evidence=config.task == "semantic")
+        # For a photo that was not resized it is the same, and the masks are fewer.
+        resize_evidence = config.task == "semantic" and masks.content_size != masks.original_size
+        labels, share_sum = _classify_pixels(masks, probs[i], resize_evidence)
         areas_px = np.bincount(labels.ravel(), minlength=config.num_classes)
         queries = _queries_of_classes(masks, probs[i], labels)
 
@@ -122,12 +125,12 @@ def instances(
 
     Raises ValueError for a threshold outside 0..1 or ``top_k`` below 1.
     """
-    score_threshold = _checked("score_threshold", score_threshold, score_threshold)
+    _check_thresholds(score_threshold=score_threshold)
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1.")
     categories = categories_for(config)
     is_thing = np.array([category.is_thing for category in categories])
-    probs = to_float(output.pred_logits).softmax(-1)[..., :-1].flatten(1)  # [B, Q * K]
+    probs = _class_probs(output)[..., :-1].flatten(1)  # [B, Q * K]
     top_probs, top_pairs = probs.topk(min(top_k, probs.shape[1]))
 
     results = []
@@ -154,6 +157,18 @@ def instances(
     return results
 
 
+def _class_probs(output: PEMOutput) -> Tensor:
+    """[B, Q, K+1]"""
+    # In float16 a large logit may have become infinite, and the softmax of two of them is no number.
+    return to_float(output.pred_logits).nan_to_num().softmax(-1)
+
+
+def _check_thresholds(**thresholds: float) -> None:
+    for name, value in thresholds.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; it must lie between 0 and 1.")
+
+
 # ------------------------------------------------------------------------------------------ from mask cells to pixels
 
 
@@ -178,7 +193,7 @@ class _Masks:
     @classmethod
     def of(cls, output: PEMOutput, batch: Batch, i: int, queries: Tensor | None = None) -> _Masks:
         logits = output.pred_masks[i] if queries is None else output.pred_masks[i][queries]
-        # In float16 a large logit may have become infinite, and 0 * inf is not what interpolation means.
+        # As above; 0 * inf is not what interpolation means either.
         return cls(to_float(logits).nan_to_num(), batch.content_sizes[i], batch.original_sizes[i])
 
     def tiles(self) -> product[tuple[_Strip, _Strip]]:
@@ -228,8 +243,8 @@ def _resize(window: Tensor, row_weights: Tensor, col_weights: Tensor) -> Tensor:
 
 
 def _best(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The same as ``values.max(0)``, the first of equals included. On a CPU it is several times as fast, for its steps
-    run on whole vectors."""
+    """The same as ``values.max(0)``, the first of equals included, but several times as fast on a CPU: each of its
+    steps runs on whole vectors."""
     best = values.amax(0)
     is_best = torch.eq(values, best, out=torch.empty_like(values))
     countdown = torch.arange(len(values), 0, -1, dtype=values.dtype, device=values.device)
@@ -268,7 +283,7 @@ def _assign_pixels(masks: _Masks, scores: Tensor) -> _Owned:
 
 
 def _classify_pixels(masks: _Masks, probs: Tensor, resize_evidence: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The class of every pixel, int16 [H0, W0], and per class the summed share of the evidence that it won with, [K]."""
+    """The class of every pixel, int16 [H0, W0], and per class the sum of the shares that it won with, [K]."""
     labels = np.empty(masks.original_size, np.int16)
     share_sum = torch.zeros(probs.shape[1], dtype=torch.float64, device=probs.device)
     for rows, cols in masks.tiles():
@@ -286,14 +301,14 @@ def _classify_pixels(masks: _Masks, probs: Tensor, resize_evidence: bool) -> tup
 
 
 def _queries_of_classes(masks: _Masks, probs: Tensor, labels: np.ndarray) -> list[tuple[int, ...]]:
-    """For each class the queries that give at least QUERY_SHARE of the evidence for it where it won, strongest first."""
-    cells, sampled = [], labels
-    for axis in (0, 1):
-        count = -(-masks.content_size[axis] // MASK_STRIDE)
-        centres = (np.arange(count) + 0.5) * MASK_STRIDE * masks.original_size[axis] / masks.content_size[axis]
-        sampled = sampled.take(centres.astype(int).clip(max=masks.original_size[axis] - 1), axis)
-        cells.append(slice(count))
-    mask_probs = masks.logits[:, cells[0], cells[1]].flatten(1).T.sigmoid()
+    """For each class the queries that give QUERY_SHARE or more of the evidence for it where it won, strongest first."""
+    rows, cols = (-(-content // MASK_STRIDE) for content in masks.content_size)  # cells without those of the padding
+    sampled = labels
+    for axis, count in enumerate((rows, cols)):
+        original, content = masks.original_size[axis], masks.content_size[axis]
+        centres = (np.arange(count) + 0.5) * MASK_STRIDE * original / content
+        sampled = sampled.take(centres.astype(int).clip(max=original - 1), axis)
+    mask_probs = masks.logits[:, :rows, :cols].flatten(1).T.sigmoid()
     inside = torch.zeros_like(probs.T).index_add_(
         0, torch.from_numpy(sampled.ravel()).to(probs.device, torch.int64), mask_probs
     )
@@ -312,7 +327,7 @@ def _cut_out(masks: _Masks) -> tuple[np.ndarray, np.ndarray]:
     prob_sum, area_px = torch.zeros(2, k, dtype=torch.float64, device=masks.logits.device)
     for rows, cols in masks.tiles():
         logits = masks.tile(rows, cols)
-        positive = logits > 0
+        positive = torch.gt(logits, 0, out=torch.empty_like(logits))
         prob_sum += (logits.sigmoid_() * positive).sum((1, 2))
         area_px += positive.sum((1, 2))
         inside[:, rows.pixels, cols.pixels] = positive.cpu().numpy()
@@ -359,10 +374,3 @@ def _segments(
         )
         seen[one.category_id] += 1
     return tuple(segments)
-
-
-def _checked(name: str, value: float | None, default: float) -> float:
-    value = default if value is None else value
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}; it must lie between 0 and 1.")
-    return value

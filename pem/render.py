@@ -1,0 +1,111 @@
+"""Segmentation -> what people and programs look at: overlay, legend, id map, COCO panoptic JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pem.categories import Color, categories_for
+from pem.config import PEMConfig
+from pem.outputs import Segmentation
+
+
+def render(image: np.ndarray | Image.Image, segmentation: Segmentation, opacity: float = 0.5) -> np.ndarray:
+    """The image with its segments painted over it, uint8 RGB [H0, W0, 3].
+
+    ``opacity`` 0 leaves the image as it is, 1 hides it under flat colours. White lines part the segments; void stays
+    unpainted. Raises ValueError for an opacity outside 0..1 and for an image of another size than the segmentation.
+    """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity is {opacity}; it must lie between 0 and 1.")
+    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    ids = segmentation.ids
+    if pixels.dtype != np.uint8 or pixels.shape != (*ids.shape, 3):
+        raise ValueError(
+            f"The segmentation belongs to an image of uint8 {[*ids.shape, 3]}, not {pixels.dtype} {list(pixels.shape)}."
+        )
+    # Blending is linear in the 256 levels of a pixel and of a colour, so both sides can be looked up.
+    faded = (np.arange(256) * (1 - opacity) + 0.5).astype(np.uint8)
+    colors = np.zeros((len(segmentation.segments) + 1, 3), np.uint8)
+    for segment in segmentation.segments:
+        colors[segment.id] = np.multiply(segment.color, opacity)
+    painted = np.where((ids > 0)[..., None], faded[pixels] + colors[ids], pixels)
+
+    outlines = _outlines(ids)
+    strength = min(1.0, 1.6 * opacity)  # lines are read at opacities where areas are hardly seen
+    painted[outlines] = painted[outlines] * (1 - strength) + 255 * strength
+    return painted
+
+
+def _outlines(ids: np.ndarray) -> np.ndarray:
+    """Where a line is drawn, bool [H0, W0]: the pixels of a segment along its upper and left edge, and, where the image
+    is large enough for lines of two pixels, those on the other side too."""
+    outlines = np.zeros(ids.shape, bool)
+    for here, before, mark, other in (
+        (ids[1:], ids[:-1], outlines[1:], outlines[:-1]),
+        (ids[:, 1:], ids[:, :-1], outlines[:, 1:], outlines[:, :-1]),
+    ):
+        edge = here != before
+        mark |= edge
+        if min(ids.shape) > 600:
+            other |= edge
+    return outlines
+
+
+@dataclass(frozen=True)
+class LegendRow:
+    """One segment, in the words of a legend."""
+
+    label: str
+    color: Color
+    score: float
+    area_fraction: float  # of the whole image
+
+
+def legend(segmentation: Segmentation) -> list[LegendRow]:
+    """One row per segment, the largest first."""
+    segments = sorted(segmentation.segments, key=lambda segment: -segment.area_px)
+    return [
+        LegendRow(segment.label, segment.color, segment.score, segment.area_px / segmentation.ids.size)
+        for segment in segments
+    ]
+
+
+def id_map_png(segmentation: Segmentation) -> np.ndarray:
+    """The id map as COCO panoptic stores it in a PNG: uint8 RGB [H0, W0, 3], id = R + 256 G + 65536 B."""
+    ids = segmentation.ids
+    return np.stack((ids & 255, ids >> 8 & 255, ids >> 16), axis=2).astype(np.uint8)
+
+
+def panoptic_json(segmentation: Segmentation, config: PEMConfig, image_file: str, id_map_file: str) -> dict[str, Any]:
+    """One annotation of the COCO panoptic format, with its image and categories, ready for ``json.dump``.
+
+    ``file_name`` is the PNG of ``id_map_png``, as the format has it. Each segment also has its score and its queries.
+    Areas and boxes (left, top, width, height) are in pixels of the image; those of overlapping instances are of the
+    whole instance, though the PNG can show a pixel for only one of them.
+    """
+    height, width = segmentation.ids.shape
+    categories = categories_for(config)
+    return {
+        "file_name": id_map_file,
+        "image": {"file_name": image_file, "height": height, "width": width},
+        "segments_info": [
+            {
+                "id": segment.id,
+                "category_id": categories[segment.category_id].id,
+                "area": segment.area_px,
+                "bbox": list(segment.bbox),
+                "iscrowd": 0,
+                "score": round(segment.score, 4),
+                "queries": list(segment.queries),
+            }
+            for segment in segmentation.segments
+        ],
+        "categories": [
+            {"id": category.id, "name": category.name, "isthing": int(category.is_thing), "color": list(category.color)}
+            for category in categories
+        ],
+    }
