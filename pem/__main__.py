@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _segment(options)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"pem: {str(error).splitlines()[0]}", file=sys.stderr)  # torch's go on for a page
+        sentence, *_ = str(error).splitlines() or [type(error).__name__]  # torch's messages go on for a page
+        print(f"pem: {sentence}", file=sys.stderr)
         return 2
     return 0
 
@@ -64,7 +65,7 @@ def _segment(options: argparse.Namespace) -> None:
 
 def _check_targets(photo: Path, targets: list[Path]) -> None:
     """Say what cannot be written before the work is done, and let no file overwrite another, least of all the photo."""
-    if targets[0].suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(targets[0].suffix.lower()) not in Image.SAVE:
         raise ValueError(f"{targets[0]} has no ending of an image file; use .png or .jpg.")
     resolved = [path.resolve() for path in (photo, *targets)]
     for number, path in enumerate(targets, 1):

@@ -19,6 +19,10 @@ from pem.outputs import Batch
 SIZE_DIVISOR = 32  # the coarsest level of the backbone has this stride, and all levels must fit into each other
 MIN_SIDE_PX = 8
 MAX_PIXELS = 40_000_000
+# Pillow knows dozens more, some of which start other programs (EPS: Ghostscript), which a stranger's file must not.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+# Said of every other exception: for broken data Pillow's parsers raise half a dozen unrelated types.
+_DAMAGED = "The image file is damaged or incomplete."
 
 
 class ImageError(ValueError):
@@ -35,17 +39,19 @@ def load_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
         # Our own limit is below the one that Pillow warns about.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file)
+            image = Image.open(file, formats=FORMATS)
     except FileNotFoundError:
         raise ImageError(f"There is no file {str(file)!r}.") from None
     except Image.DecompressionBombError:
         raise ImageError(f"The image has more than {MAX_PIXELS // 10**6} megapixels; make it smaller.") from None
     except Image.UnidentifiedImageError:
-        raise ImageError("The file is not an image that can be read; use JPEG, PNG, WebP, TIFF, BMP or GIF.") from None
-    except OSError as error:
-        raise ImageError(f"The file cannot be opened: {error.strerror or error}.") from error
-    except Exception as error:  # a broken header can fail anywhere in Pillow's parsers
-        raise ImageError("The image file is damaged or incomplete.") from error
+        raise ImageError(
+            "The file is not an image that can be read; use JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF."
+        ) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:  # of the file system, not of a parser
+            raise ImageError(f"The file cannot be opened: {error.strerror}.") from error
+        raise ImageError(_DAMAGED) from error
 
     with image:
         width, height = image.size
@@ -58,8 +64,8 @@ def load_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
         try:
             image.load()
             return _to_rgb(image)
-        except Exception as error:  # Pillow's decoders raise half a dozen unrelated types for broken data
-            raise ImageError("The image file is damaged or incomplete.") from error
+        except Exception as error:
+            raise ImageError(_DAMAGED) from error
 
 
 def to_array(image: np.ndarray | Image.Image) -> np.ndarray:

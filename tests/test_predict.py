@@ -1,0 +1,89 @@
+"""The whole way from photos to segmentations, through a small network with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_model import small_model
+
+import pem
+from pem.outputs import PEMOutput
+from pem.predict import MAX_BATCH, predict
+
+SIZES = [(40, 60), (48, 48), (40, 60), (60, 40), (48, 48)]
+
+
+@pytest.fixture(scope="module")
+def model() -> pem.PEM:
+    return small_model(short_side_px=64, max_long_side_px=128)
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    blobs = [Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)) for _ in SIZES]
+    return [np.asarray(blob.resize((width, height))) for blob, (height, width) in zip(blobs, SIZES)]
+
+
+def test_it_is_its_steps_in_one_call(model: pem.PEM, photos: list[np.ndarray]) -> None:
+    batch = pem.preprocess(photos[:1], model.config)
+    with torch.inference_mode():
+        output = model(batch.pixels)
+    for task, reading in (("panoptic", pem.panoptic), ("semantic", pem.semantic), ("instance", pem.instances)):
+        (expected,) = reading(output, batch, model.config)
+        found = predict(model, photos[0], task)
+        assert found.ids.shape == SIZES[0]
+        assert np.array_equal(found.ids, expected.ids) and found.segments == expected.segments
+
+
+def test_a_list_gives_what_each_photo_gives_alone_in_order(model: pem.PEM, photos: list[np.ndarray]) -> None:
+    for together, photo in zip(predict(model, photos, "semantic"), photos, strict=True):
+        alone = predict(model, photo, "semantic")
+        assert together.ids.shape == photo.shape[:2]
+        assert np.array_equal(together.ids, alone.ids)
+        for found, expected in zip(together.segments, alone.segments, strict=True):
+            assert found.label == expected.label and found.score == pytest.approx(expected.score, abs=1e-4)
+
+
+def test_photos_of_one_size_share_a_batch_of_bounded_size(
+    model: pem.PEM, photos: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+
+    def watched(pixels: torch.Tensor, trace: bool = False) -> PEMOutput:
+        shapes.append(tuple(pixels.shape))
+        return forward(pixels, trace)
+
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", watched)
+    predict(model, photos)
+    assert shapes == [(2, 3, 64, 96), (2, 3, 64, 64), (1, 3, 96, 64)]
+    shapes.clear()
+    assert len(predict(model, [photos[0]] * (MAX_BATCH + 1))) == MAX_BATCH + 1
+    assert [shape[0] for shape in shapes] == [MAX_BATCH, 1]
+    assert predict(model, []) == []
+
+
+def test_a_path_a_pil_image_and_an_array_are_the_same_photo(
+    model: pem.PEM, photos: list[np.ndarray], tmp_path: Path
+) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(photos[0]).save(path)
+    expected = predict(model, photos[0], "semantic").ids
+    for photo in (path, str(path), Image.open(path), Image.fromarray(photos[0])):
+        assert np.array_equal(predict(model, photo, "semantic").ids, expected)
+
+
+def test_thresholds_reach_the_reading(model: pem.PEM, photos: list[np.ndarray]) -> None:
+    everything = predict(model, photos[0], object_threshold=0.0, overlap_threshold=0.0)
+    nothing = predict(model, photos[0], object_threshold=1.0)
+    assert len(everything.segments) > 0 and nothing.segments == ()
+
+
+def test_an_unknown_task_is_refused(model: pem.PEM, photos: list[np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="no task 'depth'; choose one of: panoptic, semantic, instance"):
+        predict(model, photos[0], "depth")
