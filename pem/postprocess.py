@@ -243,12 +243,13 @@ def _resize(window: Tensor, row_weights: Tensor, col_weights: Tensor) -> Tensor:
 
 
 def _best(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The same as ``values.max(0)``, the first of equals included, but several times as fast on a CPU: each of its
-    steps runs on whole vectors."""
+    """The same as ``values.max(0)``, the first of equals included, but overwrites ``values``.
+
+    On a CPU it is several times as fast, for each of its steps runs on whole vectors.
+    """
     best = values.amax(0)
-    is_best = torch.eq(values, best, out=torch.empty_like(values))
     countdown = torch.arange(len(values), 0, -1, dtype=values.dtype, device=values.device)
-    return best, len(values) - is_best.mul_(countdown[:, None, None]).amax(0).long()
+    return best, len(values) - values.eq_(best).mul_(countdown[:, None, None]).amax(0).long()
 
 
 # ------------------------------------------------------------------------------------------------ what pixels belong to
@@ -293,8 +294,9 @@ def _classify_pixels(masks: _Masks, probs: Tensor, resize_evidence: bool) -> tup
             evidence = _resize(evidence, rows.to_original, cols.to_original)
         else:
             evidence = torch.tensordot(probs.T, masks.tile(rows, cols).sigmoid_(), 1)
+        total = evidence.sum(0).clamp(min=torch.finfo(evidence.dtype).tiny)  # all classes may have underflowed to 0
         best, label = _best(evidence)
-        share = best / evidence.sum(0).clamp(min=torch.finfo(best.dtype).tiny)  # all classes may have underflowed to 0
+        share = best / total
         share_sum += label.flatten().bincount(share.flatten(), minlength=len(share_sum))
         labels[rows.pixels, cols.pixels] = label.cpu().numpy()
     return labels, share_sum.cpu().numpy()

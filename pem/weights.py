@@ -157,6 +157,7 @@ def save_weights(
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         safetensors.torch.save_file(tensors, partial, metadata={**(metadata or {}), **header})
+        partial.chmod(0o644)  # it is made readable for its owner alone
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,9 @@ from pem.training.backbone import load_imagenet_backbone
 from pem.training.criterion import Criterion
 from pem.training.data import PanopticDataset, Target, collate, open_split
 from pem.weights import save_weights
+
+
+REPEAT_THRESHOLD = 0.05  # classes on fewer of the photos than this share are shown more often
 
 
 class TrainingStep(nn.Module):
@@ -64,7 +68,8 @@ class RepeatableSampler:
     """Batches of (index, seed) that depend on the seed and the step alone.
 
     Photos with rare classes come more often: a photo's chance grows with 1 / sqrt(frequency) of its rarest class
-    (repeat factor sampling, arXiv 1908.03195), where that frequency is below ``threshold``.
+    (repeat factor sampling, arXiv 1908.03195), where that frequency is below REPEAT_THRESHOLD.
+    Raises ValueError when the processes cannot share a batch evenly.
     """
 
     def __init__(self, dataset: PanopticDataset, batch_size: int, first_step: int, last_step: int, seed: int) -> None:
@@ -74,6 +79,10 @@ class RepeatableSampler:
         repeat = (REPEAT_THRESHOLD / frequency.clamp(min=1e-6)).sqrt().clamp(min=1)
         self.weights = torch.stack([repeat[x].max() if len(x) else repeat.new_ones(()) for x in labels])
         self.rank, self.world_size = rank_and_world_size()
+        if batch_size % self.world_size:
+            raise ValueError(
+                f"The batch of {batch_size} cannot be shared by {self.world_size} processes; change its size."
+            )
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in self.steps:
@@ -84,9 +93,6 @@ class RepeatableSampler:
 
     def __len__(self) -> int:
         return len(self.steps)
-
-
-REPEAT_THRESHOLD = 0.05
 
 
 class SeededDataset(Dataset):
@@ -303,14 +309,21 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     torch.manual_seed(arguments.seed)
-    model = PEM(config)
     checkpoint = arguments.out / "checkpoint.pt"
-    if not arguments.random_backbone and not checkpoint.is_file():
-        load_imagenet_backbone(model)
-    trainer = Trainer(model, device, autocast=not arguments.float32, seed=arguments.seed)
-    if checkpoint.is_file():
-        trainer.load(checkpoint)
-    train(trainer, open_split(arguments.data, "train", config), arguments.out, arguments.workers)
+    try:
+        dataset = open_split(arguments.data, "train", config)
+        model = PEM(config)
+        if not arguments.random_backbone and not checkpoint.is_file():
+            load_imagenet_backbone(model)
+        trainer = Trainer(model, device, autocast=not arguments.float32, seed=arguments.seed)
+        if checkpoint.is_file():
+            trainer.load(checkpoint)
+        train(trainer, dataset, arguments.out, arguments.workers)
+    except (OSError, ValueError, FloatingPointError) as error:
+        sys.exit(str(error))
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
