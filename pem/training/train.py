@@ -32,7 +32,6 @@ from pem.training.criterion import Criterion
 from pem.training.data import PanopticDataset, Target, collate, open_split
 from pem.weights import save_weights
 
-
 REPEAT_THRESHOLD = 0.05  # classes on fewer of the photos than this share are shown more often
 
 
