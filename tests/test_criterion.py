@@ -17,7 +17,7 @@ CONFIG = dataclasses.replace(pem.get_config("default"), num_classes=3, num_queri
 CONFIG = dataclasses.replace(
     CONFIG,
     training=dataclasses.replace(
-        CONFIG.training, num_points=1_000, auxiliary_semantic_weight=0.0, no_object_weight=0.1, pseudo_weight=0.5
+        CONFIG.training, num_points=1_000, auxiliary_semantic_weight=0.0, class_weight=2.0, pseudo_weight=0.5
     ),
 )
 
