@@ -16,7 +16,7 @@ from PIL import Image
 from pem.config import get_config
 from pem.preprocess import ImageError, load_image, preprocess
 
-CONFIG = get_config("default")  # short side 384, long side at most 768, (x - 127) / 128
+CONFIG = replace(get_config("default"), short_side_px=384, max_long_side_px=768)  # (x - 127) / 128
 
 
 def gradient(height: int, width: int) -> np.ndarray:
