@@ -29,7 +29,7 @@ def overview(model: pem.PEM, photos: list[Path]) -> Figure:
 
     A prototype is drawn at the centre of its cell, in the colour of its layer (dark is the first).
     """
-    figure = Figure(figsize=(4 * len(photos), 6.4), layout="constrained")
+    figure = Figure(figsize=(4 * len(photos), 5.8), layout="constrained")
     axes = figure.subplots(2, len(photos), squeeze=False)
     outline = [matplotlib.patheffects.withStroke(linewidth=2.5, foreground="black")]
     for column, path in enumerate(photos):

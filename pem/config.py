@@ -133,8 +133,8 @@ def _default() -> PEMConfig:
         pixel_std=(128.0, 128.0, 128.0),
         short_side_px=288,
         max_long_side_px=576,
-        object_threshold=0.4,
-        overlap_threshold=0.7,
+        object_threshold=0.5,
+        overlap_threshold=0.6,
         training=TrainingConfig(
             base_lr=4e-4,
             batch_size=8,
