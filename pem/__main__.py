@@ -46,7 +46,10 @@ def _parser() -> argparse.ArgumentParser:
 def _segment(options: argparse.Namespace) -> None:
     targets = [options.out or Path(f"{options.photo.stem}-{options.task}.png")]
     if options.json:
-        targets += [options.json, options.json.with_suffix(".png")]
+        id_map = options.json.with_suffix(".png")
+        if id_map.resolve() == targets[0].resolve():  # --out a.png --json a.json
+            id_map = options.json.with_name(f"{options.json.stem}-ids.png")
+        targets += [options.json, id_map]
     _check_targets(options.photo, targets)
 
     image = load_image(options.photo)

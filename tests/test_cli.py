@@ -59,13 +59,19 @@ def test_json_and_id_map_agree(folder: Path, task: str) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["overlay.jpg", "photos", "sofa.json", "sofa.png"]
 
 
+def test_overlay_and_json_of_one_name_leave_room_for_the_id_map(folder: Path) -> None:
+    assert main(["photos/sofa.jpg", "--out", "a.png", "--json", "a.json"]) == 0
+    assert json.loads((folder / "a.json").read_text())["file_name"] == "a-ids.png"
+    assert sorted(path.name for path in folder.iterdir()) == ["a-ids.png", "a.json", "a.png", "photos"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["nothing.jpg"], "There is no file 'nothing.jpg'"),
         (["photos"], "cannot be opened"),
         (["photos/sofa.jpg", "--out", "photos/sofa.jpg"], "over another file"),
-        (["photos/sofa.jpg", "--out", "a.png", "--json", "a.json"], "over another file"),
+        (["photos/sofa.jpg", "--out", "a.png", "--json", "a.png"], "over another file"),
         (["photos/sofa.jpg", "--out", "a"], "no ending of an image file"),
         (["photos/sofa.jpg", "--out", "missing/a.png"], "no folder missing"),
     ],
