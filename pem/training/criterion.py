@@ -67,7 +67,7 @@ class Criterion(nn.Module):
         query = torch.cat([m.query for m in matches])
         label = torch.cat([t.labels[m.segment] for t, m in zip(targets, matches, strict=True)])
         matched = (prediction, image, query)
-        loss = loss.index_put(matched, -log_probs[(*matched, label)])
+        loss = loss.index_put(matched, -log_probs[prediction, image, query, label])
         weight[matched] = torch.cat([t.weights[m.segment] for t, m in zip(targets, matches, strict=True)])
         normalizer = mean_over_ranks(weight.sum((1, 2)))
         return ((loss * weight).sum((1, 2)) / normalizer).sum()
