@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -92,6 +93,8 @@ def build_page(model: pem.PEM | None = None) -> gr.Blocks:
         reading = ready().read(result_id, task, config.object_threshold, config.overlap_threshold)
         return draw(reading, OPACITY), describe(reading)
 
+    slider = partial(gr.Slider, 0, 1, step=0.05, buttons=[])
+
     with gr.Blocks(title="PEM Studio", delete_cache=(3600, 3600)) as page:
         result_id = gr.State("")
         gr.HTML(header(model, problem), apply_default_css=False, elem_id="header")
@@ -126,29 +129,19 @@ def build_page(model: pem.PEM | None = None) -> gr.Blocks:
             with gr.Column(elem_id="settings"):
                 task = gr.Radio(TASKS, value=config.task, label="Task", elem_id="task")
                 with gr.Group():
-                    object_threshold = gr.Slider(
-                        0,
-                        1,
-                        config.object_threshold,
-                        step=0.05,
+                    object_threshold = slider(
+                        value=config.object_threshold,
                         label="Object threshold",
                         info="A query counts when its score is above this.",
-                        buttons=[],
                         elem_id="score-threshold",
                     )
-                    overlap_threshold = gr.Slider(
-                        0,
-                        1,
-                        config.overlap_threshold,
-                        step=0.05,
+                    overlap_threshold = slider(
+                        value=config.overlap_threshold,
                         label="Overlap threshold",
                         info="A segment stays when it wins this share of its mask.",
-                        buttons=[],
                         elem_id="overlap-threshold",
                     )
-                    opacity = gr.Slider(
-                        0, 1, OPACITY, step=0.05, label="Overlay opacity", buttons=[], elem_id="opacity"
-                    )
+                    opacity = slider(value=OPACITY, label="Overlay opacity", elem_id="opacity")
 
         settings = [result_id, task, object_threshold, overlap_threshold, opacity]
         shown = [overlay, legend, details]

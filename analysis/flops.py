@@ -30,7 +30,7 @@ CASES = (
     ("ade20k-semantic-r50", (512, 672)),
     ("ade20k-semantic-stdc1", (512, 672)),
     ("ade20k-semantic-stdc2", (512, 672)),
-    ("default", (384, 512)),
+    ("default", (288, 384)),
 )
 
 

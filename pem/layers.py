@@ -27,6 +27,11 @@ def l2_normalize(x: Tensor, dim: int) -> Tensor:
     return F.normalize(to_float(x), dim=dim, eps=1e-12)
 
 
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """[B, n, D] -> [B, h, n, D/h]."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
 class ConvBNReLU(nn.Sequential):
     """1x1 convolution without bias, batch norm, ReLU."""
 
@@ -47,7 +52,7 @@ class MLP(nn.Sequential):
 
 
 def sine_position_embedding(height: int, width: int, dim: int, device: torch.device) -> Tensor:
-    """Where each cell lies, as sines and cosines: float32 [1, dim, height, width] (spec of DETR, normalised to 2 pi).
+    """Where each cell lies, as sines and cosines: float32 [1, dim, height, width] (as in DETR, normalised to 2 pi).
 
     The first half of the channels encodes the row, the second the column; even channels are sines, odd ones cosines.
     """

@@ -180,7 +180,7 @@ def load_model(
     Raises:
         FileNotFoundError, WeightsError or another ValueError, each with one sentence that says what to do.
     """
-    target = _pick_device(device)
+    target = pick_device(device)
     name = os.fspath(name_or_path)
     if name in PRESETS and weights is not None:
         config, path = get_config(name), Path(weights)
@@ -236,7 +236,8 @@ def _download(repository: str, revision: str) -> Path:
         ) from error
 
 
-def _pick_device(device: str | torch.device) -> torch.device:
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is "cuda" where there is one. Raises ValueError for one that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import distributed, multiprocessing
 
 import pem
 from pem.training.data import PanopticDataset, Target, collate
-from pem.training.train import RepeatableSampler, SeededDataset, Trainer, learning_rate, train
+from pem.training.train import RepeatableSampler, SeededDataset, Trainer, learning_rate, main, train
 
 BASE = pem.get_config("default")
 CONFIG = dataclasses.replace(
@@ -132,6 +133,23 @@ def test_schedules() -> None:
     assert learning_rate(100, config) == pytest.approx(0.1)
     poly = dataclasses.replace(config, schedule="poly")
     assert learning_rate(50, poly) == pytest.approx(0.1 + 0.9 * 0.5**0.9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data", "nowhere"], "nowhere has neither a folder 'train' nor train*.tar"),
+        (["--data", "nowhere", "--config", "cityscape"], "no preset 'cityscape'"),
+        (["--data", "nowhere", "--device", "cuda:99"], "no CUDA device 'cuda:99'"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "--out", "run", *arguments])
+    with pytest.raises(SystemExit, match=re.escape(sentence)):
+        main()
 
 
 @pytest.fixture

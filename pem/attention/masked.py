@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pem.layers import split_heads
+
 
 class MaskedCrossAttention(nn.Module):
     """Softmax attention of each query over all tokens inside its previous mask.
@@ -40,7 +42,8 @@ class MaskedCrossAttention(nn.Module):
         q = self.query_proj(self.query_norm(query) + query_embed)
         k = self.key_proj((source + position).flatten(2).transpose(1, 2))
         v = self.value_proj(source.flatten(2).transpose(1, 2))
-        return self.split_heads(q), self.split_heads(k), self.split_heads(v), allowed[:, None]
+        q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
+        return q, k, v, allowed[:, None]
 
     @torch.no_grad()
     def peak(
@@ -51,7 +54,3 @@ class MaskedCrossAttention(nn.Module):
         scores = (q @ k.transpose(2, 3)).float() / q.shape[-1] ** 0.5
         weight, index = scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1).max(dim=-1)
         return index, weight
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """[B, n, D] -> [B, h, n, D/h]."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

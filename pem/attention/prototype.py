@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pem.layers import l2_normalize, without_autocast
+from pem.layers import l2_normalize, split_heads, without_autocast
 
 
 class PrototypeCrossAttention(nn.Module):
@@ -58,16 +58,13 @@ class PrototypeCrossAttention(nn.Module):
             empty = empty.all(dim=1, keepdim=True)
         banned = banned & ~empty[..., None]
         with without_autocast(key.device):
-            scores = self.split_heads(target) @ self.split_heads(key).transpose(2, 3)  # [B, h, Q, N]
+            heads = split_heads(key, self.num_heads)
+            scores = split_heads(target, self.num_heads) @ heads.transpose(2, 3)  # [B, h, Q, N]
         similarity, index = scores.masked_fill(banned[:, None], -torch.inf).max(dim=-1)
         return index, similarity.masked_fill(similarity.isneginf(), 0)
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        """[B, n, D] -> [B, h, n, D/h]."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
     def gather(self, key: Tensor, index: Tensor) -> Tensor:
         """The chosen token of every head, concatenated: key [B, N, D] at index [B, h, Q] -> [B, Q, D]."""
-        heads = self.split_heads(key)  # [B, h, N, D/h]
+        heads = split_heads(key, self.num_heads)  # [B, h, N, D/h]
         picked = heads.gather(2, index[..., None].expand(-1, -1, -1, heads.shape[-1]))
         return picked.transpose(1, 2).flatten(2)

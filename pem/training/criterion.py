@@ -22,7 +22,9 @@ from pem.training.matcher import (
 
 
 class Criterion(nn.Module):
-    """Class, mask and dice loss of every prediction, each matched anew (spec section 7), with partial labels respected.
+    """Class, mask and dice loss of every prediction, each matched anew, with partial labels respected.
+
+    The losses are Mask2Former's (arXiv 2112.01527, section 3.3), which PEM keeps.
 
     ``forward(output, targets)`` returns the weighted losses by name, scalars; their sum is to be minimised.
     """
@@ -30,7 +32,6 @@ class Criterion(nn.Module):
     def __init__(self, config: PEMConfig) -> None:
         super().__init__()
         self.config = config.training
-        self.num_classes = config.num_classes
         # Supervises the mask features directly, which learn slowly through the matched queries alone.
         self.semantic_head = (
             nn.Conv2d(config.hidden_dim, config.num_classes, 1) if self.config.auxiliary_semantic_weight else None
@@ -78,9 +79,8 @@ class Criterion(nn.Module):
         """Binary cross-entropy and dice on points of the matched masks, most of them where the mask is unsure."""
         num_masks = mean_over_ranks(sum(t.weights.sum() for t in targets)).clamp(min=1)  # type: ignore[arg-type]
         embed = torch.stack([p.mask_embed for p in predictions])  # [L, B, Q, D]
-        features = predictions[
-            0
-        ].mask_features.unbind()  # not features[b]: its gradient would be a whole batch, per image
+        # Not indexed image by image: the gradient of each would be a whole batch of zeros.
+        features = predictions[0].mask_features.unbind()
         mask_loss = dice_loss = 0.0 * to_float(embed).sum()  # keeps every parameter in the graph without segments
         for b, (target, pairs) in enumerate(zip(targets, matches, strict=True)):
             if len(target.labels) == 0:

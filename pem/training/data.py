@@ -29,12 +29,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pem.config import PEMConfig, TrainingConfig
+from pem.preprocess import SIZE_DIVISOR
 
 VOID = 0
 NONE_OF_THESE = 1
 FIRST_SEGMENT = 2
 _IMAGE_PADDING = 128
-_SIZE_DIVISOR = 32
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class PanopticDataset(torch.utils.data.Dataset):
 def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, list[Target]]:
     """A batch: uint8 [B, 3, H, W], padded to the largest image and to multiples of 32, and the B targets."""
     largest = [max(image.shape[axis] for image, _ in samples) for axis in (1, 2)]
-    height, width = (-(-side // _SIZE_DIVISOR) * _SIZE_DIVISOR for side in largest)
+    height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in largest)
     pixels = torch.full((len(samples), 3, height, width), _IMAGE_PADDING, dtype=torch.uint8)
     targets = []
     for padded, (image, target) in zip(pixels, samples):

@@ -74,7 +74,7 @@ def is_known(ids: Tensor, labels: Tensor, exhaustive: Tensor) -> Tensor:
 def matching_cost(
     class_logits: Tensor, mask_logits: Tensor, labels: Tensor, inside: Tensor, known: Tensor, config: TrainingConfig
 ) -> Tensor:
-    """What it would cost each query to answer for each segment (spec section 7): [..., Q, M].
+    """What it would cost each query to answer for each segment (as in Mask2Former): [..., Q, M].
 
     class_logits [..., Q, K+1], mask_logits [..., Q, P], labels [M], inside and known [M, P].
     """

@@ -30,7 +30,7 @@ from pem.model import PEM
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.criterion import Criterion
 from pem.training.data import PanopticDataset, Target, collate, open_split
-from pem.weights import save_weights
+from pem.weights import pick_device, save_weights
 
 REPEAT_THRESHOLD = 0.05  # classes on fewer of the photos than this share are shown more often
 
@@ -298,18 +298,18 @@ def configure(arguments: argparse.Namespace) -> PEMConfig:
 
 def main() -> None:
     arguments = parse_arguments()
-    config = configure(arguments)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    use_cuda = arguments.device != "cpu" and torch.cuda.is_available()
-    if "RANK" in os.environ:  # started by torchrun
-        distributed.init_process_group("nccl" if use_cuda else "gloo")
-    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_cuda else "cpu")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-
     torch.manual_seed(arguments.seed)
     checkpoint = arguments.out / "checkpoint.pt"
     try:
+        config = configure(arguments)
+        device = pick_device(arguments.device)
+        if "RANK" in os.environ:  # started by torchrun, which gives each process a GPU of its own
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            if device.type == "cuda":
+                device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        arguments.out.mkdir(parents=True, exist_ok=True)
         dataset = open_split(arguments.data, "train", config)
         model = PEM(config)
         if not arguments.random_backbone and not checkpoint.is_file():
