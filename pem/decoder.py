@@ -60,13 +60,17 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor, trace: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The new query [B, Q, D]; for a trace also the token that each head picked and its score, [B, h, Q]."""
-        inputs = (query, query_embed, source, position, banned)
-        query, index, similarity = self.cross_attention(*inputs)
-        if trace and isinstance(self.cross_attention, MaskedCrossAttention):
-            index, similarity = self.cross_attention.peak(*inputs)
-        return self.feed_forward(self.self_attention(query, query_embed)), index, similarity
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """The new query [B, Q, D], and for a trace what the cross-attention chose and from what, as in LayerTrace."""
+        inputs = (query, query_embed, source, position)
+        query, index, similarity = self.cross_attention(*inputs, banned)
+        choice = None
+        if trace:
+            if isinstance(self.cross_attention, MaskedCrossAttention):
+                index, similarity = self.cross_attention.peak(*inputs, banned)
+            target, key = self.cross_attention.compared(*inputs)
+            choice = {"prototype_index": index, "similarity": similarity, "target": target, "key": key}
+        return self.feed_forward(self.self_attention(query, query_embed)), choice
 
 
 class Decoder(nn.Module):
@@ -110,15 +114,15 @@ class Decoder(nn.Module):
             scale = i % len(STRIDES)
             with torch.no_grad(), without_autocast(mask_features.device):
                 banned = to_float(predictions[-1].mask_embed) @ small_features[scale] < 0  # [B, Q, N]
-            query, index, similarity = layer(query, query_embed, sources[scale], positions[scale], banned, trace)
+            query, choice = layer(query, query_embed, sources[scale], positions[scale], banned, trace)
             predictions.append(self.predict(query, mask_features))
-            if trace:
+            if choice is not None:
                 layer_traces.append(
                     LayerTrace(
                         stride=STRIDES[scale],
                         grid_size=(sources[scale].shape[2], sources[scale].shape[3]),
-                        prototype_index=index,
-                        similarity=similarity,
+                        **choice,
+                        banned=banned,
                         allowed_fraction=to_float(~banned).mean(dim=2),
                         prediction=predictions[-1],
                     )

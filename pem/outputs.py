@@ -58,6 +58,11 @@ class LayerTrace:
     grid_size: tuple[int, int]
     prototype_index: Tensor  # int64 [B, h, Q]
     similarity: Tensor  # [B, h, Q]
+    # What was compared: the product of one head's channels of both is that head's score of every query and token,
+    # a partial cosine with prototype attention, the logit before the softmax with masked attention.
+    target: Tensor  # [B, Q, D]
+    key: Tensor  # [B, N, D]
+    banned: Tensor  # bool [B, Q, N]: the token lies outside the query's previous mask
     allowed_fraction: Tensor  # [B, Q]: share of tokens inside the previous mask; 0 = this query had no foreground here
     prediction: Prediction  # made after this layer
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import pem
 from pem.config import PRESETS
+from pem.layers import split_heads
 from pem.outputs import PEMOutput
 
 
@@ -111,6 +112,22 @@ def test_every_prototype_lies_in_the_mask_of_its_query() -> None:
         picked = mask.gather(2, layer.prototype_index.transpose(1, 2))
         assert (picked[layer.allowed_fraction > 0] >= 0).all()
         assert (layer.prototype_index.transpose(1, 2)[layer.allowed_fraction == 0] == 0).all()
+
+
+@pytest.mark.parametrize("attention", ["prototype", "masked"])
+def test_the_trace_holds_what_every_choice_was_made_from(attention) -> None:
+    model = small_model(attention=attention, empty_mask="release").double()
+    heads = model.config.num_heads
+    with torch.no_grad():
+        output = model(random_pixels(2, dtype=torch.float64), trace=True)
+    for layer in output.trace:
+        scores = split_heads(layer.target, heads) @ split_heads(layer.key, heads).transpose(2, 3)  # [B, h, Q, N]
+        banned = layer.banned & ~layer.banned.all(dim=2, keepdim=True)
+        scores = scores.masked_fill(banned[:, None], -torch.inf)
+        best, index = (scores.softmax(-1) if attention == "masked" else scores).max(-1)
+        assert torch.equal(index, layer.prototype_index)
+        torch.testing.assert_close(best, layer.similarity, check_dtype=False)
+        torch.testing.assert_close((~layer.banned).double().mean(2), layer.allowed_fraction, check_dtype=False)
 
 
 @pytest.mark.parametrize("attention", ["prototype", "masked"])

@@ -46,6 +46,14 @@ class MaskedCrossAttention(nn.Module):
         return q, k, v, allowed[:, None]
 
     @torch.no_grad()
+    def compared(self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors whose product, head by head, is the logit before the softmax: [B, Q, D], [B, N, D]. For the trace."""
+        everything = query.new_zeros(1, 1, 1, dtype=torch.bool)
+        q, k, _, _ = self.project(query, query_embed, source, position, everything)
+        q = q / q.shape[-1] ** 0.5
+        return q.transpose(1, 2).flatten(2), k.transpose(1, 2).flatten(2)
+
+    @torch.no_grad()
     def peak(
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -34,17 +34,20 @@ class PrototypeCrossAttention(nn.Module):
     def forward(
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        key = self.key_conv(self.key_norm(source + position)).flatten(2).transpose(1, 2)
-        # Unit length over all D channels, before the split into heads: a head's score is a part of the cosine.
-        key = l2_normalize(self.key_proj(key), dim=-1)  # [B, N, D]
-        target = l2_normalize(self.query_proj(self.query_norm(query + query_embed)), dim=-1)  # [B, Q, D]
-
+        target, key = self.compared(query, query_embed, source, position)
         index, similarity = self.select(key, target, banned)
         prototype = self.gather(key, index)  # [B, Q, D]
 
         # Unit length over the Q queries, per channel, as in the reference: the queries are coupled here.
         modulation = l2_normalize(self.proj(prototype * target), dim=1)
         return query + self.final(modulation * self.alpha + prototype), index, similarity
+
+    def compared(self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """What is compared with what: the target of each query [B, Q, D] and the key of each token [B, N, D]."""
+        target = self.query_proj(self.query_norm(query + query_embed))
+        key = self.key_proj(self.key_conv(self.key_norm(source + position)).flatten(2).transpose(1, 2))
+        # Unit length over all D channels, before the split into heads: a head's score is a part of the cosine.
+        return l2_normalize(target, dim=-1), l2_normalize(key, dim=-1)
 
     @torch.no_grad()
     def select(self, key: Tensor, target: Tensor, banned: Tensor) -> tuple[Tensor, Tensor]:
