@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+import tempfile
 from html import escape
 from pathlib import Path
+from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it once, while it is imported
 
@@ -22,20 +23,19 @@ except ImportError:
 import gradio as gr
 import numpy as np
 import torch
-from PIL import Image
 
 import pem
-from ui.engine import TASKS, Engine, Reading, ResultGone
+from ui import precompute
+from ui.api import add_endpoints
+from ui.engine import Engine
 from ui.image_input import SafeImage
-from ui.legend import EMPTY_LEGEND, describe, legend_html
+from ui.precompute import EXAMPLES, FIRST_EXAMPLE
+from ui.viewer import STYLES, viewer
+from ui.viewer.server import open_result, server_functions
 
 ROOT = Path(__file__).parent
-EXAMPLES = sorted((ROOT / "assets" / "examples").glob("*.jpg"))
+EXPORTS = tempfile.TemporaryDirectory(prefix="pem-studio-")  # removed when the server stops
 BACKBONE_NAMES = {"resnet50": "ResNet-50", "tf_efficientnet_lite2": "EfficientNet-lite2"}
-OPACITY = 0.55
-# The page shows larger photos at this size, more than its viewer has, so that a slider is answered at once;
-# the API answers in the photo's own pixels.
-MAX_SHOWN_PX = 2048
 
 HEADER = """
 <div class="title"><h1>PEM Studio</h1><span class="{kind}">{state}</span></div>
@@ -52,133 +52,79 @@ ABOUT_DEFAULT = (
 
 def build_page(model: pem.PEM | None = None) -> gr.Blocks:
     """The whole page. Without a model it loads the one that PEM_MODEL names, or says on the page why it cannot."""
-    problem = ""
+    problem, bundled, twin = "", False, None
     if model is None:
+        name = os.environ.get("PEM_MODEL", "default")
         try:
-            model = pem.load_model(os.environ.get("PEM_MODEL", "default"), device="auto")
+            model, bundled, twin = pem.load_model(name, device="auto"), name == "default", load_twin(name)
         except (OSError, ValueError) as error:
             problem = f"Nothing can be segmented yet: {error}"
-    config = pem.get_config("default") if model is None else model.config
-    engine = None if model is None else Engine(model, on_gpu=on_gpu)
+    with gr.Blocks(title="PEM Studio", delete_cache=(3600, 3600)) as page:
+        gr.HTML(header(model, problem), apply_default_css=False, elem_id="header")
+        if model is not None:
+            engine = Engine(model, on_gpu=on_gpu, examples=EXAMPLES, twin=twin)
+            build_studio(page, engine, first=precompute.load() if bundled else None)
+    return page
 
-    def ready() -> Engine:
-        if engine is None:
-            raise gr.Error(problem, print_exception=False)
-        return engine
 
-    def run(image: np.ndarray | None, progress=gr.Progress()):  # noqa: B008, this default is how Gradio hands it over
+def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) -> None:
+    """The photo field, the viewer, and the endpoints for programs; ``first`` is what the viewer shows at first."""
+    task = engine.model.config.task
+
+    def run(image: np.ndarray | None):
         if image is None:
             gr.Warning("Please choose a photo first.")
             return gr.skip()
-        progress(0.3, desc="Running the network")
-        shown = Image.fromarray(image)
-        shown.thumbnail((MAX_SHOWN_PX, MAX_SHOWN_PX))
-        return ready().run(np.asarray(shown))
+        return open_result(engine, engine.run(image), task)
 
-    def read(result_id: str, task: str, object_threshold: float, overlap_threshold: float, opacity: float):
-        if not result_id:
-            return gr.skip(), gr.skip(), gr.skip()
-        try:
-            reading = ready().read(result_id, task, object_threshold, overlap_threshold)
-        except ResultGone as gone:
-            gr.Warning(str(gone))
-            return gr.skip(), gr.skip(), gr.skip()
-        description = describe(reading)
-        return draw(reading, opacity), legend_html(description), description
+    def pick_example(event: gr.SelectData):
+        path = EXAMPLES[event.index]
+        return str(path), open_result(engine, f"example-{path.stem}", task)
 
-    def segment(image: np.ndarray | None, task: str):
-        if image is None:
-            raise gr.Error("Please send a photo.", print_exception=False)
-        result_id = ready().run(image)
-        reading = ready().read(result_id, task, config.object_threshold, config.overlap_threshold)
-        return draw(reading, OPACITY), describe(reading)
+    def arrive(request: gr.Request):
+        """Shows the example of a link; the first one is there already, and is only made ready for questions."""
+        name = request.query_params.get("example", "")
+        result_id = f"example-{name}" if f"example-{name}" in engine.examples else f"example-{FIRST_EXAMPLE}"
+        if first and result_id == first["id"]:
+            engine.result(result_id)
+            return gr.skip()
+        return open_result(engine, result_id, task)
 
-    slider = partial(gr.Slider, 0, 1, step=0.05, buttons=[])
-
-    with gr.Blocks(title="PEM Studio", delete_cache=(3600, 3600)) as page:
-        result_id = gr.State("")
-        gr.HTML(header(model, problem), apply_default_css=False, elem_id="header")
-        with gr.Row(elem_id="main"):
-            with gr.Column(elem_id="inputs"):
-                photo = SafeImage(label="Photo", sources=["upload", "clipboard"], elem_id="photo", buttons=[])
-                examples = gr.Gallery(
-                    [(path, path.stem) for path in EXAMPLES],
-                    label="Example photos",
-                    show_label=False,
-                    columns=len(EXAMPLES),
-                    height="auto",
-                    object_fit="cover",
-                    allow_preview=False,
-                    interactive=False,
-                    buttons=[],
-                    elem_id="examples",
-                )
-                segment_button = gr.Button("Segment", variant="primary", elem_id="run")
-            with gr.Column(elem_id="results"):
-                overlay = gr.Image(
-                    label="Segmentation",
-                    format="jpeg",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    alt_text="The photo with its segments in colour",
-                    elem_id="viewer",
-                )
-                legend = gr.HTML(EMPTY_LEGEND, container=True, apply_default_css=False, elem_id="legend")
-                with gr.Accordion("The same as JSON", open=False):
-                    details = gr.JSON(show_label=False, elem_id="details")
-            with gr.Column(elem_id="settings"):
-                task = gr.Radio(TASKS, value=config.task, label="Task", elem_id="task")
-                with gr.Group():
-                    object_threshold = slider(
-                        value=config.object_threshold,
-                        label="Object threshold",
-                        info="A query counts when its score is above this.",
-                        elem_id="score-threshold",
-                    )
-                    overlap_threshold = slider(
-                        value=config.overlap_threshold,
-                        label="Overlap threshold",
-                        info="A segment stays when it wins this share of its mask.",
-                        elem_id="overlap-threshold",
-                    )
-                    opacity = slider(value=OPACITY, label="Overlay opacity", elem_id="opacity")
-
-        settings = [result_id, task, object_threshold, overlap_threshold, opacity]
-        shown = [overlay, legend, details]
-        network = {"concurrency_id": "network", "concurrency_limit": 1}  # one forward pass at a time, whoever asks
-        reading = {"fn": read, "inputs": settings, "outputs": shown}
-
-        quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-
-        picked = examples.select(pick_example, None, photo, **quiet)
-        for event in (segment_button.click, photo.upload, picked.success):
-            ran = event(run, photo, result_id, show_progress_on=overlay, api_visibility="private", **network)
-            ran.success(**reading, **quiet)
-            # A file that was refused would stay in the field as a broken picture.
-            ran.failure(lambda: None, None, photo, **quiet)
-        gr.on(
-            [task.change, object_threshold.change, overlap_threshold.change, opacity.change],
-            trigger_mode="always_last",
-            **reading,
-            **quiet,
+    with gr.Row(elem_id="inputs"):
+        photo = SafeImage(label="Photo", sources=["upload", "clipboard"], elem_id="photo", buttons=[])
+        examples = gr.Gallery(
+            [(path, path.stem) for path in EXAMPLES],
+            label="Example photos",
+            show_label=False,
+            columns=len(EXAMPLES),
+            height="auto",
+            object_fit="cover",
+            allow_preview=False,
+            interactive=False,
+            buttons=[],
+            elem_id="examples",
         )
-        task.change(
-            lambda task: [gr.update(interactive=task == "panoptic")] * 2,
-            task,
-            [object_threshold, overlap_threshold],
-            **quiet,
-        )
-        gr.on(
-            [],
-            segment,
-            [photo, task],
-            [overlay, details],
-            api_name="segment",
-            api_description="Segments one photo; task is 'panoptic' or 'semantic'. Returns the overlay, and JSON whose "
-            "segments have id, category, score, area, bbox and queries; bbox is (left, top, width, height) in pixels.",
-            **network,
-        )
-    return page
+        segment_button = gr.Button("Segment", variant="primary", elem_id="run")
+    exports = Path(EXPORTS.name)
+    result = viewer(first, server_functions(engine, exports))
+
+    # One forward pass at a time, whoever asks.
+    network: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
+    private: dict[str, Any] = {"api_visibility": "private"}
+    for event in (segment_button.click, photo.upload):
+        ran = event(run, photo, result, **network, **private)
+        # A file that was refused would stay in the field as a broken picture.
+        ran.failure(lambda: None, None, photo, queue=False, show_progress="hidden", **private)
+    examples.select(pick_example, None, [photo, result], show_progress_on=result, **network, **private)
+    page.load(arrive, None, result, show_progress="hidden", **network, **private)
+    add_endpoints(engine, exports, network)
+
+
+def load_twin(name: str) -> pem.PEM | None:
+    """The same network trained with masked attention, where its checkpoint NAME-masked.safetensors lies beside it."""
+    path = precompute.WEIGHTS if name == "default" else Path(name)
+    path = path.with_name(f"{path.stem}-masked.safetensors")
+    return pem.load_model(path, device="auto") if path.exists() else None
 
 
 def header(model: pem.PEM | None, problem: str) -> str:
@@ -195,14 +141,6 @@ def header(model: pem.PEM | None, problem: str) -> str:
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     parts = (config.name, backbone, f"{params / 1e6:.0f} M parameters", f"{config.num_classes} classes", place)
     return HEADER.format(about=about, kind="model", state=" · ".join(escape(part) for part in parts))
-
-
-def pick_example(event: gr.SelectData) -> str:
-    return str(EXAMPLES[event.index])
-
-
-def draw(reading: Reading, opacity: float) -> np.ndarray:
-    return pem.render(reading.image, reading.segmentation, opacity=opacity)
 
 
 def launch(page: gr.Blocks, **options) -> tuple:
@@ -236,8 +174,8 @@ def launch(page: gr.Blocks, **options) -> tuple:
     )
     return page.queue(max_size=20, default_concurrency_limit=4).launch(
         theme=theme,
-        css_paths=ROOT / "ui" / "page.css",
-        allowed_paths=[str(ROOT / "assets" / "examples")],
+        css_paths=STYLES,
+        allowed_paths=[str(ROOT / "assets" / "examples"), EXPORTS.name],
         max_file_size="20mb",
         show_error=True,
         ssr_mode=False,

@@ -2,7 +2,7 @@
 
 from pem.config import PEMConfig, get_config
 from pem.model import PEM, build_model
-from pem.outputs import Batch, LayerTrace, PEMOutput, Prediction, Segment, Segmentation
+from pem.outputs import Batch, LayerTrace, PEMOutput, Prediction, QueryOutcome, Segment, Segmentation
 from pem.postprocess import instances, panoptic, semantic
 from pem.predict import predict
 from pem.preprocess import ImageError, load_image, preprocess
@@ -18,6 +18,7 @@ __all__ = [
     "PEMConfig",
     "PEMOutput",
     "Prediction",
+    "QueryOutcome",
     "Segment",
     "Segmentation",
     "WeightsError",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -98,6 +99,35 @@ class Segment:
     color: tuple[int, int, int] = (128, 128, 128)  # RGB; the things of one class differ in shade
 
 
+Fate: TypeAlias = Literal[
+    "kept",  # it drew a segment; in a panoptic reading a thing, or the first part of a stuff segment
+    "merged",  # panoptic: it joined a stuff segment that an earlier query began
+    "no object",  # panoptic: its best class is no-object
+    "low score",  # its score is not above the threshold, or no pair of it is among the top_k of an instance reading
+    "empty mask",  # it competed, but its mask probability is nowhere at least 0.5
+    "lost pixels",  # panoptic: it has a mask, but painted no pixel of it
+    "small overlap",  # panoptic: it won less of its mask than the overlap threshold asks for
+    "little evidence",  # semantic: it is not among the queries of any segment
+    "not a thing",  # instances: its best class is stuff, and it was not kept for another one
+]
+
+
+@dataclass(frozen=True)
+class QueryOutcome:
+    """What became of one query in a reading."""
+
+    query: int
+    category_id: int  # its best class, no-object left aside
+    label: str
+    score: float  # probability of that class; of instances, times the mean mask probability where the mask was read
+    no_object_score: float  # probability of no-object
+    fate: Fate
+    segment_ids: tuple[int, ...]  # the segments it drew or helped to draw, ascending; () when it was dropped
+    # What is held against the overlap threshold: the pixels it won per pixel of its mask, at most 1. None unless it
+    # competed for pixels (panoptic only) and has a mask.
+    mask_share: float | None
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """A reading of the output for one image: panoptic and semantic regions do not overlap, instances may.
@@ -109,3 +139,4 @@ class Segmentation:
     ids: np.ndarray  # int32 [H0, W0]
     segments: tuple[Segment, ...]
     masks: np.ndarray | None = None  # bool [len(segments), H0, W0], of instance readings only
+    outcomes: tuple[QueryOutcome, ...] = ()  # one per query, in query order; the readings fill it

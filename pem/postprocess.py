@@ -5,6 +5,8 @@ a tile needs only a small window of the mask logits and two small matrices, the 
 two resizes in a row are the product of their matrices. The largest array with a query axis is queries x one tile,
 never queries x H0 x W0. What is kept of the whole photo is one label per pixel and, for instances, one bool per pixel
 and instance.
+
+Every reading also says what became of each query: its outcomes.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from torch import Tensor
 from pem.categories import Category, categories_for, shade
 from pem.config import PEMConfig
 from pem.layers import to_float
-from pem.outputs import Batch, PEMOutput, Segment, Segmentation
+from pem.outputs import Batch, Fate, PEMOutput, QueryOutcome, Segment, Segmentation
 
 MASK_STRIDE = 4  # a mask has one cell for so many pixels of the padded input, along each side
 TILE_PX = (64, 128)  # 8192 pixels of 100 queries are 3 MB of float32: they stay in the processor's cache
@@ -52,33 +54,49 @@ def panoptic(
     overlap_threshold = config.overlap_threshold if overlap_threshold is None else overlap_threshold
     _check_thresholds(object_threshold=object_threshold, overlap_threshold=overlap_threshold)
     categories = categories_for(config)
-    scores, labels = _class_probs(output).max(-1)
-    counts = (scores > object_threshold) & (labels != config.num_classes)
+    probs = _class_probs(output)
+    scores, labels = probs.max(-1)
+    is_object = labels != config.num_classes
+    counts = (scores > object_threshold) & is_object
 
     results = []
     for i in range(len(batch.original_sizes)):
         queries = counts[i].nonzero()[:, 0]
         owned = _assign_pixels(_Masks.of(output, batch, i, queries), scores[i, queries])
 
+        fates: list[Fate] = ["low score" if above else "no object" for above in is_object[i].tolist()]
+        mask_shares: dict[int, float] = {}
         found: list[_Found] = []
         stuff_ids: dict[int, int] = {}
         id_of_owner = np.zeros(max(2 * len(queries), 1), np.int32)  # in its second half: faint pixels, which are void
         for k, query in enumerate(queries.tolist()):
             owned_px, painted_px, mask_px = owned.owned_px[k], owned.painted_px[k], owned.mask_px[k]
-            if min(owned_px, painted_px, mask_px) == 0 or owned_px / mask_px < overlap_threshold:
+            if mask_px == 0:
+                fates[query] = "empty mask"
+                continue
+            mask_shares[query] = min(owned_px / mask_px, 1.0)  # pixels below one half can be owned, too
+            if painted_px == 0:
+                fates[query] = "lost pixels"
+                continue
+            if mask_shares[query] < overlap_threshold:
+                fates[query] = "small overlap"
                 continue
             part = _Found(int(labels[i, query]), float(scores[i, query]), painted_px, (query,))
             segment_id = stuff_ids.get(part.category_id)
             if segment_id is not None:
+                fates[query] = "merged"
                 found[segment_id - 1] = found[segment_id - 1].merged_with(part)
             else:
+                fates[query] = "kept"
                 found.append(part)
                 segment_id = len(found)
                 if not categories[part.category_id].is_thing:
                     stuff_ids[part.category_id] = segment_id
             id_of_owner[k] = segment_id
         ids = id_of_owner[owned.owner]
-        results.append(Segmentation(ids, _segments(found, ndimage.find_objects(ids), categories)))
+        segments = _segments(found, ndimage.find_objects(ids), categories)
+        outcomes = _outcomes(probs[i], fates, segments, categories, {}, mask_shares)
+        results.append(Segmentation(ids, segments, outcomes=outcomes))
     return results
 
 
@@ -92,7 +110,8 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
     mask cell, and in any case the strongest one; strongest first.
     """
     categories = categories_for(config)
-    probs = _class_probs(output)[..., :-1]  # [B, Q, K]
+    all_probs = _class_probs(output)
+    probs = all_probs[..., :-1]  # [B, Q, K]
 
     results = []
     for i in range(len(batch.original_sizes)):
@@ -109,7 +128,11 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
         id_of_label = np.zeros(config.num_classes, np.int32)
         id_of_label[present] = np.arange(1, len(present) + 1)
         ids = id_of_label[labels]
-        results.append(Segmentation(ids, _segments(found, ndimage.find_objects(ids), categories)))
+        segments = _segments(found, ndimage.find_objects(ids), categories)
+        drew = {query for segment in segments for query in segment.queries}
+        fates: list[Fate] = ["kept" if query in drew else "little evidence" for query in range(probs.shape[1])]
+        outcomes = _outcomes(all_probs[i], fates, segments, categories, {}, {})
+        results.append(Segmentation(ids, segments, outcomes=outcomes))
     return results
 
 
@@ -130,8 +153,9 @@ def instances(
         raise ValueError(f"top_k is {top_k}; it must be at least 1.")
     categories = categories_for(config)
     is_thing = np.array([category.is_thing for category in categories])
-    probs = _class_probs(output)[..., :-1].flatten(1)  # [B, Q * K]
-    top_probs, top_pairs = probs.topk(min(top_k, probs.shape[1]))
+    probs = _class_probs(output)
+    pair_probs = probs[..., :-1].flatten(1)  # [B, Q * K]
+    top_probs, top_pairs = pair_probs.topk(min(top_k, pair_probs.shape[1]))
 
     results = []
     for i in range(len(batch.original_sizes)):
@@ -139,21 +163,37 @@ def instances(
         # The mean mask probability is at most 1, so a pair that fails here could not pass later.
         passing = is_thing[pairs % config.num_classes] & (class_probs > score_threshold)
         queries, labels = np.divmod(pairs[passing], config.num_classes)
-        masks, mean_probs = _cut_out(_Masks.of(output, batch, i, torch.from_numpy(queries)))
+        read, place = np.unique(queries, return_inverse=True)  # a query may pass with several classes
+        masks, mean_probs = _cut_out(_Masks.of(output, batch, i, torch.from_numpy(read)))
 
-        scores = class_probs[passing] * mean_probs
+        scores = class_probs[passing] * mean_probs[place]
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] > score_threshold]
-        masks = masks[order]
+        masks = masks[place[order]]
         found = [
             _Found(int(labels[n]), float(scores[n]), int(np.count_nonzero(mask)), (int(queries[n]),))
             for n, mask in zip(order, masks, strict=True)
         ]
-        boxes = [ndimage.find_objects(mask.view(np.uint8))[0] for mask in masks]
+        boxes = [_box(mask) for mask in masks]
         ids = np.zeros(batch.original_sizes[i], np.int32)
         for n in reversed(range(len(masks))):  # the best is painted last
             ids[masks[n]] = n + 1
-        results.append(Segmentation(ids, _segments(found, boxes, categories), masks))
+        segments = _segments(found, boxes, categories)
+
+        mean_prob_of = dict(zip(read.tolist(), mean_probs.tolist(), strict=True))
+        drew = set(queries[order].tolist())
+        fates: list[Fate] = []
+        for query, label in enumerate(probs[i, :, :-1].argmax(-1).tolist()):
+            if query in drew:
+                fates.append("kept")
+            elif not is_thing[label]:
+                fates.append("not a thing")
+            elif mean_prob_of.get(query) == 0:
+                fates.append("empty mask")
+            else:
+                fates.append("low score")
+        outcomes = _outcomes(probs[i], fates, segments, categories, mean_prob_of, {})
+        results.append(Segmentation(ids, segments, masks, outcomes))
     return results
 
 
@@ -161,6 +201,36 @@ def _class_probs(output: PEMOutput) -> Tensor:
     """[B, Q, K+1]"""
     # In float16 a large logit may have become infinite, and the softmax of two of them is no number.
     return to_float(output.pred_logits).nan_to_num().softmax(-1)
+
+
+def _outcomes(
+    class_probs: Tensor,
+    fates: Sequence[Fate],
+    segments: tuple[Segment, ...],
+    categories: tuple[Category, ...],
+    mean_mask_probs: dict[int, float],
+    mask_shares: dict[int, float],
+) -> tuple[QueryOutcome, ...]:
+    """One outcome per query, from the class probabilities [Q, K+1] and what only the reading knows of some queries."""
+    segment_ids: dict[int, tuple[int, ...]] = {}
+    for segment in segments:
+        for query in segment.queries:
+            segment_ids[query] = (*segment_ids.get(query, ()), segment.id)
+    best_probs, best_classes = class_probs[:, :-1].max(-1)
+    columns = zip(best_classes.tolist(), best_probs.tolist(), class_probs[:, -1].tolist(), fates, strict=True)
+    return tuple(
+        QueryOutcome(
+            query=query,
+            category_id=category_id,
+            label=categories[category_id].name,
+            score=prob * mean_mask_probs.get(query, 1.0),
+            no_object_score=no_object_prob,
+            fate=fate,
+            segment_ids=segment_ids.get(query, ()),
+            mask_share=mask_shares.get(query),
+        )
+        for query, (category_id, prob, no_object_prob, fate) in enumerate(columns)
+    )
 
 
 def _check_thresholds(**thresholds: float) -> None:
@@ -287,19 +357,36 @@ def _classify_pixels(masks: _Masks, probs: Tensor, resize_evidence: bool) -> tup
     """The class of every pixel, int16 [H0, W0], and per class the sum of the shares that it won with, [K]."""
     labels = np.empty(masks.original_size, np.int16)
     share_sum = torch.zeros(probs.shape[1], dtype=torch.float64, device=probs.device)
+    all_classes = probs.sum(1, keepdim=True)
     for rows, cols in masks.tiles():
+        contenders = _contenders(masks.window(rows, cols), probs)
+        weights = torch.cat((probs[:, contenders], all_classes), 1).T
         if resize_evidence:
             mask_probs = _resize(masks.window(rows, cols), rows.to_input, cols.to_input).sigmoid_()
-            evidence = torch.tensordot(probs.T, mask_probs, 1)
-            evidence = _resize(evidence, rows.to_original, cols.to_original)
+            evidence = _resize(torch.tensordot(weights, mask_probs, 1), rows.to_original, cols.to_original)
         else:
-            evidence = torch.tensordot(probs.T, masks.tile(rows, cols).sigmoid_(), 1)
-        total = evidence.sum(0).clamp(min=torch.finfo(evidence.dtype).tiny)  # all classes may have underflowed to 0
-        best, label = _best(evidence)
-        share = best / total
+            evidence = torch.tensordot(weights, masks.tile(rows, cols).sigmoid_(), 1)
+        total = evidence[-1].clamp(min=torch.finfo(evidence.dtype).tiny)  # all classes may have underflowed to 0
+        best, place = _best(evidence[:-1])
+        share = (best / total).clamp_(max=1)  # their sums are rounded differently
+        label = contenders[place]
         share_sum += label.flatten().bincount(share.flatten(), minlength=len(share_sum))
         labels[rows.pixels, cols.pixels] = label.cpu().numpy()
     return labels, share_sum.cpu().numpy()
+
+
+def _contenders(window: Tensor, probs: Tensor) -> Tensor:
+    """The classes, ascending, that may have the most evidence somewhere in a tile: usually few of K.
+
+    Interpolation stays between the least and the largest of the logits [Q, cells, cells] that it reads, so these bound
+    every mask probability of the tile, and with it how far a class can get ahead of a class that is strong throughout.
+    """
+    least, most = window.amin((1, 2)).sigmoid(), window.amax((1, 2)).sigmoid()
+    rival = probs[:, (least @ probs).argmax()]
+    lead = probs - rival[:, None]  # per unit of mask probability, [Q, K]
+    largest_lead = most @ lead.clamp(min=0) + least @ lead.clamp(max=0)
+    rounding = 1e-4 * (most @ probs.sum(1))  # more than rounding can move either side
+    return (largest_lead >= -rounding).nonzero()[:, 0]
 
 
 def _queries_of_classes(masks: _Masks, probs: Tensor, labels: np.ndarray) -> list[tuple[int, ...]]:
@@ -334,6 +421,12 @@ def _cut_out(masks: _Masks) -> tuple[np.ndarray, np.ndarray]:
         area_px += positive.sum((1, 2))
         inside[:, rows.pixels, cols.pixels] = positive.cpu().numpy()
     return inside, (prob_sum / area_px.clamp(min=1)).cpu().numpy()
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns that a mask spans; many times as fast as ndimage.find_objects on a single one."""
+    rows, cols = (mask.any(axis).nonzero()[0].tolist() for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ records

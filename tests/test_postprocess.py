@@ -170,6 +170,80 @@ def test_instances_keep_the_best_pairs_only() -> None:
     assert len(instances(output, batch, CITYSCAPES, top_k=10**6)[0].segments) == 2
 
 
+def test_panoptic_says_what_became_of_every_query() -> None:
+    output, batch = hand_made(
+        (SKY, 0.9, "##.. .... .... ...."),
+        (PERSON, 0.2, LEFT),
+        (PERSON, 0.7, LEFT),
+        (SKY, 0.95, "..## .... .... ...."),
+        (CAR, 0.99, "---- .... .... ...."),
+        (CAR, 0.9, ".... #### .... ...."),
+        (PERSON, 0.85, ".... .##. .... ...."),  # the car is surer on all of it
+        (PERSON, 0.82, ".... ###. #... ...."),  # and on three quarters of this
+    )
+    (result,) = panoptic(output, batch, CITYSCAPES, overlap_threshold=0.3)
+    assert [outcome.query for outcome in result.outcomes] == list(range(8))
+    assert [(outcome.fate, outcome.segment_ids) for outcome in result.outcomes] == [
+        ("kept", (1,)),
+        ("no object", ()),
+        ("low score", ()),
+        ("merged", (1,)),
+        ("empty mask", ()),
+        ("kept", (2,)),
+        ("lost pixels", ()),
+        ("small overlap", ()),
+    ]
+    assert [outcome.mask_share for outcome in result.outcomes] == [1.0, None, None, 1.0, None, 1.0, 0.0, 0.25]
+    dropped = result.outcomes[1]
+    assert (dropped.category_id, dropped.label) == (PERSON, "person")  # no-object left aside
+    assert dropped.score == pytest.approx(0.2) and dropped.no_object_score == pytest.approx(0.8)
+    # The share decides: at the threshold itself a query is kept.
+    (exact,) = panoptic(output, batch, CITYSCAPES, overlap_threshold=0.25)
+    assert exact.outcomes[7].fate == "kept" and exact.segments[2].queries == (7,)
+
+
+def test_owned_pixels_outside_the_mask_make_no_share_above_one() -> None:
+    output, batch = hand_made((PERSON, 0.9, "#-.. ##.. .... ...."))
+    assert panoptic(output, batch, CITYSCAPES)[0].outcomes[0].mask_share == 1.0
+
+
+def test_semantic_says_which_segments_every_query_helped_to_draw() -> None:
+    output, batch = hand_made((ROAD, 0.6, RIGHT), (CAR, 0.4, LEFT), (CAR, 0.3, LEFT), (PERSON, 0.9, NOTHING))
+    (result,) = semantic(output, batch, CITYSCAPES)
+    outcomes = [(outcome.fate, outcome.segment_ids, outcome.mask_share) for outcome in result.outcomes]
+    assert outcomes == [("kept", (1,), None), ("kept", (2,), None), ("kept", (2,), None), ("little evidence", (), None)]
+    assert [outcome.label for outcome in result.outcomes] == ["road", "car", "car", "person"]
+    assert result.outcomes[3].score == pytest.approx(0.9)
+
+
+def test_instances_say_at_which_step_every_query_fell() -> None:
+    output, batch = hand_made(
+        (PERSON, 0.8, LEFT),
+        (SKY, 0.99, RIGHT),
+        (CAR, 0.4, LEFT),  # below the threshold as it is
+        (CAR, 0.7, "..++ ..++ .... ...."),  # below it times the mean mask probability
+        (CAR, 0.9, NOTHING),
+    )
+    (result,) = instances(output, batch, CITYSCAPES)
+    fates = [outcome.fate for outcome in result.outcomes]
+    assert fates == ["kept", "not a thing", "low score", "low score", "empty mask"]
+    assert [outcome.segment_ids for outcome in result.outcomes] == [(1,), (), (), (), ()]
+    half = 1 / (1 + np.exp(-0.5))
+    assert [outcome.score for outcome in result.outcomes] == pytest.approx([0.8, 0.99, 0.4, 0.7 * half, 0.0], abs=1e-3)
+    # A query that is not among the best pairs scored too low for them.
+    assert instances(output, batch, CITYSCAPES, top_k=1)[0].outcomes[0].fate == "low score"
+
+
+def test_a_query_may_be_kept_as_instances_of_several_classes() -> None:
+    output, batch = hand_made((SKY, 0.4, LEFT))
+    for label, prob in ((CAR, 0.3), (PERSON, 0.2)):
+        output.pred_logits[0, 0, label] = np.log(prob)
+    (result,) = instances(output, batch, CITYSCAPES, score_threshold=0.1)
+    assert [segment.label for segment in result.segments] == ["car", "person"]
+    (outcome,) = result.outcomes
+    assert (outcome.fate, outcome.segment_ids, outcome.label) == ("kept", (1, 2), "sky")
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_thresholds_outside_0_to_1_are_refused(value: float) -> None:
     output, batch = hand_made((PERSON, 0.8, LEFT))
@@ -294,6 +368,34 @@ def test_semantic_equals_the_whole_image_procedure(
         assert len(segment.queries) == len(set(segment.queries)) >= 1
 
 
+def test_only_classes_that_can_win_in_a_tile_are_compared() -> None:
+    least, most = torch.tensor([-1.0, -1.0, -9.0]), torch.tensor([2.0, 2.0, -8.0])
+    window = torch.stack((least, most), 1)[:, None]  # 3 queries, 1 x 2 cells
+    probs = torch.tensor(
+        [
+            [0.5, 0.5, 0.4, 0.0, 0.0],
+            [0.0, 0.0, 0.0, 0.2, 0.0],
+            [0.0, 0.0, 0.0, 0.0, 1.0],
+        ]
+    )
+    # Of equals none is dropped. Class 2 is behind class 0 on the same mask, and class 4 has none. Class 3 may win where
+    # its mask is strongest and that of the others weakest: 0.2 * sigmoid(2) = 0.18 against 0.5 * sigmoid(-1) = 0.13.
+    assert postprocess._contenders(window, probs).tolist() == [0, 1, 3]
+
+
+def test_of_many_classes_few_are_compared_and_none_is_missed() -> None:
+    config = replace(CITYSCAPES, num_classes=120)
+    output, batch = random_output(60, (40, 60), 120), batch_of((320, 480), (160, 240))
+    labels, _ = reference_semantic(output, (160, 240), (320, 480), config)
+    (result,) = semantic(output, batch, config)
+    label_of_id = np.array([-1, *(segment.category_id for segment in result.segments)])
+    assert np.array_equal(label_of_id[result.ids], labels.numpy())
+
+    masks, probs = postprocess._Masks.of(output, batch, 0), output.pred_logits[0].softmax(-1)[:, :-1]
+    counts = [len(postprocess._contenders(masks.window(rows, cols), probs)) for rows, cols in masks.tiles()]
+    assert np.mean(counts) < 0.5 * config.num_classes
+
+
 @pytest.mark.parametrize(("cells", "content", "original"), GEOMETRIES)
 def test_instances_equal_the_whole_image_procedure(
     cells: tuple[int, int], content: tuple[int, int], original: tuple[int, int]
@@ -385,3 +487,4 @@ def test_each_image_of_a_batch_is_read_by_its_own_sizes() -> None:
         for result, output, (original, content) in zip(together, (small, large), sizes):
             (alone,) = reading(output, batch_of(original, content), config)
             assert np.array_equal(result.ids, alone.ids) and result.segments == alone.segments
+            assert result.outcomes == alone.outcomes

@@ -1,42 +1,88 @@
-"""What the page remembers of a photo, so that another reading of it does not run the network again."""
+"""What the page remembers of a photo, so that another look at it does not run the network again."""
 
 from __future__ import annotations
 
+import io
 import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from pem.outputs import Batch, PEMOutput
+from analysis.prototypes import Evolution
+from pem.outputs import Batch
+
+
+@dataclass(frozen=True)
+class KeptLayer:
+    """A LayerTrace of one image, in few bytes."""
+
+    stride: int
+    grid_size: tuple[int, int]
+    prototype_index: np.ndarray  # int32 [h, Q]
+    similarity: np.ndarray  # float16 [h, Q]
+    allowed_fraction: np.ndarray  # float32 [Q]
+    target: np.ndarray  # float16 [Q, D]
+    key: np.ndarray  # float16 [N, D]
+    banned_bits: np.ndarray  # uint8 [Q, ceil(N / 8)]: eight tokens to a byte
+
+    def banned(self, query: int) -> np.ndarray:
+        """Whether each token lies outside the previous mask of this query, bool [N]."""
+        return np.unpackbits(self.banned_bits[query], count=len(self.key)).astype(bool)
+
+
+class KeptOutput(NamedTuple):
+    """All of an output that a reading looks at."""
+
+    pred_logits: Tensor  # float16 [1, Q, K+1]
+    pred_masks: Tensor  # float16 [1, Q, H/4, W/4]
+
+
+@dataclass(frozen=True)
+class KeptTwin:
+    """What the masked-attention twin of the model made of the same photo."""
+
+    layers: tuple[KeptLayer, ...]
+    query: np.ndarray  # int [Q]: for each query of the model, the twin's with the most similar mask ...
+    iou: np.ndarray  # float32 [Q]: ... and how similar they are
 
 
 @dataclass(frozen=True)
 class KeptResult:
-    """The network's output for one photo, small enough to keep: about 2 MiB of tensors beside the photo itself."""
+    """One photo and what the network said of it: about 10 MiB for the bundled model."""
 
-    image: np.ndarray  # uint8 [H0, W0, 3]
-    pred_logits: Tensor  # float16 [1, Q, K+1]
-    pred_masks: Tensor  # float16 [1, Q, H/4, W/4]
-    batch: Batch  # the geometry alone; its pixels take no memory
-    network_ms: float
+    name: str  # of an example photo; empty for the visitor's own
+    jpeg: bytes  # the photo in its own size, for exports
+    original_size: tuple[int, int]
+    shown_size: tuple[int, int]  # what the viewer draws; never larger than the original
+    content_size: tuple[int, int]  # what the network saw, without the padding ...
+    padded_size: tuple[int, int]  # ... and with it
+    output: KeptOutput
+    evolution: Evolution
+    layers: tuple[KeptLayer, ...]
+    stage_ms: dict[str, float]  # in the order in which the stages ran
+    twin: KeptTwin | None = None
+
+    def batch(self, size: tuple[int, int]) -> Batch:
+        """The geometry that leads a reading to this size; its pixels take no memory."""
+        return Batch(torch.zeros(()).expand(1, 3, *self.padded_size), (size,), (self.content_size,))
 
     @property
-    def output(self) -> PEMOutput:
-        """The kept masks as an output: embeddings that are unit vectors, times features that are the masks."""
-        queries = self.pred_masks.shape[1]
-        return PEMOutput(
-            pred_logits=self.pred_logits.float(),
-            mask_embed=torch.eye(queries)[None],
-            mask_features=self.pred_masks.float(),
-        )
+    def photo(self) -> Image.Image:
+        """RGB, in its own size."""
+        return Image.open(io.BytesIO(self.jpeg))
 
     @property
     def num_bytes(self) -> int:
-        return self.image.nbytes + self.pred_logits.nbytes + self.pred_masks.nbytes
+        arrays = [*self.output, self.evolution.masks]
+        for layer in (*self.layers, *(self.twin.layers if self.twin else ())):
+            arrays += [layer.target, layer.key, layer.banned_bits, layer.similarity, layer.prototype_index]
+        return len(self.jpeg) + sum(array.nbytes for array in arrays)
 
 
 class ResultStore:
@@ -47,16 +93,21 @@ class ResultStore:
         self._results: OrderedDict[str, KeptResult] = OrderedDict()
         self._lock = threading.Lock()
 
-    def put(self, result: KeptResult) -> str:
-        """Keeps the result and returns its id, which nobody can guess."""
-        result_id = secrets.token_urlsafe(12)
+    def put(self, result: KeptResult, result_id: str = "") -> str:
+        """Keeps the result and returns its id; where none is given, one that nobody can guess."""
+        result_id = result_id or secrets.token_urlsafe(12)
         with self._lock:
             self._results[result_id] = result
+            self._results.move_to_end(result_id)
             total = sum(kept.num_bytes for kept in self._results.values())
             while total > self.budget_bytes and len(self._results) > 1:
                 _, oldest = self._results.popitem(last=False)
                 total -= oldest.num_bytes
         return result_id
+
+    def clear(self) -> None:
+        with self._lock:
+            self._results.clear()
 
     def get(self, result_id: str) -> KeptResult | None:
         """The result of that id, or None where it had to make room for newer ones."""

@@ -1,0 +1,242 @@
+"""What the page computes and remembers, without a browser: one pass, many readings, bounded memory, small payloads."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from halves_model import CAT_SCORE, SIMILARITY, HalvesModel, picked_token
+from PIL import Image
+from small_model import small_model
+
+import pem
+from ui.engine import MAX_SHOWN_PX, TASKS, Engine, Reading, ResultGone
+from ui.results import KeptResult, ResultStore
+from ui.viewer.payload import reading_payload, result_payload
+from ui.viewer.server import open_result, server_functions
+
+# 3:4, so that the network sees it without padding and its halves are halves of the photo.
+PHOTO = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+
+
+def labels(reading: Reading) -> list[str]:
+    return [segment.label for segment in reading.segmentation.segments]
+
+
+def picture(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(HalvesModel())
+
+
+@pytest.fixture(scope="module")
+def result_id(engine: Engine) -> str:
+    return engine.run(PHOTO)
+
+
+def test_tasks_and_thresholds_read_the_kept_output_and_never_run_the_network() -> None:
+    model = HalvesModel()
+    engine = Engine(model)
+    result = engine.result(engine.run(PHOTO))
+    assert labels(engine.read(result, "panoptic", 0.5, 0.6)) == ["cat", "couch"]
+    assert labels(engine.read(result, "panoptic", 0.7, 0.6)) == ["cat"]
+    assert labels(engine.read(result, "panoptic", 0.95, 0.6)) == []
+    assert labels(engine.read(result, "semantic", 0.95, 0.6)) == ["cat", "couch"]
+    assert labels(engine.read(result, "instance", 0.7, 0.6)) == ["cat"]
+    engine.choice(result, 0, 5, 7)
+    assert model.forwards == 1
+
+
+def test_the_kept_output_reads_like_the_network_s_own() -> None:
+    model = small_model()
+    photo = np.asarray(Image.fromarray(PHOTO).resize((96, 64)))
+    config = dataclasses.replace(model.config, short_side_px=64, max_long_side_px=128)
+    model.config = config
+    batch = pem.preprocess([photo], config)
+    with torch.no_grad():
+        output = model(batch.pixels)
+    engine = Engine(model)
+    kept = engine.result(engine.run(photo))
+    for task, own in (
+        ("panoptic", pem.panoptic(output, batch, config, object_threshold=0.1, overlap_threshold=0.1)[0]),
+        ("semantic", pem.semantic(output, batch, config)[0]),
+    ):
+        ours = engine.read(kept, task, 0.1, 0.1).segmentation
+        assert len(own.segments) > 0
+        assert [s.label for s in ours.segments] == [s.label for s in own.segments]
+        assert np.mean(ours.ids == own.ids) > 0.99  # half precision may move a border by a pixel
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"task": "depth"}, "There is no task 'depth'"),
+        ({"object_threshold": 1.5}, "object_threshold is 1.5; it must lie between 0 and 1"),
+    ],
+)
+def test_wrong_settings_say_what_is_wrong(engine: Engine, result_id: str, change, sentence) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        engine.read(engine.result(result_id), **{"task": "panoptic", **change})
+
+
+def test_a_choice_that_does_not_exist_says_which_do(engine: Engine, result_id: str) -> None:
+    result = engine.result(result_id)
+    for query, layer, head, sentence in ((3, 0, 0, "no query 3"), (0, 6, 0, "no layer 6"), (0, 0, 8, "no head 8")):
+        with pytest.raises(ValueError, match=f"There is {sentence}; choose one from 0 to"):
+            engine.choice(result, query, layer, head)
+
+
+def test_an_example_is_run_when_it_is_asked_for_and_not_kept(tmp_path: Path) -> None:
+    Image.fromarray(PHOTO).save(tmp_path / "noise.png")
+    model = HalvesModel()
+    engine = Engine(model, examples=[tmp_path / "noise.png"], budget_bytes=0)
+    assert engine.result("example-noise").name == "noise"
+    engine.result("example-noise")
+    assert model.forwards == 1
+    engine.run(PHOTO)  # pushes it out
+    engine.result("example-noise")
+    assert model.forwards == 3
+
+
+def test_the_twin_is_asked_for_the_query_with_the_most_similar_mask() -> None:
+    class Mirrored(HalvesModel):
+        """Its query 1 draws what query 0 of the other draws, and the other way round."""
+
+        def decoder(self, mask_features, levels, trace=False):
+            output = super().decoder(mask_features, levels, trace)
+            return dataclasses.replace(output, mask_embed=output.mask_embed[:, [1, 0, 2]])
+
+    engine = Engine(HalvesModel(), twin=Mirrored())
+    result = engine.result(engine.run(PHOTO))
+    choice, query, iou = engine.twin_choice(result, 0, 2, 0)
+    assert (query, iou) == (1, 1.0)
+    np.testing.assert_array_equal(choice.scores, engine.choice(result, 1, 2, 0).scores)
+    assert Engine(HalvesModel()).twin_choice(dataclasses.replace(result, twin=None), 0, 2, 0) is None
+
+
+# -------------------------------------------------------------------------------------------------------------- store
+
+
+def kept_result(num_bytes: int) -> KeptResult:
+    engine = Engine(HalvesModel())
+    result = engine.result(engine.run(PHOTO))
+    return dataclasses.replace(result, jpeg=bytes(num_bytes - (result.num_bytes - len(result.jpeg))))
+
+
+def test_the_store_forgets_the_least_recently_used_beyond_its_budget() -> None:
+    store = ResultStore(budget_bytes=25_000_000)
+    ten = kept_result(10_000_000)
+    assert ten.num_bytes == 10_000_000
+    first, second = store.put(ten), store.put(ten)
+    assert store.get(first) is not None  # now the second is the oldest
+    third = store.put(ten)
+    assert store.get(second) is None
+    assert store.get(first) is not None and store.get(third) is not None
+    huge = store.put(kept_result(100_000_000))  # whoever just pressed Segment sees the result, whatever its size
+    assert store.get(huge) is not None and store.get(first) is None and store.get(third) is None
+
+
+def test_a_kept_result_counts_all_of_its_arrays(engine: Engine, result_id: str) -> None:
+    result = engine.result(result_id)
+
+    def sizes(value: object) -> int:
+        if isinstance(value, (np.ndarray, torch.Tensor)):
+            return value.nbytes
+        if isinstance(value, bytes):
+            return len(value)
+        if isinstance(value, (tuple, list)):
+            return sum(map(sizes, value))
+        if dataclasses.is_dataclass(value):
+            return sum(sizes(getattr(value, field.name)) for field in dataclasses.fields(value))
+        return 0
+
+    assert result.num_bytes == pytest.approx(sizes(result), rel=0.01)
+
+
+def test_a_forgotten_result_says_what_to_do() -> None:
+    engine = Engine(HalvesModel(), budget_bytes=0)
+    old = engine.run(PHOTO)
+    engine.run(PHOTO)
+    with pytest.raises(ResultGone, match="press Segment again"):
+        engine.result(old)
+
+
+# ------------------------------------------------------------------------------------------------------------ payload
+
+
+def test_the_payload_puts_prototypes_at_the_centres_of_their_cells(engine: Engine, result_id: str) -> None:
+    payload = result_payload(engine, result_id)
+    assert (payload["height"], payload["width"]) == PHOTO.shape[:2]
+    for layer, index, similarity in zip(payload["layers"], payload["prototype_index"], payload["similarity"]):
+        rows, cols = layer["rows"], layer["cols"]
+        assert (rows * layer["stride"], cols * layer["stride"]) == (384, 512)
+        for query in (0, 1):
+            for head in range(8):
+                row, col = divmod(index[query][head], cols)
+                assert (row, col) == picked_token(query, head, rows, cols)
+                assert layer["y"][row] == pytest.approx((row + 0.5) / rows, abs=1e-4)
+                assert layer["x"][col] == pytest.approx((col + 0.5) / cols, abs=1e-4)
+                assert similarity[query][head] == SIMILARITY
+    assert payload["allowed_fraction"] == [[0.5, 0.5, 0.0]] * 6
+
+
+def test_the_payload_tells_how_masks_grew(engine: Engine, result_id: str) -> None:
+    payload = result_payload(engine, result_id)
+    steps = payload["steps"]
+    assert [row[0] for row in steps["area_fraction"]] == [0.0] + [0.5] * 6
+    assert [row[0] for row in steps["final_iou"]] == [0.0] + [1.0] * 6
+    assert steps["final_iou"][0][2] == 1.0  # empty from first to last
+    assert steps["score"][6][0] == pytest.approx(CAT_SCORE, abs=1e-3)
+    masks = payload["masks"]
+    assert len(masks["sheets"]) == 7
+    sheet, rows, cols = picture(masks["sheets"][6]), masks["rows"], masks["cols"]
+    assert sheet.shape[:2] == (2 * rows, 2 * cols)  # three queries, two to a row
+    tile = sheet[:rows, :cols, 0]
+    assert tile[:, : cols // 2 - 4].min() > 220 and tile[:, cols // 2 + 4 :].max() < 35
+    assert sheet[:rows, cols:, 0][:, : cols // 2 - 4].max() < 35  # query 1 is to the right of query 0
+
+
+def test_the_id_map_survives_the_way_to_the_browser(engine: Engine, result_id: str) -> None:
+    reading = engine.read(engine.result(result_id), "panoptic")
+    payload = reading_payload(reading)
+    channels = picture(payload["ids"]).astype(int)
+    np.testing.assert_array_equal(channels[..., 0] + 256 * channels[..., 1], reading.segmentation.ids)
+    assert [s["area_fraction"] for s in payload["segments"]] == [0.5, 0.5]
+    assert payload["unassigned_fraction"] == 0
+    assert [outcome["fate"] for outcome in payload["outcomes"]] == ["kept", "kept", "no object"]
+
+
+@pytest.mark.parametrize("size", [(3000, 4000), (300, 4000), (40, 30)])
+def test_a_payload_is_json_of_at_most_a_megabyte_and_is_shown_in_the_photo_s_shape(size: tuple[int, int]) -> None:
+    # Noise is the worst that a JPEG can meet.
+    noise = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    engine = Engine(pem.load_model("default", device="cpu"))
+    for task in TASKS:
+        payload = open_result(engine, engine.run(noise), task)
+        assert len(json.dumps(payload, allow_nan=False)) <= 1_000_000
+    height, width = payload["height"], payload["width"]
+    assert max(height, width) == min(MAX_SHOWN_PX, max(size))
+    assert height / width == pytest.approx(size[0] / size[1], rel=0.01)
+    assert picture(payload["photo"]).shape == picture(payload["readings"][0]["ids"]).shape == (height, width, 3)
+
+
+def test_the_server_answers_the_viewer_with_json_or_one_sentence(engine: Engine, result_id: str, tmp_path) -> None:
+    read, choice, export = server_functions(engine, tmp_path)
+    assert [s["category"] for s in read([result_id, "panoptic", 0.7, 0.6])["segments"]] == ["cat"]
+    assert read([result_id, "panoptic", 2, 0.6])["error"] == "object_threshold is 2; it must lie between 0 and 1."
+    assert "press Segment again" in read(["gone", "panoptic", 0.7, 0.6])["error"]
+    assert choice([result_id, 0, 1, 2])["index"] == 6 * 32 + 8  # 24 x 32 cells
+    assert choice([result_id, 0, 9, 2])["error"].startswith("There is no layer 9")
+    answer = export([result_id, "panoptic", 0.5, 0.6, 0.5, "overlay"])
+    file = Path(answer["url"].partition("file=")[2])
+    assert file.parent.parent == tmp_path and Image.open(file).size == (128, 96)
+    assert "error" in export([result_id, "panoptic", 0.5, 0.6, 0.5, "nonsense"])

@@ -1,0 +1,127 @@
+"""The endpoints for programs, documented on the page's API page: each answers with plain JSON, after its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+import pem
+from ui.engine import TASKS, Engine, Reading, ResultGone
+from ui.export import export_file, trace_json
+from ui.image_input import SafeImage
+from ui.viewer.server import new_folder
+
+
+def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) -> None:
+    """Adds /segment, /read and /trace to the page that is being built; ``network`` queues what runs the network."""
+    config = engine.model.config
+
+    def answer(result_id: str, task: str, object_threshold: float | None, overlap_threshold: float | None):
+        try:
+            result = engine.result(result_id)
+            reading = engine.read(result, task, object_threshold, overlap_threshold)
+            thresholds = (object_threshold, overlap_threshold)
+            segments = export_file(engine, result, "segments", new_folder(export_root), task, *thresholds)
+        except (ResultGone, ValueError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        return pem.render(result.photo, reading.segmentation), str(segments), describe(result_id, reading)
+
+    def segment(photo: np.ndarray | None, task: str):
+        if photo is None:
+            raise gr.Error("Please send a photo.", print_exception=False)
+        return answer(engine.run(photo), task, None, None)
+
+    def trace(result_id: str, query: float):
+        try:
+            result = engine.result(result_id)
+            arrays = export_file(engine, result, "trace-npz", new_folder(export_root), config.task)
+            return str(arrays), trace_json(config, result, query=int(query))
+        except (ResultGone, ValueError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    # Endpoints take and give components; these are never drawn.
+    with gr.Row(visible=False):
+        photo = SafeImage(label="photo")
+        result_id = gr.Textbox(label="result_id")
+        task = gr.Radio(TASKS, value=config.task, label="task")
+        object_threshold = gr.Number(config.object_threshold, label="object_threshold", minimum=0, maximum=1)
+        overlap_threshold = gr.Number(config.overlap_threshold, label="overlap_threshold", minimum=0, maximum=1)
+        query = gr.Number(0, label="query", precision=0, minimum=0)
+        overlay = gr.Image(label="overlay", format="png")
+        file = gr.File(label="file")
+        json = gr.JSON(label="answer")
+
+    gr.on(
+        [],
+        segment,
+        [photo, task],
+        [overlay, file, json],
+        api_name="segment",
+        api_description="Segments one photo. task is 'panoptic', 'semantic' or 'instance'. Returns the overlay (PNG), "
+        "a zip of the id map and its COCO panoptic JSON, and JSON whose result_id the other endpoints take. Each of its "
+        "segments has id, category, score, area, bbox (left, top, width, height; in pixels) and queries; each of its "
+        "queries says what became of it.",
+        **network,
+    )
+    gr.on(
+        [],
+        answer,
+        [result_id, task, object_threshold, overlap_threshold],
+        [overlay, file, json],
+        api_name="read",
+        api_description="Reads a kept result again for another task or other thresholds; the network does not run. "
+        "Returns what /segment returns. Results are kept until newer ones need the room.",
+        queue=False,
+    )
+    gr.on(
+        [],
+        trace,
+        [result_id, query],
+        [file, json],
+        api_name="trace",
+        api_description="Which prototypes one query of a kept result picked, in every layer and head, in pixels of the "
+        "photo, and how its class and mask developed. Returns the trace of all queries as arrays (NPZ), and the one "
+        "query's as JSON.",
+        queue=False,
+    )
+
+
+def describe(result_id: str, reading: Reading) -> dict[str, Any]:
+    """A reading as plain JSON: areas and boxes (left, top, width, height) in pixels of the photo, times in ms."""
+    height, width = reading.segmentation.ids.shape
+    return {
+        "result_id": result_id,
+        "task": reading.task,
+        "object_threshold": reading.object_threshold,
+        "overlap_threshold": reading.overlap_threshold,
+        "height": height,
+        "width": width,
+        "reading_ms": round(reading.reading_ms, 1),
+        "segments": [
+            {
+                "id": segment.id,
+                "category": segment.label,
+                "category_id": segment.category_id,
+                "is_thing": segment.is_thing,
+                "score": round(segment.score, 4),
+                "area": segment.area_px,
+                "bbox": list(segment.bbox),
+                "queries": list(segment.queries),
+                "color": "#{:02x}{:02x}{:02x}".format(*segment.color),
+            }
+            for segment in reading.segmentation.segments
+        ],
+        "queries": [
+            {
+                "query": outcome.query,
+                "category": outcome.label,
+                "score": round(outcome.score, 4),
+                "fate": outcome.fate,
+                "segments": list(outcome.segment_ids),
+            }
+            for outcome in reading.segmentation.outcomes
+        ],
+    }

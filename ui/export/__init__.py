@@ -1,0 +1,89 @@
+"""What a visitor can take home: the overlay, the segments as COCO panoptic, and the trace of what happened inside.
+
+All of it is made from a kept result, in the photo's own size; the network does not run.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pem.render import id_map_png, panoptic_json, render
+from ui.engine import Engine
+from ui.export.trace import trace_arrays, trace_json
+from ui.results import KeptResult
+
+__all__ = ["KINDS", "export_file", "trace_arrays", "trace_json"]
+
+KINDS = ("overlay", "segments", "trace-json", "trace-npz", "all")
+OVERLAP_NOTE = (
+    "Instances may overlap: area and bbox are of the whole instance, "
+    "while a pixel of the PNG can show only the one with the best score."
+)
+
+
+def export_file(
+    engine: Engine,
+    result: KeptResult,
+    what: str,
+    folder: Path,
+    task: str,
+    object_threshold: float | None = None,
+    overlap_threshold: float | None = None,
+    opacity: float = 0.5,
+) -> Path:
+    """Writes one file of the kind ``what`` into the folder and returns its path.
+
+    "overlay" is a PNG; "segments" a zip of the id map as a PNG and the COCO panoptic JSON that belongs to it;
+    "trace-json" and "trace-npz" hold what ``trace_json`` and ``trace_arrays`` describe; "all" is a zip of everything.
+    Names begin with that of the example, or with "photo". Task and thresholds are those of ``Engine.read``.
+
+    Raises ValueError for an unknown kind or task, and for thresholds or an opacity outside 0..1.
+    """
+    if what not in KINDS:
+        raise ValueError(f"There is no export {what!r}; choose one of: {', '.join(KINDS)}.")
+    config, name = engine.model.config, result.name or "photo"
+    files: dict[str, bytes] = {}
+    if what in ("overlay", "segments", "all"):
+        segmentation = engine.read(result, task, object_threshold, overlap_threshold).segmentation
+    if what in ("overlay", "all"):
+        with Image.open(io.BytesIO(result.jpeg)) as photo:
+            files[f"{name}_overlay.png"] = _png(render(photo, segmentation, opacity))
+    if what in ("segments", "all"):
+        annotation = panoptic_json(segmentation, config, f"{name}.jpg", f"{name}_segments.png")
+        if segmentation.masks is not None:
+            annotation["note"] = OVERLAP_NOTE
+        files[f"{name}_segments.png"] = _png(id_map_png(segmentation))
+        files[f"{name}_segments.json"] = json.dumps(annotation, indent=1).encode()
+    if what in ("trace-json", "all"):
+        files[f"{name}_trace.json"] = json.dumps(trace_json(config, result), allow_nan=False).encode()
+    if what in ("trace-npz", "all"):
+        archive = io.BytesIO()
+        np.savez_compressed(archive, **trace_arrays(config, result))
+        files[f"{name}_trace.npz"] = archive.getvalue()
+    if len(files) > 1:
+        files = {f"{name}_{what}.zip": _zip(files)}
+    [(file_name, data)] = files.items()
+    path = folder / file_name
+    path.write_bytes(data)
+    return path
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=4)  # twice as fast as usual, for 3 % more bytes
+    return file.getvalue()
+
+
+def _zip(files: dict[str, bytes]) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as writer:
+        for name, data in files.items():
+            # The others are compressed already.
+            writer.writestr(name, data, zipfile.ZIP_DEFLATED if name.endswith(".json") else zipfile.ZIP_STORED)
+    return archive.getvalue()

@@ -1,0 +1,83 @@
+// Downloads, and a link to this very view.
+
+import { ask, find, findAll, make, notify, onChange, state } from "../viewer/state.js";
+
+// The link to what an example photo shows now. Layers and heads are counted as the page names them, from 1.
+export function linkToView({ result, task, objectThreshold, overlapThreshold, query, layer, head, show, step }) {
+  const parameters = {
+    example: result.name,
+    task,
+    score: objectThreshold.toFixed(2),
+    overlap: overlapThreshold.toFixed(2),
+    query,
+    layer: layer + 1,
+    head: head === null ? null : head + 1,
+    show,
+    step,
+  };
+  const given = Object.entries(parameters).filter(([, value]) => value !== null);
+  return `${location.origin}${location.pathname}?${new URLSearchParams(given)}`;
+}
+
+// The changes of state that such a link asks for; what the given result does not have is left out.
+export function viewFromLink(search, result) {
+  const parameters = new URLSearchParams(search);
+  const number = (name) => Number(parameters.get(name) || Number.NaN);
+  const oneOf = (name, values) => values.find((value) => value === parameters.get(name));
+  const fraction = (name) => (number(name) >= 0 && number(name) <= 1 ? number(name) : undefined);
+  const index = (name, count, first = 0) => {
+    const value = number(name) - first;
+    return Number.isInteger(value) && value >= 0 && value < count ? value : undefined;
+  };
+  const view = {
+    task: oneOf("task", ["panoptic", "semantic", "instance"]),
+    objectThreshold: fraction("score"),
+    overlapThreshold: fraction("overlap"),
+    query: index("query", result.model.num_queries),
+    layer: index("layer", result.layers.length, 1),
+    head: index("head", result.model.num_heads, 1),
+    show: oneOf("show", ["segments", "mask", "similarity", "density"]),
+    step: index("step", result.layers.length + 1),
+  };
+  return Object.fromEntries(Object.entries(view).filter(([, value]) => value !== undefined));
+}
+
+async function download(button) {
+  const { result, task, objectThreshold, overlapThreshold, opacity } = state;
+  button.disabled = true;
+  button.setAttribute("aria-busy", "true");
+  const answer = await ask("export", result.id, task, objectThreshold, overlapThreshold, opacity, button.dataset.what);
+  button.disabled = false;
+  button.removeAttribute("aria-busy");
+  if (answer) make("a", { href: answer.url, download: answer.name }).click();
+}
+
+async function copyLink() {
+  const field = find("#link");
+  field.value = linkToView(state);
+  try {
+    await navigator.clipboard.writeText(field.value);
+    field.hidden = true;
+    notify("The link is copied.");
+  } catch {
+    // No clipboard here, or not allowed: the visitor can copy by hand.
+    field.hidden = false;
+    field.focus();
+    field.select();
+  }
+}
+
+function renderLink() {
+  const isExample = Boolean(state.result?.name);
+  find("#copy-link").disabled = !isExample;
+  find("#link").hidden = true;
+  find("#link-note").textContent = isExample
+    ? ""
+    : "A link can reproduce the example photos only: your own photo is not kept.";
+}
+
+export function setUpExport() {
+  for (const button of findAll("#export [data-what]")) button.addEventListener("click", () => download(button));
+  find("#copy-link").addEventListener("click", copyLink);
+  onChange(["result"], renderLink);
+}

@@ -1,0 +1,233 @@
+// All queries as pictures or as a table: what became of each, and why. Both are one table, which CSS lays out in two
+// ways; so its rows are made, and its thumbnails painted, once per result, and a new reading only changes texts.
+
+import { paintMask } from "../prototypes/evolution.js";
+import { pictures } from "../prototypes/points.js";
+import { find, findAll, make, onChange, percent, selectQuery, state } from "../viewer/state.js";
+
+const THUMBNAIL_PX = 240; // long side; twice as many as CSS shows, for sharp screens
+
+// How far a query came, the farthest first.
+const FATES = [
+  "kept",
+  "merged",
+  "small overlap",
+  "lost pixels",
+  "empty mask",
+  "little evidence",
+  "low score",
+  "not a thing",
+  "no object",
+];
+
+// What a column is sorted by, and which way at the first click.
+const COLUMNS = {
+  query: { key: ({ query }) => query, largestFirst: false },
+  class: { key: ({ category }) => category, largestFirst: false },
+  score: { key: ({ score }) => score, largestFirst: true },
+  area: { key: ({ query }) => maskArea(query), largestFirst: true },
+  outcome: { key: ({ fate }) => FATES.indexOf(fate), largestFirst: false },
+};
+
+const order = { column: "outcome", descending: false };
+let shownFate = "all"; // or "dropped", or one of FATES
+let rows = []; // by query: its <tr>
+
+const maskArea = (query) => state.result.steps.area_fraction.at(-1)[query];
+const isDropped = (fate) => fate !== "kept" && fate !== "merged";
+const passes = (fate) => shownFate === "all" || fate === shownFate || (shownFate === "dropped" && isDropped(fate));
+
+// ------------------------------------------------------------------------------------------------------ once per result
+
+function makeRow(query) {
+  const canvas = make("canvas", { "aria-hidden": "true" });
+  const button = make("button", { type: "button", tabIndex: -1, "aria-label": `Query ${query}` }, `${query}`);
+  const cells = ["class", "score", "area", "outcome"].map((name) => make("td", { className: name }));
+  const picture = make("td", { className: "picture" }, make("div", { className: "thumbnail" }, canvas));
+  const row = make("tr", {}, picture, make("th", { className: "query", scope: "row" }, button), ...cells);
+  row.query = query;
+  return row;
+}
+
+function paintThumbnail(row) {
+  const { model, steps } = state.result;
+  const { color } = model.categories[steps.category_id.at(-1)[row.query]];
+  paintMask(row.querySelector("canvas"), row.query, steps.score.length - 1, color);
+}
+
+// The grey, dim photo that lies under all thumbnails.
+function backdrop() {
+  const { width, height } = state.result;
+  const scale = THUMBNAIL_PX / Math.max(width, height);
+  const canvas = make("canvas", { width: Math.ceil(width * scale), height: Math.ceil(height * scale) });
+  const context = canvas.getContext("2d");
+  context.drawImage(pictures.photo, 0, 0, canvas.width, canvas.height);
+  context.globalCompositeOperation = "saturation";
+  context.fillStyle = "#777";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.globalCompositeOperation = "source-over";
+  context.fillStyle = "rgb(0 0 0 / 0.45)";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", 0.7);
+}
+
+function makeRows(whenSeen) {
+  const { model, width, height } = state.result;
+  whenSeen.disconnect();
+  rows = Array.from({ length: model.num_queries }, (_, query) => makeRow(query));
+  for (const row of rows) whenSeen.observe(row);
+  find("#queries tbody").replaceChildren(...rows);
+  find("#queries").style.setProperty("--ratio", width / height);
+  find("#queries").style.setProperty("--backdrop", `url(${backdrop()})`);
+}
+
+// ----------------------------------------------------------------------------------------------------- at every reading
+
+function describe(row, outcome) {
+  const [category, score, area, fate] = row.querySelectorAll("td:not(.picture)");
+  const swatch = make("i", { className: "swatch" });
+  swatch.style.background = state.result.model.categories[outcome.category_id].color;
+  category.replaceChildren(swatch, make("span", {}, outcome.category));
+  score.textContent = outcome.score.toFixed(2);
+  area.textContent = percent(maskArea(outcome.query));
+  const badge = make("b", {}, outcome.fate);
+  fate.replaceChildren(badge, make("span", { title: outcome.reason }, outcome.reason));
+  row.classList.toggle("dropped", isDropped(outcome.fate));
+}
+
+function renderChips() {
+  const { outcomes } = state.reading;
+  const counts = { all: outcomes.length, dropped: outcomes.filter(({ fate }) => isDropped(fate)).length };
+  for (const fate of FATES) counts[fate] = outcomes.filter((outcome) => outcome.fate === fate).length;
+  if (!counts[shownFate]) shownFate = "all";
+  const chips = ["all", "kept", "merged", "dropped", ...FATES.filter(isDropped)]
+    .filter((fate) => counts[fate] > 0)
+    .map((fate) => {
+      const chip = make("button", { type: "button" }, fate, make("span", {}, `${counts[fate]}`));
+      chip.fate = fate;
+      chip.classList.toggle("reason", isDropped(fate) && fate !== "all" && fate !== "dropped");
+      return chip;
+    });
+  find("#queries .chips").replaceChildren(...chips);
+}
+
+// Puts the rows that pass the filter into the order of the sorted column; equals are sorted by score.
+function arrange() {
+  const { key } = COLUMNS[order.column];
+  const sign = order.descending ? -1 : 1;
+  const compare = (a, b) => {
+    const [left, right] = [key(a), key(b)];
+    if (left === right) return b.score - a.score;
+    return left < right ? -sign : sign;
+  };
+  const sorted = state.reading.outcomes.toSorted(compare);
+  for (const { query, fate } of sorted) rows[query].hidden = !passes(fate);
+  find("#queries tbody").append(...sorted.map(({ query }) => rows[query]));
+  for (const heading of findAll("#queries th[data-column]")) {
+    if (heading.dataset.column !== order.column) heading.removeAttribute("aria-sort");
+    else heading.setAttribute("aria-sort", order.descending ? "descending" : "ascending");
+  }
+  for (const chip of findAll("#queries .chips button")) chip.setAttribute("aria-pressed", chip.fate === shownFate);
+}
+
+function renderReading() {
+  for (const outcome of state.reading.outcomes) describe(rows[outcome.query], outcome);
+  renderChips();
+  arrange();
+}
+
+// ---------------------------------------------------------------------------------------------------- which is selected
+
+const shownRows = () => findAll("#queries tbody tr:not([hidden])");
+
+// Scrolls the box, never the page.
+function reveal(row) {
+  const box = find("#queries .queries-box");
+  const head = find("#queries thead").getBoundingClientRect();
+  const { top, bottom } = row.getBoundingClientRect();
+  const above = head.bottom - top;
+  const below = bottom - box.getBoundingClientRect().bottom;
+  if (above > 0) box.scrollTop -= above;
+  else if (below > 0) box.scrollTop += below;
+}
+
+// Of all rows, only one is a stop of the Tab key; the arrow keys lead to the others.
+function makeTabStop(row) {
+  for (const button of findAll("#queries tbody button")) button.tabIndex = -1;
+  if (row) row.querySelector("button").tabIndex = 0;
+}
+
+function markSelected() {
+  for (const row of rows) {
+    const selected = row.query === state.query;
+    row.classList.toggle("selected", selected);
+    row.querySelector("button").setAttribute("aria-pressed", selected);
+  }
+  const row = rows[state.query];
+  const isShown = row !== undefined && !row.hidden;
+  if (isShown) reveal(row);
+  makeTabStop(isShown ? row : shownRows()[0]);
+}
+
+function moveFocus(event) {
+  const shown = shownRows();
+  const at = shown.indexOf(event.target.closest("tr"));
+  if (at < 0) return;
+  // In the table a line is one row, among the pictures as many as stand side by side.
+  const perLine = shown.filter((row) => row.offsetTop === shown[0].offsetTop).length;
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -perLine, ArrowDown: perLine, Home: -at, End: shown.length };
+  if (!(event.key in steps)) return;
+  event.preventDefault();
+  event.stopPropagation(); // elsewhere the arrow keys go from segment to segment
+  const row = shown[Math.min(shown.length - 1, Math.max(0, at + steps[event.key]))];
+  makeTabStop(row);
+  row.querySelector("button").focus({ preventScroll: true });
+  reveal(row);
+}
+
+function sortBy(column) {
+  order.descending = order.column === column ? !order.descending : COLUMNS[column].largestFirst;
+  order.column = column;
+  arrange();
+  markSelected();
+}
+
+export function setUpGallery() {
+  const whenSeen = new IntersectionObserver(
+    (entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (!isIntersecting) continue;
+        whenSeen.unobserve(target);
+        paintThumbnail(target);
+      }
+    },
+    { root: find("#queries .queries-box"), rootMargin: "200px" },
+  );
+  find("#queries tbody").addEventListener("click", (event) => {
+    const row = event.target.closest("tr");
+    if (row) selectQuery(row.query);
+  });
+  find("#queries tbody").addEventListener("keydown", moveFocus);
+  find("#queries .chips").addEventListener("click", (event) => {
+    const chip = event.target.closest("button");
+    if (!chip) return;
+    shownFate = chip.fate;
+    arrange();
+    markSelected();
+  });
+  for (const heading of findAll("#queries th[data-column]")) {
+    heading.firstElementChild.addEventListener("click", () => sortBy(heading.dataset.column));
+  }
+  for (const radio of findAll("#queries input[name=queries-view]")) {
+    radio.addEventListener("change", () => {
+      find("#queries table").dataset.view = radio.value;
+      markSelected();
+    });
+  }
+  onChange(["result", "reading", "query"], (changes) => {
+    if (!state.reading) return;
+    if ("result" in changes) makeRows(whenSeen);
+    if ("result" in changes || "reading" in changes) renderReading();
+    markSelected();
+  });
+}

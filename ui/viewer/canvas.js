@@ -1,0 +1,295 @@
+// The picture: photo, segments and whatever else is painted over it; pointer, touch, zoom and wipe.
+
+import { drawSimilarity } from "../prototypes/choice.js";
+import { drawMask } from "../prototypes/evolution.js";
+import { drawDensity, drawPoints, openPoint, pointAt } from "../prototypes/points.js";
+import { camera, clipToPhoto, drawSpanning, loadImage, place, unplace } from "./geometry.js";
+import { find, findAll, make, onChange, percent, segmentById, selectSegment, state, update } from "./state.js";
+
+const MAX_ZOOM = 16;
+const DRAG_PX = 5; // a pointer that moved less was a click
+
+let photo = null;
+let overlay = null; // the segments' colours, in pixels of the shown photo
+let lines = null; // their outlines
+let canvasWidth = 0; // in CSS pixels
+let canvasHeight = 0;
+let frame = 0;
+const pointers = new Map(); // those that are down, by id
+let dragged = 0;
+
+export async function showPhoto(result) {
+  photo = await loadImage(result.photo);
+  overlay = make("canvas", { width: result.width, height: result.height });
+  lines = make("canvas", { width: result.width, height: result.height });
+}
+
+// The ids of a reading, one per pixel of the shown photo.
+export async function decodeIds(reading, result) {
+  const canvas = make("canvas", { width: result.width, height: result.height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(await loadImage(reading.ids), 0, 0);
+  const { data } = context.getImageData(0, 0, result.width, result.height);
+  return Uint16Array.from({ length: data.length / 4 }, (_, i) => data[4 * i] + 256 * data[4 * i + 1]);
+}
+
+export function segmentAt(x, y) {
+  if (!(x >= 0 && x < 1 && y >= 0 && y < 1)) return null;
+  const { width, height } = state.result;
+  return state.reading.idMap[Math.floor(y * height) * width + Math.floor(x * width)] || null;
+}
+
+// -------------------------------------------------------------------------------------------------------- painting
+
+const isPainted = (id) => !state.hidden.has(id) && (state.isolated?.has(id) ?? true);
+
+// Fills a picture from a colour per id; a colour is 0xAABBGGRR, as the four bytes of a pixel read on any usual machine.
+function paintIds(canvas, colorOf) {
+  const { idMap, segments } = state.reading;
+  const colors = new Uint32Array(segments.length + 1);
+  for (const segment of segments) colors[segment.id] = isPainted(segment.id) ? colorOf(segment) : 0;
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(canvas.width, canvas.height);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = colors[idMap[i]];
+  return { context, image, pixels };
+}
+
+function paintSegments() {
+  if (!state.reading) return;
+  const focus = state.hovered ?? state.segment;
+  const { context, image } = paintIds(overlay, ({ id, color }) => {
+    const [red, green, blue] = [1, 3, 5].map((at) => Number.parseInt(color.slice(at, at + 2), 16));
+    const alpha = focus === null || focus === id ? 255 : 90;
+    return ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+  });
+  context.putImageData(image, 0, 0);
+}
+
+function paintLines() {
+  if (!state.reading) return;
+  const { idMap } = state.reading;
+  const { width } = lines;
+  const WHITE = 0xffffffff;
+  const { context, image, pixels } = paintIds(lines, () => WHITE);
+  // A pixel keeps its white only where its upper or left neighbour is another segment.
+  const inside = new Uint8Array(pixels.length);
+  for (let i = 0; i < pixels.length; i++) {
+    const edge = (i >= width && idMap[i] !== idMap[i - width]) || (i % width > 0 && idMap[i] !== idMap[i - 1]);
+    inside[i] = edge ? 0 : 1;
+  }
+  for (let i = 0; i < pixels.length; i++) if (inside[i]) pixels[i] = 0;
+  context.putImageData(image, 0, 0);
+}
+
+function draw() {
+  frame = 0;
+  const canvas = find("#canvas");
+  const context = canvas.getContext("2d");
+  const density = canvas.width / canvasWidth;
+  context.setTransform(density, 0, 0, density, 0, 0);
+  context.clearRect(0, 0, canvasWidth, canvasHeight);
+  if (!photo || !state.result || !state.reading) return;
+  drawSpanning(context, photo, 1, 1, camera.scale < 4);
+
+  clipToPhoto(context);
+  if (state.wipe !== null) {
+    const [edge, top] = place(state.wipe, 0);
+    context.beginPath();
+    context.rect(edge, top, canvasWidth, canvasHeight);
+    context.clip();
+  }
+  if (state.show === "segments") {
+    context.globalAlpha = state.opacity;
+    drawSpanning(context, overlay, 1, 1, false);
+    context.globalAlpha = Math.min(1, 1.6 * state.opacity);
+    if (state.outlines) drawSpanning(context, lines, 1, 1, true);
+    context.globalAlpha = 1;
+  } else if (state.show === "mask") drawMask(context);
+  else if (state.show === "similarity") drawSimilarity(context);
+  else drawDensity(context);
+  context.restore();
+
+  if (state.wipe !== null) drawWipe(context);
+  if (state.points) drawPoints(context);
+}
+
+function drawWipe(context) {
+  const [left, top] = place(state.wipe, 0);
+  const [, bottom] = place(state.wipe, 1);
+  context.fillStyle = "#fff";
+  context.shadowColor = "#000a";
+  context.shadowBlur = 4;
+  context.fillRect(left - 1, top, 2, bottom - top);
+  context.beginPath();
+  context.arc(left, (top + bottom) / 2, 9, 0, 2 * Math.PI);
+  context.fill();
+  context.shadowBlur = 0;
+}
+
+function redraw() {
+  frame ||= requestAnimationFrame(draw);
+}
+
+// ------------------------------------------------------------------------------------------------------------ camera
+
+const fitScale = () => Math.min(canvasWidth / state.result.width, canvasHeight / state.result.height);
+
+export function fit() {
+  if (!state.result || !canvasWidth) return;
+  camera.scale = fitScale();
+  camera.left = (canvasWidth - state.result.width * camera.scale) / 2;
+  camera.top = (canvasHeight - state.result.height * camera.scale) / 2;
+  moved();
+}
+
+// Enlarges around a place of the canvas, its middle by default.
+export function zoom(factor, left = canvasWidth / 2, top = canvasHeight / 2) {
+  const smallest = fitScale();
+  const scale = Math.min(Math.max(camera.scale * factor, smallest), smallest * MAX_ZOOM);
+  const grown = scale / camera.scale;
+  camera.left = left + (camera.left - left) * grown;
+  camera.top = top + (camera.top - top) * grown;
+  camera.scale = scale;
+  moved();
+}
+
+export function pan(right, down) {
+  camera.left += right;
+  camera.top += down;
+  moved();
+}
+
+// Keeps the photo in sight: no gap on a side where it is larger than the canvas, centred where it is smaller.
+function moved() {
+  const width = state.result.width * camera.scale;
+  const height = state.result.height * camera.scale;
+  const keep = (from, size, room) =>
+    size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, from));
+  camera.left = keep(camera.left, width, canvasWidth);
+  camera.top = keep(camera.top, height, canvasHeight);
+  // While the whole photo is seen, a finger scrolls the page.
+  find("#canvas").style.touchAction = camera.scale > fitScale() * 1.01 ? "none" : "pan-y";
+  redraw();
+}
+
+function resize() {
+  const canvas = find("#canvas");
+  const width = find(".studio-view").clientWidth;
+  if (!state.result || width === 0) return;
+  const aspect = state.result.height / state.result.width;
+  const height = Math.round(Math.min(width * aspect, Math.max(320, window.innerHeight * 0.68)));
+  if (width === canvasWidth && height === canvasHeight) return;
+  canvasWidth = width;
+  canvasHeight = height;
+  canvas.style.height = `${height}px`;
+  const density = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * density);
+  canvas.height = Math.round(height * density);
+  fit();
+}
+
+// ----------------------------------------------------------------------------------------------------------- pointer
+
+function onCanvas(event) {
+  const box = find("#canvas").getBoundingClientRect();
+  return [event.clientX - box.left, event.clientY - box.top];
+}
+
+function onDown(event) {
+  if (event.button !== 0 || !state.reading) return;
+  pointers.set(event.pointerId, onCanvas(event));
+  dragged = pointers.size > 1 ? Number.POSITIVE_INFINITY : 0;
+  find("#canvas").setPointerCapture(event.pointerId);
+}
+
+function onMove(event) {
+  if (!state.reading) return;
+  const [left, top] = onCanvas(event);
+  const before = pointers.get(event.pointerId);
+  if (!before) return hover(left, top);
+  pointers.set(event.pointerId, [left, top]);
+  dragged += Math.hypot(left - before[0], top - before[1]);
+  if (pointers.size === 2) {
+    const [a, b] = [...pointers.entries()].map(([id, at]) => (id === event.pointerId ? { at, before } : { at, before: at }));
+    const spread = (one, other) => Math.hypot(one[0] - other[0], one[1] - other[1]);
+    zoom(spread(a.at, b.at) / spread(a.before, b.before), (a.at[0] + b.at[0]) / 2, (a.at[1] + b.at[1]) / 2);
+  } else if (dragged > DRAG_PX) {
+    hover(null);
+    pan(left - before[0], top - before[1]);
+  }
+}
+
+function onUp(event) {
+  if (!pointers.delete(event.pointerId) || dragged > DRAG_PX || event.type === "pointercancel") return;
+  click(...onCanvas(event));
+}
+
+function click(left, top) {
+  const point = state.points ? pointAt(left, top) : null;
+  if (point) return openPoint(point);
+  const id = segmentAt(...unplace(left, top));
+  if (id !== null && !isPainted(id)) return;
+  selectSegment(id);
+}
+
+// Marks what lies under the pointer and names it beside the pointer; without a place, nothing.
+function hover(left, top) {
+  const label = find(".hover");
+  const point = left !== null && state.points ? pointAt(left, top) : null;
+  const id = left === null ? null : segmentAt(...unplace(left, top));
+  const segment = id !== null && isPainted(id) ? segmentById(id) : null;
+  find("#canvas").classList.toggle("on-point", point !== null);
+  update({ hovered: state.show === "segments" ? (segment?.id ?? null) : null });
+  label.hidden = !point && !segment;
+  if (label.hidden) return;
+  label.textContent = point
+    ? point.label
+    : `${segment.category}  ${segment.score.toFixed(2)} · ${percent(segment.area_fraction)} · ${queriesOf(segment)}`;
+  const room = canvasWidth - label.offsetWidth - 8;
+  label.style.left = `${Math.max(8, Math.min(left + 14, room))}px`;
+  label.style.top = `${top > canvasHeight - 48 ? top - 36 : top + 16}px`;
+}
+
+export const queriesOf = ({ queries }) => (queries.length === 1 ? `query ${queries[0]}` : `${queries.length} queries`);
+
+// ------------------------------------------------------------------------------------------------------------- setup
+
+export function setUpCanvas() {
+  const canvas = find("#canvas");
+  canvas.addEventListener("pointerdown", onDown);
+  canvas.addEventListener("pointermove", onMove);
+  canvas.addEventListener("pointerup", onUp);
+  canvas.addEventListener("pointercancel", onUp);
+  canvas.addEventListener("pointerleave", () => hover(null));
+  canvas.addEventListener("dblclick", (event) => zoom(2, ...onCanvas(event)));
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      // A plain wheel scrolls the page; trackpads report a pinch as a wheel with Ctrl.
+      if (!event.ctrlKey && !event.metaKey) return;
+      event.preventDefault();
+      zoom(Math.exp(-event.deltaY / 200), ...onCanvas(event));
+    },
+    { passive: false },
+  );
+  const handle = find(".wipe-handle");
+  handle.addEventListener("input", () => update({ wipe: handle.valueAsNumber }));
+  onChange(["wipe"], () => {
+    handle.hidden = state.wipe === null;
+    if (state.wipe !== null) handle.value = state.wipe;
+  });
+  for (const button of findAll(".zoom button")) {
+    const { zoom: how } = button.dataset;
+    button.addEventListener("click", () => (how === "fit" ? fit() : zoom(how === "in" ? 1.5 : 1 / 1.5)));
+  }
+  onChange(["result"], () => {
+    canvasWidth = 0; // another photo, another height
+    resize();
+  });
+  onChange(["reading", "hidden", "isolated"], paintLines);
+  onChange(["reading", "hidden", "isolated", "hovered", "segment"], paintSegments);
+  onChange(Object.keys(state).concat("painted"), redraw);
+  new ResizeObserver(resize).observe(find(".studio-view"));
+  window.addEventListener("resize", resize);
+}

@@ -1,0 +1,213 @@
+// The bar above the picture and the keys: task, thresholds, opacity, outlines, wipe. Readings are kept, so that going
+// back and forth between tasks takes no time.
+
+import { decodeIds, fit, pan, zoom } from "./canvas.js";
+import { showAll, toggleHidden, toggleIsolated } from "./legend.js";
+import { ask, find, findAll, make, onChange, percent, segmentById, selectQuery, selectSegment, state, update } from "./state.js";
+
+const TASKS = ["panoptic", "semantic", "instance"];
+const SHOWS = { s: "segments", m: "mask", c: "similarity", d: "density" };
+const kept = new Map();
+let asked = 0; // only the answer to the newest question counts
+
+// Readings that differ only in thresholds that their task does not have are the same.
+function keyOf(result, { task, objectThreshold, overlapThreshold }) {
+  const thresholds = { panoptic: [objectThreshold, overlapThreshold], instance: [objectThreshold], semantic: [] };
+  return [result.id, task, ...thresholds[task].map((value) => value.toFixed(2))].join(" ");
+}
+
+export const readingFor = (result, settings) => kept.get(keyOf(result, settings));
+
+export async function keepReading(reading, result) {
+  reading.idMap = await decodeIds(reading, result);
+  const settings = {
+    task: reading.task,
+    objectThreshold: reading.object_threshold,
+    overlapThreshold: reading.overlap_threshold,
+  };
+  kept.set(keyOf(result, settings), reading);
+  if (kept.size > 24) kept.delete(kept.keys().next().value);
+  return reading;
+}
+
+async function fetchReading(settings) {
+  const { result } = state;
+  const { task, objectThreshold, overlapThreshold } = settings;
+  const answer = await ask("read", result.id, task, objectThreshold, overlapThreshold);
+  return answer && keepReading(answer, result);
+}
+
+// Shows the reading for the settings as they are now.
+async function readAgain() {
+  if (!state.result) return;
+  const { result } = state;
+  const number = ++asked;
+  const settings = { ...state };
+  const reading = readingFor(result, settings) ?? (await fetchReading(settings));
+  if (!reading || number !== asked || result !== state.result) return;
+  const query = state.query;
+  const own = reading.segments.find((segment) => segment.queries.includes(query));
+  update({ reading, segment: own?.id ?? null, hovered: null, isolated: null, hidden: new Set() });
+}
+
+// The tasks that a visitor has not chosen yet are read ahead, so that a flip is instant.
+async function readAhead() {
+  const { result } = state;
+  for (const task of TASKS) {
+    if (state.result !== result) return;
+    const settings = { ...state, task };
+    if (!readingFor(result, settings)) await fetchReading(settings);
+  }
+}
+
+function setUpSlider(id, key) {
+  const range = find(`#${id} input[type=range]`);
+  const number = find(`#${id} input[type=number]`);
+  let timer = 0;
+  const set = (value) => {
+    if (!Number.isFinite(value)) return;
+    const bounded = Math.min(1, Math.max(0, value));
+    clearTimeout(timer);
+    timer = setTimeout(() => update({ [key]: bounded }), key === "opacity" ? 0 : 60);
+  };
+  range.addEventListener("input", () => set(range.valueAsNumber));
+  number?.addEventListener("change", () => set(number.valueAsNumber));
+  const show = () => {
+    range.value = state[key];
+    if (number) number.value = state[key].toFixed(2);
+  };
+  onChange([key], show);
+  show();
+}
+
+function setUpToggle(id, key, on, off) {
+  const button = find(`#${id}`);
+  button.addEventListener("click", () => update({ [key]: state[key] === off ? on : off }));
+  onChange([key], () => button.setAttribute("aria-pressed", state[key] !== off));
+}
+
+// -------------------------------------------------------------------------------------------------------------- keys
+
+const KEYS = [
+  ["← →", "previous, next segment"],
+  ["Enter", "show only this segment, or all again"],
+  ["H", "hide this segment"],
+  ["A", "show all segments"],
+  ["Q  Shift Q", "next, previous query"],
+  ["[ ]", "earlier, later layer"],
+  ["1 … 8, 0", "one head, all heads"],
+  ["S M C D", "paint segments, mask, similarity (the choice), density"],
+  ["P", "prototypes on or off"],
+  ["T", "next task"],
+  ["O", "outlines"],
+  ["W", "before and after"],
+  ["+ − F", "zoom in, out, fit; Ctrl and the wheel zoom too"],
+  ["Shift ← → ↑ ↓", "move the enlarged photo"],
+  ["Esc", "select nothing"],
+  ["?", "this list"],
+];
+
+function stepThrough(list, current, by) {
+  if (list.length === 0) return null;
+  const at = list.indexOf(current);
+  return at < 0 ? list[by > 0 ? 0 : list.length - 1] : list[(at + by + list.length) % list.length];
+}
+
+function segmentsByArea() {
+  return state.reading.segments.toSorted((a, b) => b.area_fraction - a.area_fraction).map(({ id }) => id);
+}
+
+function onArrow(event, by) {
+  if (event.shiftKey) return pan(-60 * by, 0);
+  selectSegment(stepThrough(segmentsByArea(), state.segment, by));
+}
+
+const ACTIONS = {
+  ArrowRight: (event) => onArrow(event, 1),
+  ArrowLeft: (event) => onArrow(event, -1),
+  ArrowUp: (event) => event.shiftKey && pan(0, 60),
+  ArrowDown: (event) => event.shiftKey && pan(0, -60),
+  Enter: toggleIsolated,
+  Escape: () => update({ segment: null, query: null, isolated: null, playing: null }),
+  "[": () => update({ layer: Math.max(0, state.layer - 1) }),
+  "]": () => update({ layer: Math.min(state.result.layers.length - 1, state.layer + 1) }),
+  "+": () => zoom(1.5),
+  "=": () => zoom(1.5),
+  "-": () => zoom(1 / 1.5),
+  "?": () => find("#keys").showModal(),
+  a: showAll,
+  f: fit,
+  h: () => state.segment !== null && toggleHidden([state.segment]),
+  o: () => update({ outlines: !state.outlines }),
+  p: () => update({ points: !state.points }),
+  q: (event) => {
+    const queries = Array.from({ length: state.result.model.num_queries }, (_, query) => query);
+    selectQuery(stepThrough(queries, state.query, event.shiftKey ? -1 : 1));
+  },
+  t: () => update({ task: stepThrough(TASKS, state.task, 1) }),
+  w: () => update({ wipe: state.wipe === null ? 0.5 : null }),
+};
+
+function onKey(event) {
+  const typing = event.target.matches("input, textarea, select, dialog *");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || !state.reading) return;
+  // A focused button keeps Enter for itself.
+  if (event.key === "Enter" && event.target.matches("button, a, summary, [role=button]")) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (key in SHOWS) update({ show: SHOWS[key] });
+  else if (/^[0-9]$/.test(key)) {
+    const head = Number(key) - 1;
+    if (head < state.result.model.num_heads) update({ head: head < 0 ? null : head });
+  } else if (key in ACTIONS) ACTIONS[key](event);
+  else return;
+  const scrolls = key.startsWith("Arrow") && !event.shiftKey && !key.endsWith("Left") && !key.endsWith("Right");
+  if (!scrolls) event.preventDefault();
+}
+
+function setUpKeys() {
+  const dialog = find("#keys");
+  const list = make("dl");
+  for (const [keys, what] of KEYS) list.append(make("dt", {}, keys), make("dd", {}, what));
+  const close = make("button", { type: "button", onclick: () => dialog.close() }, "Close");
+  dialog.append(make("h3", {}, "Keys"), list, close);
+  find("#help").addEventListener("click", () => dialog.showModal());
+  find(".studio").addEventListener("keydown", onKey);
+}
+
+// For those who hear the page: what is selected now.
+function announce() {
+  const segment = state.segment === null ? null : segmentById(state.segment);
+  find(".studio-status").textContent = segment
+    ? `${segment.category}, score ${segment.score.toFixed(2)}, ${percent(segment.area_fraction)} of the photo, query ${state.query}`
+    : "";
+  find("#canvas").setAttribute(
+    "aria-label",
+    state.reading ? `Photo with ${state.reading.segments.length} segments` : "Segmented photo",
+  );
+}
+
+export function setUpControls() {
+  for (const radio of findAll("#task input")) {
+    radio.addEventListener("change", () => update({ task: radio.value }));
+  }
+  setUpSlider("score-threshold", "objectThreshold");
+  setUpSlider("overlap-threshold", "overlapThreshold");
+  setUpSlider("opacity", "opacity");
+  setUpToggle("outlines", "outlines", true, false);
+  setUpToggle("wipe", "wipe", 0.5, null);
+  setUpKeys();
+  onChange(["task"], () => {
+    find(`#task input[value=${state.task}]`).checked = true;
+    const disable = (id, disabled) => {
+      find(`#${id}`).classList.toggle("disabled", disabled);
+      for (const input of findAll(`#${id} input`)) input.disabled = disabled;
+    };
+    disable("score-threshold", state.task === "semantic");
+    disable("overlap-threshold", state.task !== "panoptic");
+  });
+  onChange(["task", "objectThreshold", "overlapThreshold"], (news) => {
+    if (!("reading" in news)) readAgain();
+  });
+  onChange(["result"], () => setTimeout(readAhead, 400));
+  onChange(["segment", "reading"], announce);
+}

@@ -1,0 +1,44 @@
+// Where the photo lies on the canvas. All lengths are CSS pixels, all places fractions of the photo.
+
+import { state } from "./state.js";
+
+// The photo's left upper corner on the canvas, and how many CSS pixels one pixel of the shown photo takes.
+export const camera = { left: 0, top: 0, scale: 1 };
+
+// From a fraction of the photo to the canvas.
+export function place(x, y) {
+  const { width, height } = state.result;
+  return [camera.left + x * width * camera.scale, camera.top + y * height * camera.scale];
+}
+
+// From the canvas to a fraction of the photo; outside 0..1 beside it.
+export function unplace(left, top) {
+  const { width, height } = state.result;
+  return [(left - camera.left) / (width * camera.scale), (top - camera.top) / (height * camera.scale)];
+}
+
+// Draws a picture or canvas so that it spans the given fractions of the photo, with hard cells or smooth.
+export function drawSpanning(context, picture, width, height, smooth) {
+  const [left, top] = place(0, 0);
+  const [right, bottom] = place(width, height);
+  context.imageSmoothingEnabled = smooth;
+  context.drawImage(picture, left, top, right - left, bottom - top);
+}
+
+// Whatever is drawn until `context.restore()` stays on the photo: grids and masks may reach into the padding.
+export function clipToPhoto(context) {
+  const [left, top] = place(0, 0);
+  const [right, bottom] = place(1, 1);
+  context.save();
+  context.beginPath();
+  context.rect(left, top, right - left, bottom - top);
+  context.clip();
+}
+
+export function loadImage(uri) {
+  const image = new Image();
+  image.src = uri;
+  return image.decode().then(() => image);
+}
+
+export const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));

@@ -1,0 +1,129 @@
+// The segments of the current reading, the largest class first: name, share, score, query; isolate and hide.
+
+import { queriesOf } from "./canvas.js";
+import { find, findAll, make, onChange, percent, selectSegment, state, update } from "./state.js";
+
+function groups() {
+  const byClass = new Map();
+  for (const segment of state.reading.segments) {
+    const segments = byClass.get(segment.category) ?? [];
+    byClass.set(segment.category, [...segments, segment]);
+  }
+  const area = (segments) => segments.reduce((sum, segment) => sum + segment.area_fraction, 0);
+  return [...byClass.values()]
+    .map((segments) => ({
+      area: area(segments),
+      segments: segments.toSorted((a, b) => b.area_fraction - a.area_fraction),
+    }))
+    .toSorted((a, b) => b.area - a.area);
+}
+
+const isOnly = (ids) => state.isolated?.size === ids.length && ids.every((id) => state.isolated.has(id));
+
+function isolate(ids) {
+  const wasOnly = isOnly(ids);
+  if (ids.length === 1) selectSegment(wasOnly ? null : ids[0]);
+  update({ isolated: wasOnly ? null : new Set(ids), hidden: new Set() });
+}
+
+export function toggleIsolated() {
+  if (state.isolated) update({ isolated: null });
+  else if (state.segment !== null) isolate([state.segment]);
+}
+
+export function toggleHidden(ids) {
+  const hidden = new Set(state.hidden);
+  const all = ids.every((id) => hidden.has(id));
+  for (const id of ids) {
+    if (all) hidden.delete(id);
+    else hidden.add(id);
+  }
+  update({ hidden });
+}
+
+function row(ids, name, cells, { color = null, className = "" } = {}) {
+  const swatch = make("i", { className: "swatch" });
+  if (color) swatch.style.background = color;
+  const main = make(
+    "button",
+    { type: "button", className: "main", title: "Show only this", onclick: () => isolate(ids) },
+    swatch,
+    make("span", { className: "name" }, name),
+    ...cells.map(([kind, text]) => make("span", { className: kind }, text)),
+  );
+  if (ids.length === 1) {
+    main.addEventListener("pointerenter", () => update({ hovered: ids[0] }));
+    main.addEventListener("pointerleave", () => update({ hovered: null }));
+  }
+  const hide = make("button", {
+    type: "button",
+    className: "eye",
+    title: "Hide or show",
+    "aria-label": `Hide ${name}`,
+    onclick: () => toggleHidden(ids),
+  });
+  const item = make("li", { className }, main, hide);
+  item.ids = ids;
+  return item;
+}
+
+function render() {
+  const { segments, unassigned_fraction: unassigned } = state.reading;
+  const list = make("ul", { className: "segments" });
+  for (const { area, segments: members } of groups()) {
+    const several = members.length > 1;
+    const { category, color } = members[0];
+    if (several) {
+      const ids = members.map(({ id }) => id);
+      const cells = [
+        ["area", percent(area)],
+        ["score", ""],
+        ["query", `${members.length} segments`],
+      ];
+      list.append(row(ids, category, cells, { color, className: "class" }));
+    }
+    members.forEach((segment, index) => {
+      const cells = [
+        ["area", percent(segment.area_fraction)],
+        ["score", segment.score.toFixed(2)],
+        ["query", queriesOf(segment)],
+      ];
+      const name = several ? `${category} ${index + 1}` : category;
+      list.append(row([segment.id], name, cells, { color: segment.color, className: several ? "member" : "" }));
+    });
+  }
+  if (unassigned > 0) {
+    const swatch = make("i", { className: "swatch none" });
+    const name = make("span", { className: "name" }, "not recognised");
+    list.append(make("li", { className: "rest" }, swatch, name, make("span", { className: "area" }, percent(unassigned))));
+  }
+  const count = `${segments.length} segment${segments.length === 1 ? "" : "s"}`;
+  const all = make("button", { type: "button", className: "all", onclick: showAll }, "Show all");
+  const head = make("div", { className: "columns", "aria-hidden": "true" });
+  for (const title of ["class", "area", "score", "drawn by"]) head.append(make("span", {}, title));
+  find("#legend").replaceChildren(make("header", {}, make("h3", {}, count), all), head, list);
+  mark();
+}
+
+export function showAll() {
+  update({ isolated: null, hidden: new Set() });
+}
+
+function mark() {
+  if (!state.reading) return;
+  for (const item of findAll("#legend li:not(.rest)")) {
+    const { ids } = item;
+    const hidden = ids.every((id) => state.hidden.has(id));
+    item.classList.toggle("selected", ids.length === 1 && ids[0] === state.segment);
+    item.classList.toggle("hovered", ids.includes(state.hovered));
+    item.classList.toggle("out", hidden || (state.isolated !== null && !ids.some((id) => state.isolated.has(id))));
+    item.querySelector(".main").setAttribute("aria-pressed", isOnly(ids));
+    item.querySelector(".eye").setAttribute("aria-pressed", hidden);
+  }
+  find("#legend .all").hidden = state.isolated === null && state.hidden.size === 0;
+}
+
+export function setUpLegend() {
+  onChange(["reading"], render);
+  onChange(["hidden", "isolated", "hovered", "segment"], mark);
+}

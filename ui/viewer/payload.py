@@ -1,0 +1,188 @@
+"""What the browser gets of a photo, once: at most a megabyte, from which the viewer draws everything by itself.
+
+All keys are JSON's, all indices start at 0, and places are fractions of the photo's width and height.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from analysis.prototypes import cell_centres
+from pem.categories import categories_for
+from pem.config import PEMConfig
+from ui.engine import Engine, Reading
+from ui.gallery import explain_outcome
+from ui.results import KeptResult
+
+# Together with the readings and numbers this stays below a megabyte; base64 adds a third.
+MAX_PHOTO_BYTES = 420_000
+MAX_SHEETS_BYTES = 210_000
+
+
+def result_payload(engine: Engine, result_id: str) -> dict[str, Any]:
+    """Photo, prototypes, evolution and times of a kept result; its readings come from ``reading_payload``."""
+    result, config = engine.result(result_id), engine.model.config
+    start = time.perf_counter()
+    height, width = result.shown_size
+    rows, cols = result.evolution.masks.shape[2:]
+    payload = {
+        "id": result_id,
+        "name": result.name,
+        "photo": data_uri(_photo(result), "jpeg"),
+        "height": height,
+        "width": width,
+        "original_size": list(result.original_size),
+        "content_size": list(result.content_size),
+        "model": _model(config),
+        "layers": [
+            {
+                "stride": layer.stride,
+                "rows": layer.grid_size[0],
+                "cols": layer.grid_size[1],
+                "y": _rounded(cell_centres(layer.grid_size[0], layer.stride, result.content_size[0])),
+                "x": _rounded(cell_centres(layer.grid_size[1], layer.stride, result.content_size[1])),
+            }
+            for layer in result.layers
+        ],
+        # [layer][query][head]
+        "prototype_index": [layer.prototype_index.T.tolist() for layer in result.layers],
+        "similarity": [_rounded(layer.similarity.T, 3) for layer in result.layers],
+        # [layer][query]: 0 says that this query had no foreground here, and so no prototype worth showing
+        "allowed_fraction": [_rounded(layer.allowed_fraction) for layer in result.layers],
+        # [step][query]
+        "steps": {
+            "category_id": result.evolution.category_id.tolist(),
+            "score": _rounded(result.evolution.score, 3),
+            "no_object_score": _rounded(result.evolution.no_object_score, 3),
+            "area_fraction": _rounded(result.evolution.area_fraction),
+            "final_iou": _rounded(result.evolution.final_iou, 3),
+        },
+        "masks": {
+            "sheets": _mask_sheets(result.evolution.masks),  # one per step
+            "rows": rows,
+            "cols": cols,
+            "per_row": _per_row(result.evolution.masks.shape[1]),  # query q is at column q % per_row, row q // per_row
+            # How much of the photo's height and width a mask spans: the last cells may reach into the padding.
+            "extent": [-(-side // 4) * 4 / side for side in result.content_size],
+        },
+    }
+    payload["stage_ms"] = {**result.stage_ms, "drawing": (time.perf_counter() - start) * 1000}
+    payload["stage_ms"] = {stage: round(ms, 1) for stage, ms in payload["stage_ms"].items()}
+    return payload
+
+
+def reading_payload(reading: Reading) -> dict[str, Any]:
+    """One reading of a kept result, made at the size that the viewer shows."""
+    start = time.perf_counter()
+    ids = reading.segmentation.ids
+    payload = {
+        "task": reading.task,
+        "object_threshold": reading.object_threshold,
+        "overlap_threshold": reading.overlap_threshold,
+        "ids": data_uri(_id_map(ids), "png"),
+        "unassigned_fraction": round(float(np.mean(ids == 0)), 5),
+        "segments": [
+            {
+                "id": segment.id,
+                "category": segment.label,
+                "category_id": segment.category_id,
+                "is_thing": segment.is_thing,
+                "score": round(segment.score, 4),
+                "area_fraction": round(segment.area_px / ids.size, 5),
+                "queries": list(segment.queries),
+                "color": "#{:02x}{:02x}{:02x}".format(*segment.color),
+            }
+            for segment in reading.segmentation.segments
+        ],
+        "outcomes": [
+            {
+                "query": outcome.query,
+                "category": outcome.label,
+                "category_id": outcome.category_id,
+                "score": round(outcome.score, 4),
+                "no_object_score": round(outcome.no_object_score, 4),
+                "fate": outcome.fate,
+                "segment_ids": list(outcome.segment_ids),
+                "reason": explain_outcome(outcome, reading),
+            }
+            for outcome in reading.segmentation.outcomes
+        ],
+        "reading_ms": round(reading.reading_ms, 1),
+    }
+    payload["drawing_ms"] = round((time.perf_counter() - start) * 1000, 1)
+    return payload
+
+
+def data_uri(image: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _photo(result: KeptResult) -> bytes:
+    height, width = result.shown_size
+    photo = result.photo
+    photo.draft("RGB", (width, height))  # a large photo is decoded at a fraction of its size, which is all we need
+    shown = photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2)
+    for quality in (90, 80, 65, 45, 25):
+        data = encode(shown, "jpeg", quality=quality)
+        if len(data) <= MAX_PHOTO_BYTES:
+            break
+    return data
+
+
+def _model(config: PEMConfig) -> dict[str, Any]:
+    return {
+        "name": config.name,
+        "attention": config.attention,
+        "num_queries": config.num_queries,
+        "num_heads": config.num_heads,
+        "task": config.task,
+        "object_threshold": config.object_threshold,
+        "overlap_threshold": config.overlap_threshold,
+        "categories": [
+            {"name": c.name, "is_thing": c.is_thing, "color": "#{:02x}{:02x}{:02x}".format(*c.color)}
+            for c in categories_for(config)
+        ],
+    }
+
+
+def _id_map(ids: np.ndarray) -> bytes:
+    """The id map as a PNG, id = R + 256 G, without the colour management that would change its values."""
+    channels = np.zeros((*ids.shape, 3), np.uint8)
+    channels[..., 0], channels[..., 1] = ids & 255, ids >> 8
+    return encode(Image.fromarray(channels), "png", compress_level=4)
+
+
+def _per_row(num_queries: int) -> int:
+    return math.ceil(math.sqrt(num_queries))
+
+
+def _mask_sheets(masks: np.ndarray) -> list[str]:
+    """For each step, the masks [L+1, Q, rows, cols] of all queries as tiles of one grey picture."""
+    steps, num_queries, rows, cols = masks.shape
+    per_row = _per_row(num_queries)
+    tiles = np.zeros((steps, per_row * per_row, rows, cols), np.uint8)
+    tiles[:, :num_queries] = masks
+    sheets = tiles.reshape(steps, per_row, per_row, rows, cols).swapaxes(2, 3)
+    images = [Image.fromarray(sheet) for sheet in sheets.reshape(steps, per_row * rows, per_row * cols)]
+    for quality in (75, 50, 25, 5):
+        data = [encode(image, "webp", quality=quality, method=1) for image in images]
+        if sum(map(len, data)) <= MAX_SHEETS_BYTES:
+            break
+    return [data_uri(sheet, "webp") for sheet in data]
+
+
+def _rounded(values: np.ndarray, digits: int = 4) -> list:
+    return np.round(values.astype(np.float64), digits).tolist()

@@ -1,0 +1,73 @@
+"""What the viewer may ask the server for after it got a photo; none of it runs the network on a kept photo."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from ui.engine import Engine, ResultGone
+from ui.export import export_file
+from ui.prototypes import choice_payload
+from ui.viewer.payload import reading_payload, result_payload
+
+KEEP_SECONDS = 3600
+
+
+def open_result(engine: Engine, result_id: str, task: str) -> dict[str, Any]:
+    """The viewer's value: a kept result and its first reading, with the thresholds of the config."""
+    result = engine.result(result_id)
+    reading = engine.read(result, task, size=result.shown_size)
+    payload = result_payload(engine, result_id)
+    return {**payload, "readings": [reading_payload(reading)]}
+
+
+def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
+    """The functions that scripts in the browser call as ``server.NAME(...)``; Gradio hands over one list of arguments.
+
+    An answer with an ``error`` says in one sentence what is wrong. Files are written into new folders below
+    ``export_root``, from where Gradio must be allowed to serve them.
+    """
+
+    def answers(function: Callable[..., dict[str, Any]]) -> Callable[[list], dict[str, Any]]:
+        @wraps(function)
+        def answer(args: list) -> dict[str, Any]:
+            try:
+                return function(*args)
+            except (ResultGone, ValueError) as error:
+                return {"error": str(error)}
+
+        del answer.__wrapped__  # Gradio reads the signature, and it is the one of ``answer``
+        return answer
+
+    @answers
+    def read(result_id: str, task: str, object_threshold: float, overlap_threshold: float) -> dict[str, Any]:
+        result = engine.result(result_id)
+        return reading_payload(engine.read(result, task, object_threshold, overlap_threshold, result.shown_size))
+
+    @answers
+    def choice(result_id: str, query: int, layer: int, head: int) -> dict[str, Any]:
+        return choice_payload(engine, engine.result(result_id), query, layer, head)
+
+    @answers
+    def export(
+        result_id: str, task: str, object_threshold: float, overlap_threshold: float, opacity: float, what: str
+    ) -> dict[str, Any]:
+        folder = new_folder(export_root)
+        thresholds = (object_threshold, overlap_threshold)
+        path = export_file(engine, engine.result(result_id), what, folder, task, *thresholds, opacity)
+        return {"url": f"gradio_api/file={path}", "name": path.name}
+
+    return [read, choice, export]
+
+
+def new_folder(root: Path) -> Path:
+    """An empty folder below ``root``, whose older ones are removed an hour after they were made."""
+    for folder in root.iterdir():
+        if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(dir=root))

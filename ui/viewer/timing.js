@@ -1,0 +1,49 @@
+// How long each stage of this very run took, as one bar.
+
+import { find, make, onChange, state } from "./state.js";
+
+// Told apart by colour-blind eyes, on light and on dark.
+const STAGE_COLORS = {
+  preprocess: "#8a8f98",
+  backbone: "#0072b2",
+  "pixel decoder": "#56b4e9",
+  decoder: "#e69f00",
+  reading: "#009e73",
+  drawing: "#cc79a7",
+};
+
+const milliseconds = (ms) => (ms < 10 ? `${ms.toFixed(1)} ms` : `${Math.round(ms)} ms`);
+
+// [stage, ms] in the order in which they ran: the network ran once, the reading is the one that is shown.
+function stages() {
+  const { stage_ms: once } = state.result;
+  const { reading_ms: reading, drawing_ms: drawing } = state.reading;
+  const all = { ...once, reading, drawing: (once.drawing ?? 0) + drawing };
+  return Object.keys(STAGE_COLORS)
+    .filter((stage) => stage in all)
+    .map((stage) => [stage, all[stage]]);
+}
+
+function renderTiming() {
+  if (!state.reading) return;
+  const times = stages();
+  const total = times.reduce((sum, [, ms]) => sum + ms, 0);
+  const bar = make("div", { className: "bar", "aria-hidden": "true" });
+  const list = make("ul", { "aria-label": "Time of each stage of this run" });
+  for (const [stage, ms] of times) {
+    const part = make("i", { title: `${stage}: ${milliseconds(ms)}, ${Math.round((ms / total) * 100)} % of all` });
+    part.style.cssText = `flex: ${ms} 0 0; background: ${STAGE_COLORS[stage]}`;
+    bar.append(part);
+    const swatch = make("i", { className: "swatch" });
+    swatch.style.background = STAGE_COLORS[stage];
+    list.append(make("li", {}, swatch, `${stage} `, make("b", {}, milliseconds(ms))));
+  }
+  list.append(make("li", {}, "total ", make("b", {}, milliseconds(total))));
+  const { measured_on: device } = state.result;
+  if (device) list.append(make("li", {}, `measured on ${device}`));
+  find("#timing").replaceChildren(bar, list);
+}
+
+export function setUpTiming() {
+  onChange(["result", "reading"], renderTiming);
+}
