@@ -199,10 +199,10 @@ def test_the_payload_tells_how_masks_grew(engine: Engine, result_id: str) -> Non
     masks = payload["masks"]
     assert len(masks["sheets"]) == 7
     sheet, rows, cols = picture(masks["sheets"][6]), masks["rows"], masks["cols"]
-    assert sheet.shape[:2] == (2 * rows, 2 * cols)  # three queries, two to a row
-    tile = sheet[:rows, :cols, 0]
+    assert sheet.shape == (2 * rows, 2 * cols)  # three queries, two to a row
+    tile = sheet[:rows, :cols]
     assert tile[:, : cols // 2 - 4].min() > 220 and tile[:, cols // 2 + 4 :].max() < 35
-    assert sheet[:rows, cols:, 0][:, : cols // 2 - 4].max() < 35  # query 1 is to the right of query 0
+    assert sheet[:rows, cols:][:, : cols // 2 - 4].max() < 35  # query 1 is to the right of query 0
 
 
 def test_the_id_map_survives_the_way_to_the_browser(engine: Engine, result_id: str) -> None:

@@ -19,12 +19,12 @@ def segment(id: int, label: str, queries: tuple[int, ...]) -> Segment:
 
 SEGMENTS = (segment(1, "cat", (4,)), segment(2, "sky", (7, 9)), segment(3, "tree", (5,)))
 READING = Reading(Segmentation(np.zeros((1, 1), np.int32), SEGMENTS), "panoptic", 0.5, 0.6, 1.0)
-OUTCOME = QueryOutcome(9, 0, "sky", 0.31, 0.974, "kept", (2,))
+OUTCOME = QueryOutcome(9, 0, "sky", 0.31, 0.974, "kept", (2,), None)
 
 SENTENCES = {
     "kept": "helped to draw segment 2",
     "merged": "merged into segment 2 (sky), which query 7 began",
-    "no object": "97 % sure that it found no object",
+    "no object": "no object (97 %) is likelier than sky (31 %)",
     "low score": "score 0.31 is not above the threshold 0.50",
     "lost pixels": "other queries won all pixels of its mask",
     "small overlap": "won 43.2 % of its mask; the overlap threshold asks for 60 %",
@@ -47,3 +47,8 @@ def test_a_kept_query_names_all_that_it_drew() -> None:
     assert explain_outcome(replace(OUTCOME, segment_ids=(1, 2, 3)), READING) == "helped to draw segments 1, 2 and 3"
     won = replace(OUTCOME, query=4, segment_ids=(1,), mask_share=0.934)
     assert explain_outcome(won, READING) == "drew segment 1: it won 93 % of its mask"
+
+
+def test_a_low_score_above_the_threshold_is_not_said_to_be_below_it() -> None:
+    sentence = explain_outcome(replace(OUTCOME, score=0.52, fate="low score", segment_ids=()), READING)
+    assert sentence == "score 0.52 is above the threshold, but not among the best that are read"

@@ -43,11 +43,10 @@ export function viewFromLink(search, result) {
 }
 
 async function download(button) {
+  if (button.hasAttribute("aria-busy")) return; // not disabled meanwhile: that would take the focus away
   const { result, task, objectThreshold, overlapThreshold, opacity } = state;
-  button.disabled = true;
   button.setAttribute("aria-busy", "true");
   const answer = await ask("export", result.id, task, objectThreshold, overlapThreshold, opacity, button.dataset.what);
-  button.disabled = false;
   button.removeAttribute("aria-busy");
   if (answer) make("a", { href: answer.url, download: answer.name }).click();
 }

@@ -18,8 +18,11 @@ def explain_outcome(outcome: QueryOutcome, reading: Reading) -> str:
         segment = reading.segmentation.segments[outcome.segment_ids[0] - 1]
         return f"merged into segment {segment.id} ({segment.label}), which query {segment.queries[0]} began"
     if outcome.fate == "no object":
-        return f"{_percent(outcome.no_object_score)} sure that it found no object"
+        no_object, best = _percent(outcome.no_object_score), _percent(outcome.score)
+        return f"no object ({no_object}) is likelier than {outcome.label} ({best})"
     if outcome.fate == "low score":
+        if outcome.score > reading.object_threshold:  # a reading of instances looks at a limited number
+            return f"score {outcome.score:.2f} is above the threshold, but not among the best that are read"
         return f"score {outcome.score:.2f} is not above the threshold {reading.object_threshold:.2f}"
     if outcome.fate == "lost pixels":
         return "other queries won all pixels of its mask"

@@ -6,6 +6,7 @@ import { pictures } from "../prototypes/points.js";
 import { find, findAll, make, onChange, percent, selectQuery, state } from "../viewer/state.js";
 
 const THUMBNAIL_PX = 240; // long side; twice as many as CSS shows, for sharp screens
+const FRAME_PX = 4;
 
 // How far a query came, the farthest first.
 const FATES = [
@@ -87,7 +88,7 @@ function describe(row, outcome) {
   const [category, score, area, fate] = row.querySelectorAll("td:not(.picture)");
   const swatch = make("i", { className: "swatch" });
   swatch.style.background = state.result.model.categories[outcome.category_id].color;
-  category.replaceChildren(swatch, make("span", {}, outcome.category));
+  category.replaceChildren(swatch, make("span", { title: outcome.category }, outcome.category));
   score.textContent = outcome.score.toFixed(2);
   area.textContent = percent(maskArea(outcome.query));
   const badge = make("b", {}, outcome.fate);
@@ -100,12 +101,13 @@ function renderChips() {
   const counts = { all: outcomes.length, dropped: outcomes.filter(({ fate }) => isDropped(fate)).length };
   for (const fate of FATES) counts[fate] = outcomes.filter((outcome) => outcome.fate === fate).length;
   if (!counts[shownFate]) shownFate = "all";
-  const chips = ["all", "kept", "merged", "dropped", ...FATES.filter(isDropped)]
+  const reasons = FATES.filter(isDropped);
+  const chips = ["all", "kept", "merged", "dropped", ...reasons]
     .filter((fate) => counts[fate] > 0)
     .map((fate) => {
       const chip = make("button", { type: "button" }, fate, make("span", {}, `${counts[fate]}`));
       chip.fate = fate;
-      chip.classList.toggle("reason", isDropped(fate) && fate !== "all" && fate !== "dropped");
+      chip.classList.toggle("reason", reasons.includes(fate));
       return chip;
     });
   find("#queries .chips").replaceChildren(...chips);
@@ -140,13 +142,12 @@ function renderReading() {
 
 const shownRows = () => findAll("#queries tbody tr:not([hidden])");
 
-// Scrolls the box, never the page.
+// Scrolls the box, never the page, until the row and its frame are seen.
 function reveal(row) {
   const box = find("#queries .queries-box");
-  const head = find("#queries thead").getBoundingClientRect();
   const { top, bottom } = row.getBoundingClientRect();
-  const above = head.bottom - top;
-  const below = bottom - box.getBoundingClientRect().bottom;
+  const above = find("#queries thead").getBoundingClientRect().bottom - (top - FRAME_PX);
+  const below = bottom + FRAME_PX - box.getBoundingClientRect().bottom;
   if (above > 0) box.scrollTop -= above;
   else if (below > 0) box.scrollTop += below;
 }
@@ -205,7 +206,9 @@ export function setUpGallery() {
   );
   find("#queries tbody").addEventListener("click", (event) => {
     const row = event.target.closest("tr");
-    if (row) selectQuery(row.query);
+    if (!row) return;
+    selectQuery(row.query);
+    row.querySelector("button").focus({ preventScroll: true }); // so that the page's keys work from here
   });
   find("#queries tbody").addEventListener("keydown", moveFocus);
   find("#queries .chips").addEventListener("click", (event) => {

@@ -7,6 +7,7 @@ import {
   colorTable,
   decimal,
   drainColor,
+  drawScale,
   gridSpan,
   hasForeground,
   headsText,
@@ -14,19 +15,27 @@ import {
   paintCells,
   photoBox,
   pictures,
-  plural,
   pointsOf,
   scoreName,
   stroke,
   tokenAt,
-  whatThen,
 } from "./points.js";
 
 const MAP_PX = 480;
+const MAP_ALPHA = 215; // the photo shines through a little
 const WAIT_MS = 60; // while somebody scrubs faster than this, nothing is asked for
 // Even steps of lightness from dark to light, also for colour-blind eyes (viridis).
 const COLORS = colorTable([
-  "#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725",
+  "#440154",
+  "#482878",
+  "#3e4989",
+  "#31688e",
+  "#26828e",
+  "#1f9e89",
+  "#35b779",
+  "#6ece58",
+  "#b5de2b",
+  "#fde725",
 ]);
 const BANNED = [120, 120, 120, 190];
 
@@ -55,20 +64,18 @@ function decodeChoice(choice) {
   const { rows, cols, twin, released } = choice;
   const banned = bytes(choice.banned);
   const isBanned = (i) => banned[i] && !released;
-  const map = (of, alpha) => {
-    const values = bytes(of.weights ?? of.scores);
-    return paintCells(make("canvas"), of.rows, of.cols, (i) => (isBanned(i) ? BANNED : [...COLORS[values[i]], alpha]));
-  };
+  const map = (values, isGrey, grid = choice) =>
+    paintCells(make("canvas"), grid.rows, grid.cols, (i) => (isGrey(i) ? BANNED : [...COLORS[values[i]], MAP_ALPHA]));
   return {
     ...choice,
-    bannedTokens: banned,
     bestIsBanned: !released && bytes(choice.scores).every((score, i) => score < 255 || banned[i]),
     hatch: hatchOf(rows, cols, isBanned),
     banHatch: hatchOf(rows, cols, (i) => banned[i]),
     pictures: {
-      scores: map({ rows, cols, scores: choice.scores }, 215),
+      scores: map(bytes(choice.scores), isBanned),
       banned: paintCells(make("canvas"), rows, cols, (i) => (banned[i] ? BANNED : [0, 0, 0, 0])),
-      weights: map(twin ?? choice, 215),
+      // The twin's masks are its own, and so is what they banned.
+      weights: twin ? map(bytes(twin.weights), () => false, twin) : map(bytes(choice.weights), isBanned),
     },
   };
 }
@@ -92,6 +99,7 @@ function drawMap(context, box, choice, which) {
   if (which !== "banned") drainColor(context, box);
   context.imageSmoothingEnabled = false;
   context.drawImage(choice.pictures[which], box.left, box.top, width, height);
+  if (which === "weights" && choice.twin) return; // the rest is about the network's own choice
   const hatch = new Path2D();
   const toBox = new DOMMatrix([width / cols, 0, 0, height / rows, box.left, box.top]);
   hatch.addPath(which === "banned" ? choice.banHatch : choice.hatch, toBox);
@@ -107,8 +115,9 @@ function drawMap(context, box, choice, which) {
 }
 
 export function drawSimilarity(context) {
-  if (shownChoice) drawMap(context, photoBox(), shownChoice, "scores");
-  else drainColor(context, photoBox());
+  if (!shownChoice) return drainColor(context, photoBox());
+  drawMap(context, photoBox(), shownChoice, "scores");
+  drawScale(context, COLORS, decimal(shownChoice.low), decimal(shownChoice.high));
 }
 
 // --------------------------------------------------------------------------------------------------------------- panel
@@ -146,15 +155,15 @@ function showChoice() {
   paintFigure("weights", weightsTitle(choice), ["0", `${(100 * weight).toPrecision(2)} %`]);
 
   const own = state.head === null ? " (of all heads the best score)" : "";
-  find("#choice .choice-lead").textContent =
-    `Query ${query}, ${layerName(layer)}, head ${choice.head + 1}${own}: ${
-      hasForeground(query, layer) ? storyOf(choice) : `no foreground, ${whatThen(query, layer)}`
-    }`;
+  find("#choice .choice-lead").textContent = `Query ${query}, ${layerName(layer)}, head ${choice.head + 1}${own}: ${
+    hasForeground(query, layer) ? storyOf(choice) : "no foreground in this layer, so no token is marked."
+  }`;
   const facts = [
     ["tokens allowed", `${allowed} of ${tokens}`],
     [choice.kind === "logit" ? "logits" : "similarities", `${decimal(low)} to ${decimal(high)}`],
-    ["half of the softmax weight is on", plural(choice.tokens_for_half, "token")],
+    ["half of the softmax weight is on", `${choice.tokens_for_half} of ${choice.released ? tokens : allowed} tokens`],
   ];
+  if (choice.twin) facts.push(["half of the twin's attention is on", `${choice.twin.tokens_for_half} tokens`]);
   if (hasForeground(query, layer)) {
     const { row, col } = tokenAt(layer, choice.index);
     facts.unshift(
@@ -176,7 +185,7 @@ const storyOf = ({ kind, bestIsBanned }) =>
       }.`;
 
 function bannedText({ released, tokens, allowed }) {
-  if (released) return "every token, so nothing was banned";
+  if (released) return "every token: no foreground";
   return allowed === tokens ? "nothing" : `${tokens - allowed} of ${tokens} tokens (grey)`;
 }
 

@@ -7,6 +7,7 @@ import { colorOfQuery, lastStep, paintCells, photoBox, pictures, predictionOf, t
 const SURE = 128; // mask values are probabilities times 255: from here on a pixel belongs to the query
 const NOISE = 20; // the sheets are compressed, and below this nothing can be told from nothing
 const STRIP_PX = 320;
+const STRIP_OPACITY = 0.6;
 
 // Decodes the photo and the masks of a result that is about to be shown.
 export async function loadMaskSheets(result) {
@@ -57,7 +58,7 @@ function shadedMask(query, step, color) {
     const values = maskOf(query, step);
     const rgb = channels(color);
     const picture = paintCells(make("canvas"), rows, cols, (i) =>
-      values[i] >= SURE ? [...rgb, 150] : [0, 0, 0, 150 - values[i]],
+      values[i] >= SURE ? [...rgb, 255] : [0, 0, 0, 255 - values[i]],
     );
     painted.set(key, { picture, outline: outlineOf(values, rows, cols) });
   }
@@ -88,12 +89,14 @@ function outlineOf(values, rows, cols) {
 }
 
 // The photo is dimmed where the mask is not.
-function drawMaskOn(context, box, query, step) {
+function drawMaskOn(context, box, query, step, opacity) {
   const { rows, cols, extent } = state.result.masks;
   const { picture, outline } = shadedMask(query, step, colorOfQuery(query));
   const [width, height] = [extent[1] * box.width, extent[0] * box.height];
   context.imageSmoothingEnabled = true;
+  context.globalAlpha = opacity;
   context.drawImage(picture, box.left, box.top, width, height);
+  context.globalAlpha = 1;
   const placed = new Path2D();
   placed.addPath(outline, new DOMMatrix([width / cols, 0, 0, height / rows, box.left, box.top]));
   context.strokeStyle = "#fff";
@@ -103,7 +106,7 @@ function drawMaskOn(context, box, query, step) {
 }
 
 export function drawMask(context) {
-  if (state.query !== null) drawMaskOn(context, photoBox(), state.query, state.step);
+  if (state.query !== null) drawMaskOn(context, photoBox(), state.query, state.step, state.opacity);
 }
 
 // --------------------------------------------------------------------------------------------------------------- strip
@@ -116,7 +119,13 @@ function stepButton(step) {
   const canvas = make("canvas", { width: STRIP_PX, height: Math.round((STRIP_PX * height) / width) });
   const context = canvas.getContext("2d");
   context.drawImage(pictures.photo, 0, 0, canvas.width, canvas.height);
-  drawMaskOn(context, { left: 0, top: 0, width: canvas.width, height: canvas.height }, state.query, step);
+  drawMaskOn(
+    context,
+    { left: 0, top: 0, width: canvas.width, height: canvas.height },
+    state.query,
+    step,
+    STRIP_OPACITY,
+  );
 
   const dot = make("i", { className: "dot" });
   dot.style.background = step === 0 ? "transparent" : LAYER_COLORS[step - 1];
@@ -132,7 +141,12 @@ function stepButton(step) {
     },
     canvas,
     make("span", { className: "step" }, dot, stepName(step)),
-    make("span", { className: "class" }, make("b", {}, isObject ? category : "no object"), ` ${(isObject ? score : noObject).toFixed(2)}`),
+    make(
+      "span",
+      { className: "class" },
+      make("b", {}, isObject ? category : "no object"),
+      ` ${(isObject ? score : noObject).toFixed(2)}`,
+    ),
     make("span", { className: "numbers" }, `area ${percent(area)}`),
     make("span", { className: "numbers" }, `IoU ${iou.toFixed(2)}`, bar),
   );

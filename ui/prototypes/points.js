@@ -101,6 +101,24 @@ export function colorTable(hexColors) {
   });
 }
 
+// What the colours of a map mean, in the lower left corner of the canvas.
+export function drawScale(context, colors, low, high) {
+  const [left, top] = [8, find("#canvas").clientHeight - 34];
+  context.save();
+  context.font = "13px system-ui, sans-serif";
+  const [before, after] = [low, high].map((text) => context.measureText(text).width);
+  context.fillStyle = "#000b";
+  context.fillRect(left, top, before + after + 132, 26);
+  const gradient = context.createLinearGradient(left + before + 16, 0, left + before + 116, 0);
+  for (const [i, color] of colors.entries()) gradient.addColorStop(i / 255, `rgb(${color})`);
+  context.fillStyle = gradient;
+  context.fillRect(left + before + 16, top + 8, 100, 10);
+  context.fillStyle = "#fff";
+  context.fillText(low, left + 8, top + 18);
+  context.fillText(high, left + before + 124, top + 18);
+  context.restore();
+}
+
 // -------------------------------------------------------------------------------------------------------------- points
 
 // The tokens that the heads of a query picked in a layer, or only the chosen head. None where it had no foreground.
@@ -112,7 +130,8 @@ export function pointsOf(query, layer) {
   });
   return [...byIndex].map(([index, heads]) => {
     const point = { ...tokenAt(layer, index), query, heads };
-    point.label = `${layerName(layer)} · ${headsText(heads)} · ${scoreName()} ${bestScore(point).toFixed(3)}`;
+    const where = point.inPadding ? `${layerName(layer)}, in the padding` : layerName(layer);
+    point.label = `${where} · ${headsText(heads)} · ${scoreName()} ${decimal(bestScore(point))}`;
     return point;
   });
 }
@@ -126,19 +145,22 @@ const scoreOf = ({ layer, query }, head) => state.result.similarity[layer][query
 const bestScore = (point) => Math.max(...point.heads.map((head) => scoreOf(point, head)));
 // The area grows with the number of heads that agree.
 const radiusOf = (point) => (point.layer === state.layer ? 5.5 : 3.5) * Math.sqrt(point.heads.length);
+
 // A point in the padding is drawn where the photo ends.
-const placeOf = ({ x, y }) => place(Math.min(x, 1), Math.min(y, 1));
+function placeOf(point) {
+  const [left, top] = place(Math.min(point.x, 1), Math.min(point.y, 1));
+  const inset = radiusOf(point) + 3;
+  return [point.x > 1 ? left - inset : left, point.y > 1 ? top - inset : top];
+}
 
 // Those of all layers, in the order in which they are drawn: the current layer's last, and few heads on top of many.
 function allPoints() {
   const { layers } = state.result;
   const order = [...layers.keys()].filter((layer) => layer !== state.layer).concat(state.layer);
-  return order.flatMap((layer) =>
-    pointsOf(state.query, layer).toSorted((a, b) => b.heads.length - a.heads.length),
-  );
+  return order.flatMap((layer) => pointsOf(state.query, layer).toSorted((a, b) => b.heads.length - a.heads.length));
 }
 
-const arePointsShown = () => state.result !== null && state.query !== null && state.points;
+const arePointsShown = () => state.result !== null && state.query !== null && state.points && state.show !== "density";
 
 export function drawPoints(context) {
   placePatch();
@@ -211,7 +233,7 @@ export function openPoint(point) {
   find("#patch .patch-text").replaceChildren(
     make("h3", {}, swatch, `Layer ${point.layer + 1}`),
     make("p", {}, `row ${point.row + 1} of ${rows}, column ${point.col + 1} of ${cols}`),
-    make("p", {}, `a square of ${stride} × ${stride} px as the network saw the photo`),
+    make("p", {}, `${stride} × ${stride} px of the network's input`),
     ...(point.inPadding ? [make("p", { className: "padding" }, "It lies in the padding beside the photo.")] : []),
     make("p", {}, `${scoreName()}, of ${plural(point.heads.length, "head")} of ${model.num_heads}:`),
     make("ul", {}, ...scores),
@@ -297,8 +319,9 @@ export function drawDensity(context) {
   const [spanX, spanY] = gridSpan(state.layer);
   drainColor(context, box);
   context.imageSmoothingEnabled = false;
-  const { picture } = densityOf(state.layer);
+  const { picture, max } = densityOf(state.layer);
   context.drawImage(picture, box.left, box.top, spanX * box.width, spanY * box.height);
+  if (max > 0) drawScale(context, HEAT, "0", `${max} picks, square root scale`);
 }
 
 // ----------------------------------------------------------------------------------------------------------------- bar
@@ -354,8 +377,11 @@ function layerLine() {
   if (!hasForeground(query, layer)) return `No foreground in this layer: ${whatThen(query, layer)}`;
   const points = pointsOf(query, layer);
   const beside = points.filter((point) => point.inPadding).length;
-  const padding = beside ? ` Hollow: ${beside === 1 ? "it lies" : `${beside} lie`} in the padding beside the photo.` : "";
-  if (head !== null) return `${grid}. Head ${head + 1} picked one.${padding}`;
+  const padding = beside ? ` ${plural(beside, "hollow point")}: in the padding beside the photo.` : "";
+  if (head !== null) {
+    const [{ row, col }] = points;
+    return `${grid}. Head ${head + 1} of query ${query} picked row ${row + 1}, column ${col + 1}.${padding}`;
+  }
   const most = Math.max(...points.map((point) => point.heads.length));
   const agree = most > 1 ? `; on one, ${most} heads agree` : ", each its own";
   return `${grid}. The ${result.model.num_heads} heads of query ${query} picked ${points.length}${agree}.${padding}`;
@@ -373,7 +399,7 @@ export function whatThen(query, layer) {
 }
 
 function showBar() {
-  const { result, query, layer, head, show, playing } = state;
+  const { result, query, layer, head, show, points, playing } = state;
   if (!result) return;
   const none = query === null;
   find("#query").replaceChildren(...queryLine());
@@ -383,6 +409,8 @@ function showBar() {
   find(`#show input[value=${show}]`).checked = true;
   for (const value of ["mask", "similarity"]) find(`#show input[value=${value}]`).disabled = none;
   find("#layer").disabled = find("#head").disabled = find("#play-layers").disabled = none && show !== "density";
+  find("#points").disabled = none || show === "density";
+  find("#points").setAttribute("aria-pressed", points);
   for (const what of ["layers", "steps"]) {
     const button = find(`#play-${what}`);
     button.textContent = playing === what ? "Pause" : "Play";
@@ -422,6 +450,7 @@ export function setUpPoints() {
   });
   find("#previous-query").addEventListener("click", () => nextQuery(-1));
   find("#next-query").addEventListener("click", () => nextQuery(1));
+  find("#points").addEventListener("click", () => update({ points: !state.points }));
   find("#play-layers").addEventListener("click", () => togglePlaying("layers"));
   find("#layer").addEventListener("change", ({ target }) => update({ layer: Number(target.value), playing: null }));
   find("#head").addEventListener("change", ({ target }) =>
@@ -443,5 +472,5 @@ export function setUpPoints() {
     const needsQuery = state.show === "mask" || state.show === "similarity";
     if (state.query === null && needsQuery) update({ show: "segments", playing: null });
   });
-  onChange(["result", "reading", "query", "layer", "head", "show", "playing"], showBar);
+  onChange(["result", "reading", "query", "layer", "head", "show", "points", "playing"], showBar);
 }

@@ -63,11 +63,12 @@ const WALK = [
   },
   {
     title: () => "What a softmax would read instead",
-    text: ({ choice: { tokens, allowed, channels, tokens_for_half: half } }) =>
+    text: ({ choice: { tokens, allowed, channels, tokens_for_half: half, twin } }) =>
       `Standard cross-attention mixes all allowed tokens. With a softmax of these very similarities, half of the weight ` +
-      `would lie on ${plural(half, "token")} of ${allowed}; a network trained that way learns scores of its own. Mixing ` +
-      `costs ${tokens} × ${channels} = ${(tokens * channels).toLocaleString("en")} multiply-adds for each query; copying ` +
-      `one token per head costs none.`,
+      `would lie on ${plural(half, "token")} of ${allowed}; ` +
+      `${twin ? `the twin that was trained that way has half of its attention on ${twin.tokens_for_half}` : "a network trained that way learns scores of its own"}. ` +
+      `Mixing costs ${tokens} × ${channels} = ${(tokens * channels).toLocaleString("en")} multiply-adds for each query; ` +
+      `copying one token per head costs none.`,
     see: ({ head }) => update({ show: "similarity", head }),
   },
   {
@@ -107,20 +108,20 @@ function mostTellingLayer(query) {
     .reduce((best, layer) => (best < 0 || gain(layer) > gain(best) ? layer : best), -1);
 }
 
-// The selected query if it ever had foreground, or else the one with the largest mask.
+// The selected query if it ever had foreground; or else that of the largest segment, or without one of the largest mask.
 function queryToWalk() {
-  if (state.query !== null && mostTellingLayer(state.query) >= 0) return state.query;
   const areas = state.result.steps.area_fraction[lastStep()];
-  return areas
-    .map((area, query) => ({ area: mostTellingLayer(query) < 0 ? -1 : area, query }))
-    .reduce((a, b) => (b.area > a.area ? b : a)).query;
+  const bySegment = state.reading.segments.toSorted((a, b) => b.area_fraction - a.area_fraction);
+  const byMask = [...areas.keys()].toSorted((a, b) => areas[b] - areas[a]);
+  const candidates = [state.query, ...bySegment.flatMap(({ queries }) => queries), ...byMask];
+  return candidates.find((query) => query !== null && mostTellingLayer(query) >= 0) ?? null;
 }
 
 async function startWalk() {
   const { result } = state;
   const query = queryToWalk();
+  if (query === null) return;
   const layer = mostTellingLayer(query);
-  if (layer < 0) return;
   selectQuery(query);
   const head = bestHead(query, layer);
   const choice = await fetchChoice(query, layer, head);

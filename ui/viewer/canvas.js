@@ -57,10 +57,11 @@ function paintIds(canvas, colorOf) {
 
 function paintSegments() {
   if (!state.reading) return;
-  const focus = state.hovered ?? state.segment;
+  const { hovered, segment } = state;
   const { context, image } = paintIds(overlay, ({ id, color }) => {
     const [red, green, blue] = [1, 3, 5].map((at) => Number.parseInt(color.slice(at, at + 2), 16));
-    const alpha = focus === null || focus === id ? 255 : 90;
+    const others = hovered !== null ? 80 : 190;
+    const alpha = (hovered ?? segment ?? id) === id ? 255 : others;
     return ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
   });
   context.putImageData(image, 0, 0);
@@ -70,8 +71,7 @@ function paintLines() {
   if (!state.reading) return;
   const { idMap } = state.reading;
   const { width } = lines;
-  const WHITE = 0xffffffff;
-  const { context, image, pixels } = paintIds(lines, () => WHITE);
+  const { context, image, pixels } = paintIds(lines, ({ id }) => (id === state.segment ? 0xffffffff : 0xaaffffff));
   // A pixel keeps its white only where its upper or left neighbour is another segment.
   const inside = new Uint8Array(pixels.length);
   for (let i = 0; i < pixels.length; i++) {
@@ -178,7 +178,7 @@ function resize() {
   const width = find(".studio-view").clientWidth;
   if (!state.result || width === 0) return;
   const aspect = state.result.height / state.result.width;
-  const height = Math.round(Math.min(width * aspect, Math.max(320, window.innerHeight * 0.68)));
+  const height = Math.round(Math.min(width * aspect, Math.max(320, window.innerHeight * 0.62)));
   if (width === canvasWidth && height === canvasHeight) return;
   canvasWidth = width;
   canvasHeight = height;
@@ -287,7 +287,7 @@ export function setUpCanvas() {
     canvasWidth = 0; // another photo, another height
     resize();
   });
-  onChange(["reading", "hidden", "isolated"], paintLines);
+  onChange(["reading", "hidden", "isolated", "segment"], paintLines);
   onChange(["reading", "hidden", "isolated", "hovered", "segment"], paintSegments);
   onChange(Object.keys(state).concat("painted"), redraw);
   new ResizeObserver(resize).observe(find(".studio-view"));

@@ -20,12 +20,14 @@ function firstLook(reading) {
 
 const linkToFollow = new URLSearchParams(location.search);
 
+const segmentOf = (query, { segments }) => segments.find(({ queries }) => queries.includes(query))?.id ?? null;
+
 async function takeIn() {
   // gr.HTML hands out a proxy whose every access costs; what is read a thousand times had better be plain.
   const value = props.value ? JSON.parse(JSON.stringify(props.value)) : null;
   if (!value || value.id === state.result?.id) return;
   const { readings, ...result } = value;
-  const view = linkToFollow.get("example") === result.name ? viewFromLink(location.search) : {};
+  const view = linkToFollow.get("example") === result.name ? viewFromLink(location.search, result) : {};
   linkToFollow.delete("example"); // the view of a link is for the first result only
   await Promise.all([showPhoto(result), loadMaskSheets(result)]);
   for (const reading of readings) await keepReading(reading, result);
@@ -51,6 +53,7 @@ async function takeIn() {
     head: null,
     show: "segments",
     ...firstLook(reading),
+    ...("query" in view ? { segment: segmentOf(view.query, reading) } : {}),
     ...view,
   });
 }

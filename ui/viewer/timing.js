@@ -40,7 +40,7 @@ function renderTiming() {
   }
   list.append(make("li", {}, "total ", make("b", {}, milliseconds(total))));
   const { measured_on: device } = state.result;
-  if (device) list.append(make("li", {}, `measured on ${device}`));
+  if (device) list.append(make("li", {}, `network measured on ${device}`));
   find("#timing").replaceChildren(bar, list);
 }
 
