@@ -21,6 +21,8 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy pem analysis
+	@# There are wheels of Biome for Linux on x86-64 only.
+	[ ! -x $(BIN)/biome ] || { $(BIN)/biome lint --error-on-warnings ui && $(BIN)/biome format ui; }
 	$(BIN)/python -m pytest -q
 
 $(BIN)/python:

@@ -2,7 +2,8 @@
 
 import { loadImage } from "../viewer/geometry.js";
 import { find, findAll, LAYER_COLORS, make, onChange, percent, state, update } from "../viewer/state.js";
-import { colorOfQuery, lastStep, paintCells, photoBox, pictures, predictionOf, togglePlaying } from "./points.js";
+import { togglePlaying } from "./bar.js";
+import { colorOfQuery, lastStep, paintCells, photoBox, pictures, predictionOf } from "./points.js";
 
 const SURE = 128; // mask values are probabilities times 255: from here on a pixel belongs to the query
 const NOISE = 20; // the sheets are compressed, and below this nothing can be told from nothing
@@ -36,6 +37,14 @@ function maskOf(query, step) {
     values.set(pictures.sheets[step].subarray(from, from + cols), row * cols);
   }
   return values;
+}
+
+// The probability of a query's mask at a place of the photo, 0..1.
+export function maskAt(query, step, x, y) {
+  const { rows, cols, extent } = state.result.masks;
+  const row = Math.min(rows - 1, Math.floor((y / extent[0]) * rows));
+  const col = Math.min(cols - 1, Math.floor((x / extent[1]) * cols));
+  return maskOf(query, step)[row * cols + col] / 255;
 }
 
 const channels = (hex) => [1, 3, 5].map((at) => Number.parseInt(hex.slice(at, at + 2), 16));

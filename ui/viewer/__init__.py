@@ -15,6 +15,7 @@ SCRIPTS = (
     "viewer/state.js",
     "viewer/geometry.js",
     "prototypes/points.js",
+    "prototypes/bar.js",
     "prototypes/choice.js",
     "prototypes/evolution.js",
     "prototypes/walk.js",

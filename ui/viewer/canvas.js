@@ -1,7 +1,7 @@
 // The picture: photo, segments and whatever else is painted over it; pointer, touch, zoom and wipe.
 
 import { drawSimilarity } from "../prototypes/choice.js";
-import { drawMask } from "../prototypes/evolution.js";
+import { drawMask, maskAt } from "../prototypes/evolution.js";
 import { drawDensity, drawPoints, openPoint, pointAt } from "../prototypes/points.js";
 import { camera, clipToPhoto, drawSpanning, loadImage, place, unplace } from "./geometry.js";
 import { find, findAll, make, onChange, percent, segmentById, selectSegment, state, update } from "./state.js";
@@ -128,7 +128,7 @@ function drawWipe(context) {
 }
 
 function redraw() {
-  frame ||= requestAnimationFrame(draw);
+  if (!frame) frame = requestAnimationFrame(draw);
 }
 
 // ------------------------------------------------------------------------------------------------------------ camera
@@ -164,8 +164,7 @@ export function pan(right, down) {
 function moved() {
   const width = state.result.width * camera.scale;
   const height = state.result.height * camera.scale;
-  const keep = (from, size, room) =>
-    size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, from));
+  const keep = (from, size, room) => (size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, from)));
   camera.left = keep(camera.left, width, canvasWidth);
   camera.top = keep(camera.top, height, canvasHeight);
   // While the whole photo is seen, a finger scrolls the page.
@@ -211,7 +210,9 @@ function onMove(event) {
   pointers.set(event.pointerId, [left, top]);
   dragged += Math.hypot(left - before[0], top - before[1]);
   if (pointers.size === 2) {
-    const [a, b] = [...pointers.entries()].map(([id, at]) => (id === event.pointerId ? { at, before } : { at, before: at }));
+    const [a, b] = [...pointers.entries()].map(([id, at]) =>
+      id === event.pointerId ? { at, before } : { at, before: at },
+    );
     const spread = (one, other) => Math.hypot(one[0] - other[0], one[1] - other[1]);
     zoom(spread(a.at, b.at) / spread(a.before, b.before), (a.at[0] + b.at[0]) / 2, (a.at[1] + b.at[1]) / 2);
   } else if (dragged > DRAG_PX) {
@@ -228,9 +229,18 @@ function onUp(event) {
 function click(left, top) {
   const point = state.points ? pointAt(left, top) : null;
   if (point) return openPoint(point);
-  const id = segmentAt(...unplace(left, top));
+  const [x, y] = unplace(left, top);
+  const id = segmentAt(x, y);
   if (id !== null && !isPainted(id)) return;
   selectSegment(id);
+  if (id !== null) update({ query: ownerAt(segmentById(id), x, y) });
+}
+
+// Of the queries that drew a segment, the one with the strongest claim on this place, as the readings weigh it.
+function ownerAt({ queries }, x, y) {
+  const step = state.result.layers.length;
+  const claim = (query) => state.result.steps.score[step][query] * maskAt(query, step, x, y);
+  return queries.reduce((owner, query) => (claim(query) > claim(owner) ? query : owner));
 }
 
 // Marks what lies under the pointer and names it beside the pointer; without a place, nothing.

@@ -3,7 +3,19 @@
 
 import { decodeIds, fit, pan, zoom } from "./canvas.js";
 import { showAll, toggleHidden, toggleIsolated } from "./legend.js";
-import { ask, find, findAll, make, onChange, percent, segmentById, selectQuery, selectSegment, state, update } from "./state.js";
+import {
+  ask,
+  find,
+  findAll,
+  make,
+  onChange,
+  percent,
+  segmentById,
+  selectQuery,
+  selectSegment,
+  state,
+  update,
+} from "./state.js";
 
 const TASKS = ["panoptic", "semantic", "instance"];
 const SHOWS = { s: "segments", m: "mask", c: "similarity", d: "density" };

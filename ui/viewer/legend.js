@@ -95,7 +95,9 @@ function render() {
   if (unassigned > 0) {
     const swatch = make("i", { className: "swatch none" });
     const name = make("span", { className: "name" }, "not recognised");
-    list.append(make("li", { className: "rest" }, swatch, name, make("span", { className: "area" }, percent(unassigned))));
+    list.append(
+      make("li", { className: "rest" }, swatch, name, make("span", { className: "area" }, percent(unassigned))),
+    );
   }
   const count = `${segments.length} segment${segments.length === 1 ? "" : "s"}`;
   const all = make("button", { type: "button", className: "all", onclick: showAll }, "Show all");

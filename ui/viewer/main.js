@@ -2,6 +2,7 @@
 
 import { setUpExport, viewFromLink } from "../export/export.js";
 import { setUpGallery } from "../gallery/gallery.js";
+import { setUpBar } from "../prototypes/bar.js";
 import { setUpChoice } from "../prototypes/choice.js";
 import { loadMaskSheets, setUpEvolution } from "../prototypes/evolution.js";
 import { setUpPoints } from "../prototypes/points.js";
@@ -69,6 +70,7 @@ setUpCanvas();
 setUpLegend();
 setUpTiming();
 setUpPoints();
+setUpBar();
 setUpChoice();
 setUpEvolution();
 setUpWalk();

@@ -55,7 +55,7 @@ def result_payload(engine: Engine, result_id: str) -> dict[str, Any]:
         "prototype_index": [layer.prototype_index.T.tolist() for layer in result.layers],
         "similarity": [_rounded(layer.similarity.T, 3) for layer in result.layers],
         # [layer][query]: 0 says that this query had no foreground here, and so no prototype worth showing
-        "allowed_fraction": [_rounded(layer.allowed_fraction) for layer in result.layers],
+        "allowed_fraction": [_rounded(layer.allowed_fraction, 6) for layer in result.layers],
         # [step][query]
         "steps": {
             "category_id": result.evolution.category_id.tolist(),
