@@ -78,7 +78,7 @@ function render() {
       const cells = [
         ["area", percent(area)],
         ["score", ""],
-        ["query", `${members.length} segments`],
+        ["query", `${members.length} parts`],
       ];
       list.append(row(ids, category, cells, { color, className: "class" }));
     }
