@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 import pem
-from ui import precompute
+from ui import efficiency, precompute
 from ui.api import add_endpoints
 from ui.engine import Engine
 from ui.image_input import SafeImage
@@ -36,6 +36,9 @@ from ui.viewer.server import open_result, server_functions
 ROOT = Path(__file__).parent
 EXPORTS = tempfile.TemporaryDirectory(prefix="pem-studio-")  # removed when the server stops
 BACKBONE_NAMES = {"resnet50": "ResNet-50", "tf_efficientnet_lite2": "EfficientNet-lite2"}
+
+# Whatever runs a network waits its turn: one photo or measurement at a time, whoever asks.
+NETWORK: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
 
 HEADER = """
 <div class="title"><h1>PEM Studio</h1><span class="{kind}">{state}</span></div>
@@ -63,7 +66,11 @@ def build_page(model: pem.PEM | None = None) -> gr.Blocks:
         gr.HTML(header(model, problem), apply_default_css=False, elem_id="header")
         if model is not None:
             engine = Engine(model, on_gpu=on_gpu, examples=EXAMPLES, twin=twin)
-            build_studio(page, engine, first=precompute.load() if bundled else None)
+            with gr.Tab("Studio"):
+                build_studio(page, engine, first=precompute.load() if bundled else None)
+            with gr.Tab("Efficiency", elem_id="efficiency") as tab:
+                device = next(model.parameters()).device.type
+                efficiency.add_tab(tab, device, on_gpu, Path(EXPORTS.name), NETWORK)
     return page
 
 
@@ -108,16 +115,14 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     exports = Path(EXPORTS.name)
     result = viewer(first, server_functions(engine, exports))
 
-    # One forward pass at a time, whoever asks.
-    network: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
     private: dict[str, Any] = {"api_visibility": "private"}
     for event in (segment_button.click, photo.upload):
-        ran = event(run, photo, result, **network, **private)
+        ran = event(run, photo, result, **NETWORK, **private)
         # A file that was refused would stay in the field as a broken picture.
         ran.failure(lambda: None, None, photo, queue=False, show_progress="hidden", **private)
-    examples.select(pick_example, None, [photo, result], show_progress_on=result, **network, **private)
-    page.load(arrive, None, result, show_progress="hidden", **network, **private)
-    add_endpoints(engine, exports, network)
+    examples.select(pick_example, None, [photo, result], show_progress_on=result, **NETWORK, **private)
+    page.load(arrive, None, result, show_progress="hidden", **NETWORK, **private)
+    add_endpoints(engine, exports, NETWORK)
 
 
 def load_twin(name: str) -> pem.PEM | None:
@@ -174,8 +179,8 @@ def launch(page: gr.Blocks, **options) -> tuple:
     )
     return page.queue(max_size=20, default_concurrency_limit=4).launch(
         theme=theme,
-        css_paths=STYLES,
-        allowed_paths=[str(ROOT / "assets" / "examples"), EXPORTS.name],
+        css_paths=[*STYLES, ROOT / "ui" / "efficiency" / "efficiency.css"],
+        allowed_paths=[str(ROOT / "assets" / "examples"), str(ROOT / "analysis"), EXPORTS.name],
         max_file_size="20mb",
         show_error=True,
         ssr_mode=False,

@@ -1,33 +1,55 @@
-"""PEM's cross-attention beside the standard one: same tensors, one run, in turns."""
+"""PEM's cross-attention beside the standard one: same tensors, one run, in turns, against the machine's roofline."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from analysis.flops import masked_attention_macs, prototype_attention_macs
-from analysis.latency import measure_ms, measure_peak_mib, percentiles
-from analysis.results import conditions, save_json
+from analysis.latency import (
+    PRECISIONS,
+    Workload,
+    at_precision,
+    measure_peak_mib,
+    measure_rounds,
+    parse_size,
+    percentiles,
+)
+from analysis.results import conditions, result_path, save_tables
+from analysis.roofline import Roofline, measure_roofline
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 
 DIM, NUM_HEADS = 256, 8
+# PEM-CA; masked attention by torch's fused kernel with a boolean mask, spelled out, and by FlexAttention.
+METHODS = ("prototype", "sdpa", "softmax", "flex")
+
+# (query, query_embed, source, position, banned) -> the new query, as in pem.attention.
+Layer = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class AttentionRow:
-    """Cost of one cross-attention layer, projections included. 1 MAC = 2 FLOPs; memory without inputs and weights."""
+    """Cost of one cross-attention layer, projections included. 1 MAC = 2 FLOPs; memory without inputs and weights.
 
-    method: str  # "prototype": PEM-CA; "sdpa": masked attention, torch's fused kernel; "softmax": the same, spelled out
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
+    What was not measured is None, and ``note`` says why.
+    """
+
+    method: str  # one of METHODS
+    median_ms: float | None
+    p10_ms: float | None
+    p90_ms: float | None
     gmacs: float
-    peak_mib: float
+    moved_mib: float  # the least that must be moved: least_bytes
+    peak_mib: float | None
+    achieved: float | None  # share of the rate that the roofline allows
+    note: str = ""
 
 
 def softmax_attention(
@@ -45,18 +67,34 @@ def softmax_attention(
     return query + attention.final(attended.transpose(1, 2).flatten(2))
 
 
-@torch.inference_mode()
-def compare_attention(
-    tokens: tuple[int, int] = (64, 128),
-    num_queries: int = 100,
-    device: str = "cpu",
-    repeats: int = 20,
-    warmup: int = 3,
-) -> list[AttentionRow]:
-    """One layer of each kind, for one image, over a level of ``tokens`` (height, width), half of them banned.
+def flex_attention_layer(attention: MaskedCrossAttention) -> Layer:
+    """What ``attention`` computes, by FlexAttention; compiled at the first call.
 
-    The methods take turns, so that a machine that slows down slows them all. Outputs are checked before timing: raises
-    AssertionError when "sdpa" and "softmax" differ by more than rounding, or when a prototype is a banned token.
+    The mask is looked up score by score: it is new in every layer, and a block mask would have to be built each time.
+    """
+
+    @torch.compile(dynamic=False)
+    def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+        def banned_to_minus_infinity(score: Tensor, b: Tensor, h: Tensor, row: Tensor, token: Tensor) -> Tensor:
+            return torch.where(allowed[b, 0, row, token], score, -torch.inf)
+
+        attended = flex_attention(q, k, v, score_mod=banned_to_minus_infinity)
+        assert isinstance(attended, Tensor)
+        return attended
+
+    def layer(query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor) -> Tensor:
+        attended = attend(*attention.project(query, query_embed, source, position, banned))
+        return query + attention.final(attended.transpose(1, 2).flatten(2))
+
+    return layer
+
+
+def random_inputs(
+    tokens: tuple[int, int], num_queries: int, device: torch.device, precision: str = "float32"
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What a layer is given for one image and a level of ``tokens`` (height, width), half of them banned.
+
+    As in the decoder, only source and position are in half precision; the queries run along in float32.
     """
     height, width = tokens
     rng = torch.Generator().manual_seed(0)
@@ -64,76 +102,202 @@ def compare_attention(
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng).to(device)
 
-    inputs = (
-        random(1, num_queries, DIM),
-        random(num_queries, DIM),
-        random(1, DIM, height, width),
-        random(1, DIM, height, width),
-        random(1, num_queries, height * width) < 0,
-    )
-    prototype = PrototypeCrossAttention(DIM, NUM_HEADS, empty_mask="reference").eval().to(device)
-    masked = MaskedCrossAttention(DIM, NUM_HEADS).eval().to(device)
-    methods: dict[str, Callable[..., object]] = {
-        "prototype": prototype,
-        "sdpa": masked,
-        "softmax": partial(softmax_attention, masked),
+    dtype = getattr(torch, precision)
+    query, query_embed = random(1, num_queries, DIM), random(num_queries, DIM)
+    source, position = (random(1, DIM, height, width).to(dtype) for _ in range(2))
+    banned = random(1, num_queries, height * width) < 0
+    banned[..., 0] = False  # no query is left without a token
+    return query, query_embed, source, position, banned
+
+
+def attention_workloads(
+    tokens: tuple[int, int],
+    num_queries: int,
+    device: torch.device,
+    methods: Sequence[str] = METHODS,
+    num_heads: int = NUM_HEADS,
+    precision: str = "float32",
+    backward: bool = False,
+) -> dict[str, Workload]:
+    """One layer by each method, on the same tensors, as workloads of one part.
+
+    ``backward`` adds the gradients of queries, source and weights, with the layer in training mode. Outputs are checked
+    here: raises AssertionError when "sdpa" and "softmax" differ by more than rounding, or when a prototype is a banned
+    token.
+    """
+    inputs = random_inputs(tokens, num_queries, device, precision)
+    prototype = PrototypeCrossAttention(DIM, num_heads, empty_mask="reference").eval().to(device)
+    masked = MaskedCrossAttention(DIM, num_heads).eval().to(device)
+    layers: dict[str, tuple[nn.Module, Layer]] = {
+        "prototype": (prototype, lambda *inputs: prototype(*inputs)[0]),
+        "sdpa": (masked, lambda *inputs: masked(*inputs)[0]),
+        "softmax": (masked, partial(softmax_attention, masked)),
+        "flex": (masked, flex_attention_layer(masked)),
     }
 
-    torch.testing.assert_close(masked(*inputs)[0], softmax_attention(masked, *inputs), rtol=1e-3, atol=1e-3)
-    index = prototype(*inputs)[1]  # [1, h, Q]
-    if inputs[-1].gather(2, index.transpose(1, 2)).any():
-        raise AssertionError("A prototype is a banned token.")
+    with torch.inference_mode(), at_precision(precision, device):
+        rounding = 1e-3 if precision == "float32" else 5e-2
+        expected = softmax_attention(masked, *inputs)
+        torch.testing.assert_close(masked(*inputs)[0], expected, rtol=rounding, atol=rounding)
+        index = prototype(*inputs)[1]  # [1, h, Q]
+        if inputs[-1].gather(2, index.transpose(1, 2)).any():
+            raise AssertionError("A prototype is a banned token.")
 
-    def run(method: str, done: Callable[[], None]) -> None:
-        methods[method](*inputs)
+    @torch.inference_mode()
+    def forward(layer: Layer, done: Callable[[], None]) -> None:
+        with at_precision(precision, device):
+            layer(*inputs)
         done()
 
-    times_ms: dict[str, list[float]] = {name: [] for name in methods}
-    for i in range(warmup + repeats):
-        for name in methods:
-            elapsed = measure_ms(partial(run, name), inputs[0].device)
-            if i >= warmup:
-                times_ms[name] += elapsed
+    def forward_backward(module: nn.Module, layer: Layer, done: Callable[[], None]) -> None:
+        with at_precision(precision, device):
+            output = layer(*inputs)
+        torch.autograd.grad(output, [*module.parameters(), *inputs[:3]], torch.ones_like(output))
+        done()
 
-    masked_macs = masked_attention_macs(height * width, num_queries, DIM)
-    macs = {
-        "prototype": prototype_attention_macs(height * width, num_queries, DIM),
-        "sdpa": masked_macs,
-        "softmax": masked_macs,
-    }
-    return [
-        AttentionRow(
-            name,
-            *percentiles(times_ms[name]),
-            gmacs=macs[name] / 1e9,
-            peak_mib=max(measure_peak_mib(partial(run, name), inputs[0].device)),
+    if not backward:
+        return {name: partial(forward, layers[name][1]) for name in methods}
+    for x in inputs[:3]:  # query, query_embed, source
+        x.requires_grad_()
+    prototype.train()
+    masked.train()
+    return {name: partial(forward_backward, *layers[name]) for name in methods}
+
+
+def layer_macs(method: str, num_tokens: int, num_queries: int, backward: bool = False) -> int:
+    """MACs of one layer for one image. The backward pass multiplies twice for every product of the forward pass.
+
+    But for the similarity of prototypes: it only decides, and no gradient flows through a decision.
+    """
+    count = prototype_attention_macs if method == "prototype" else masked_attention_macs
+    macs = count(num_tokens, num_queries, DIM)
+    if not backward:
+        return macs
+    return 3 * macs - (2 * num_tokens * num_queries * DIM if method == "prototype" else 0)
+
+
+def least_bytes(method: str, num_tokens: int, num_queries: int, token_bytes: int = 4, backward: bool = False) -> int:
+    """What any implementation must move: reads every input and weight once, and writes the output once.
+
+    Queries and weights take 4 bytes a number, source and position ``token_bytes``, the mask one byte. Scores and
+    projected tokens are not in it: a fused kernel keeps them on the chip. ``backward`` also reads the gradient of the
+    output and writes those of query, query_embed, source and weights (for running statistics: their new values).
+    """
+    weights = 4 * DIM**2 + (21 if method == "prototype" else 6) * DIM
+    queries, level = 4 * num_queries * DIM, token_bytes * num_tokens * DIM
+    forward = 3 * queries + 4 * weights + 2 * level + num_queries * num_tokens
+    return forward + (3 * queries + 4 * weights + level if backward else 0)
+
+
+def compare_attention(
+    tokens: tuple[int, int] = (64, 128),
+    num_queries: int = 100,
+    device: str = "cpu",
+    repeats: int = 20,
+    warmup: int = 20,
+    precision: str = "float32",
+    backward: bool = False,
+    methods: Sequence[str] = METHODS,
+    roofline: Roofline | None = None,
+) -> list[AttentionRow]:
+    """One layer of each kind, for one image, over a level of ``tokens`` (height, width), half of them banned.
+
+    The methods take turns; ``warmup`` is the most that may precede the ``repeats`` rounds that count. ``roofline`` is
+    measured unless given. "flex" is compiled first, which takes seconds; its row says so where it does not run.
+    Raises AssertionError when the methods do not compute what they should, see ``attention_workloads``.
+    """
+    target = torch.device(device)
+    roofline = roofline or measure_roofline(target, precision)
+    workloads = attention_workloads(tokens, num_queries, target, methods, NUM_HEADS, precision, backward)
+    note = ""
+    if "flex" in workloads:
+        try:
+            torch.compiler.reset()  # or the graphs of earlier sizes would count against its limit
+            workloads["flex"](lambda: None)
+        except Exception as error:  # no compiler, kernel or backward pass: each fails in its way
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            note = f"FlexAttention does not run here: {reason[0]}"
+            del workloads["flex"]
+
+    times_ms, _ = measure_rounds(workloads, target, repeats, warmup)
+    num_tokens, token_bytes = tokens[0] * tokens[1], getattr(torch, precision).itemsize
+    rows = []
+    for method in methods:
+        macs = layer_macs(method, num_tokens, num_queries, backward)
+        moved = least_bytes(method, num_tokens, num_queries, token_bytes, backward)
+        ran = method in times_ms
+        median_ms, p10_ms, p90_ms = percentiles(times_ms[method][:, 0]) if ran else (None, None, None)
+        rows.append(
+            AttentionRow(
+                method,
+                median_ms,
+                p10_ms,
+                p90_ms,
+                gmacs=macs / 1e9,
+                moved_mib=moved / 2**20,
+                peak_mib=max(measure_peak_mib(workloads[method], target)) if ran else None,
+                achieved=None if median_ms is None else roofline.achieved(macs, moved, median_ms),
+                note="" if ran else note,
+            )
         )
-        for name in methods
-    ]
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.attention", description="Prototype attention beside masked attention, one layer."
     )
-    parser.add_argument("--tokens", type=int, nargs=2, default=(64, 128), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument(
+        "--tokens",
+        type=parse_size,
+        nargs="+",
+        default=[(16, 32), (32, 64), (64, 128)],
+        metavar="HEIGHTxWIDTH",
+        help="default: the levels of a 512x1024 image",
+    )
+    parser.add_argument("--queries", type=int, nargs="+", default=[20, 100, 300])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON to write, with CSV and Markdown beside it")
     args = parser.parse_args()
 
-    rows = compare_attention(tuple(args.tokens), args.queries, args.device, args.repeats)
-    measured_on = conditions(args.device)
-    print(f"{args.tokens[0]}x{args.tokens[1]} tokens, {args.queries} queries, {args.repeats} repeats, ", end="")
-    print(f"{measured_on['device']}, {measured_on['threads']} threads, {measured_on['precision']}")
-    print(f"{'method':10} {'median ms':>10} {'p10':>8} {'p90':>8} {'GMACs':>7} {'peak MiB':>9}")
-    for row in rows:
-        print(f"{row.method:10} {row.median_ms:10.3f} {row.p10_ms:8.3f} {row.p90_ms:8.3f} ", end="")
-        print(f"{row.gmacs:7.3f} {row.peak_mib:9.1f}")
-    if args.out:
-        setup = {name: getattr(args, name) for name in ("tokens", "queries", "repeats")}
-        save_json({"conditions": measured_on, **setup, "rows": rows}, args.out)
+    measured_on = conditions(args.device, args.precision)
+    roofline = measure_roofline(args.device, args.precision)
+    print(f"{measured_on['device']}, {measured_on['threads']} threads, {measured_on['precision']}: ", end="")
+    print(f"{roofline.matrix_gmacs_per_s:.1f} GMAC/s, {roofline.copy_gb_per_s:.1f} GB/s")
+    print(f"{'direction':16} {'tokens':>8} {'queries':>7} {'method':10} ", end="")
+    print(f"{'median ms':>10} {'p10':>8} {'p90':>8} {'GMACs':>7} {'peak MiB':>9} {'achieved':>9}")
+    rows = []
+    for backward in (False, True):
+        for tokens in args.tokens:
+            for num_queries in args.queries:
+                found = compare_attention(
+                    tokens,
+                    num_queries,
+                    args.device,
+                    args.repeats,
+                    precision=args.precision,
+                    backward=backward,
+                    methods=args.methods,
+                    roofline=roofline,
+                )
+                about = {
+                    "direction": "forward+backward" if backward else "forward",
+                    "tokens": f"{tokens[0]}x{tokens[1]}",
+                    "num_queries": num_queries,
+                }
+                for row in found:
+                    rows.append(about | asdict(row))
+                    print(f"{about['direction']:16} {about['tokens']:>8} {num_queries:7} {row.method:10} ", end="")
+                    if row.note:
+                        print(row.note, flush=True)
+                        continue
+                    print(f"{row.median_ms:10.3f} {row.p10_ms:8.3f} {row.p90_ms:8.3f} {row.gmacs:7.3f} ", end="")
+                    print(f"{row.peak_mib:9.1f} {row.achieved:9.1%}", flush=True)
+    result = {"conditions": measured_on, "repeats": args.repeats, "roofline": roofline, "rows": rows}
+    save_tables(result, args.out or result_path("attention", measured_on))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
-"""How long a PEM takes and how much memory, whole and by stage."""
+"""How long a PEM takes and how much memory, whole and by stage; and how to time rivals fairly."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import pem
-from analysis.results import conditions, save_json
+from analysis.results import conditions, result_path, save_tables
 
 MIB = 2**20
+PRECISIONS = ("float32", "bfloat16", "float16")
+PRESETS = ("cityscapes-panoptic-r50", "cityscapes-panoptic-stdc1", "cityscapes-panoptic-stdc2", "default")
+STAGES = ("backbone", "pixel decoder", "decoder", "masks")  # the last: the full-size mask product at the end
 
 # Does its work and calls the function it is given at the end of each part.
 Workload = Callable[[Callable[[], None]], None]
@@ -23,7 +30,7 @@ Workload = Callable[[Callable[[], None]], None]
 
 @dataclass(frozen=True)
 class LatencyRow:
-    stage: str  # "backbone", "pixel decoder", "decoder", "masks": the full-size mask product at the end
+    stage: str  # one of STAGES
     median_ms: float
     p10_ms: float
     p90_ms: float
@@ -39,43 +46,133 @@ class LatencyResult:
     p90_ms: float
     peak_mib: float
     rows: tuple[LatencyRow, ...]
+    num_warmup: int  # runs that it took to become stable
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Round:
+    """One run of every workload."""
+
+    times_ms: dict[str, list[float]]  # of each workload, the duration of its parts
+    is_warmup: bool
+
+
 def measure_latency(
-    model: pem.PEM, size: tuple[int, int] = (512, 1024), batch: int = 1, repeats: int = 20, warmup: int = 3
+    model: pem.PEM,
+    size: tuple[int, int] = (512, 1024),
+    batch: int = 1,
+    repeats: int = 20,
+    warmup: int = 20,
+    precision: str = "float32",
 ) -> LatencyResult:
     """Times ``model`` on its own device, from pixels [batch, 3, *size] to full-size mask logits.
 
     Stages are timed by calling the model's parts one after the other, which is all that its forward does: nothing is
-    hooked, and each run's stages add up to its total. Raises ValueError for a model in training mode.
+    hooked, and each run's stages add up to its total. ``warmup`` runs at most precede the ``repeats`` that count, fewer
+    when the times are stable before. Raises ValueError for a model in training mode.
     """
+    run = model_workload(model, size, batch, precision)
+    device = next(model.parameters()).device
+    times_ms, num_warmup = measure_rounds({"model": run}, device, repeats, warmup)
+    stage_ms = times_ms["model"]
+    peaks_mib = measure_peak_mib(run, device)
+    return LatencyResult(
+        *percentiles(stage_ms.sum(axis=1)),
+        max(peaks_mib),
+        rows=tuple(LatencyRow(stage, *percentiles(stage_ms[:, i]), peaks_mib[i]) for i, stage in enumerate(STAGES)),
+        num_warmup=num_warmup,
+    )
+
+
+def model_workload(model: pem.PEM, size: tuple[int, int], batch: int = 1, precision: str = "float32") -> Workload:
+    """A forward pass of ``model``, without gradients; its parts are STAGES. Raises ValueError in training mode."""
     if model.training:
         raise ValueError("The model is in training mode; call model.eval() first.")
     weight = next(model.parameters())
     pixels = torch.randn(batch, 3, *size, device=weight.device, dtype=weight.dtype)
 
+    @torch.inference_mode()
     def run(stage_done: Callable[[], None]) -> None:
-        features = model.backbone(pixels)
-        stage_done()
-        mask_features, levels = model.pixel_decoder(features)
-        del features  # as in the model, whose decoder does not keep them alive
-        stage_done()
-        output = model.decoder(mask_features, levels)
-        stage_done()
-        _ = output.pred_masks
-        stage_done()
+        with at_precision(precision, pixels.device):
+            features = model.backbone(pixels)
+            stage_done()
+            mask_features, levels = model.pixel_decoder(features)
+            del features  # as in the model, whose decoder does not keep them alive
+            stage_done()
+            output = model.decoder(mask_features, levels)
+            stage_done()
+            _ = output.pred_masks
+            stage_done()
 
-    for _ in range(warmup):
-        _ = model(pixels).pred_masks
-    times_ms = np.array([measure_ms(run, pixels.device) for _ in range(repeats)])
-    peaks_mib = measure_peak_mib(run, pixels.device)
-    stages = ("backbone", "pixel decoder", "decoder", "masks")
-    return LatencyResult(
-        *percentiles(times_ms.sum(axis=1)),
-        max(peaks_mib),
-        rows=tuple(LatencyRow(stage, *percentiles(times_ms[:, i]), peaks_mib[i]) for i, stage in enumerate(stages)),
-    )
+    return run
+
+
+def at_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Autocast, which is how this project computes in half precision. Raises ValueError for none of PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"There is no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}.")
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
+
+
+def rounds(
+    workloads: dict[str, Workload],
+    device: torch.device,
+    repeats: int = 20,
+    max_warmup: int = 20,
+    seconds: float = math.inf,
+) -> Iterator[Round]:
+    """Runs the workloads in turns, so that a machine that slows down slows all of them.
+
+    The first rounds warm up, until every workload is stable, but for ``max_warmup`` rounds or a third of ``seconds`` at
+    most. Then come ``repeats`` rounds, fewer when the next one would not end within ``seconds``. To cancel, ask for no
+    further round: none runs before it is asked for.
+    """
+    start = time.perf_counter()
+    totals_ms: dict[str, list[float]] = {name: [] for name in workloads}
+    is_warmup = True
+    num_rounds = num_measured = 0
+    took = 0.0  # the last round, in seconds
+    while num_measured < repeats:
+        before = time.perf_counter()
+        if before - start + took >= seconds:
+            return
+        if is_warmup:
+            stable = all(is_stable(totals) for totals in totals_ms.values())
+            is_warmup = not stable and num_rounds < max_warmup and before - start < seconds / 3
+        times_ms = {name: measure_ms(run, device) for name, run in workloads.items()}
+        for name, parts in times_ms.items():
+            totals_ms[name].append(sum(parts))
+        took = time.perf_counter() - before
+        num_rounds += 1
+        num_measured += not is_warmup
+        yield Round(times_ms, is_warmup)
+
+
+def is_stable(times_ms: list[float]) -> bool:
+    """Whether the last run moved the median of the last three by less than 5 %."""
+    if len(times_ms) < 4:
+        return False
+    before, now = median(times_ms[-4:-1]), median(times_ms[-3:])
+    return abs(now - before) < 0.05 * before
+
+
+def measure_rounds(
+    workloads: dict[str, Workload],
+    device: torch.device,
+    repeats: int = 20,
+    max_warmup: int = 20,
+    seconds: float = math.inf,
+) -> tuple[dict[str, np.ndarray], int]:
+    """All of ``rounds``: for each workload its times in ms [repeats, parts], and the number of warm-up rounds.
+
+    Row i of every array comes from the same round, so that rivals may be compared in pairs. Raises ValueError when
+    ``seconds`` leave no time for a single round after the warm-up.
+    """
+    done = list(rounds(workloads, device, repeats, max_warmup, seconds))
+    measured = [r.times_ms for r in done if not r.is_warmup]
+    if not measured:
+        raise ValueError(f"{seconds:g} s are too few for a single round; allow more, or measure something smaller.")
+    return {name: np.array([times[name] for times in measured]) for name in workloads}, len(done) - len(measured)
 
 
 def percentiles(times_ms: list[float] | np.ndarray) -> tuple[float, float, float]:
@@ -143,31 +240,41 @@ def measure_peak_mib(run: Workload, device: torch.device) -> list[float]:
 END_OF_PART = "analysis: end of part"
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """ "512x1024" is (512, 1024): height, width."""
+    height, _, width = text.partition("x")
+    return int(height), int(width)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.latency", description="Latency and memory of a preset with random weights."
+        prog="python -m analysis.latency", description="Latency and memory of presets with random weights, by stage."
     )
-    parser.add_argument("--preset", default="default")
-    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--preset", nargs="+", default=PRESETS)
+    parser.add_argument("--size", type=parse_size, default=(512, 1024), metavar="HEIGHTxWIDTH")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=20, help="at most; fewer when the times are stable before")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON to write, with CSV and Markdown beside it")
     args = parser.parse_args()
 
-    model = pem.build_model(pem.get_config(args.preset)).to(args.device)
-    result = measure_latency(model, tuple(args.size), args.batch, args.repeats, args.warmup)
-    measured_on = conditions(args.device)
-    print(f"{args.preset}, {args.size[0]}x{args.size[1]}, batch {args.batch}, {args.repeats} repeats, ", end="")
+    measured_on = conditions(args.device, args.precision)
+    print(f"batch {args.batch}, {args.repeats} repeats, ", end="")
     print(f"{measured_on['device']}, {measured_on['threads']} threads, {measured_on['precision']}")
-    print(f"{'stage':14} {'median ms':>10} {'p10':>8} {'p90':>8} {'peak MiB':>9}")
-    total = LatencyRow("total", result.median_ms, result.p10_ms, result.p90_ms, result.peak_mib)
-    for row in (*result.rows, total):
-        print(f"{row.stage:14} {row.median_ms:10.2f} {row.p10_ms:8.2f} {row.p90_ms:8.2f} {row.peak_mib:9.1f}")
-    if args.out:
-        setup = {name: getattr(args, name) for name in ("preset", "size", "batch", "repeats", "warmup")}
-        save_json({"conditions": measured_on, **setup, "result": result}, args.out)
+    print(f"{'preset':26} {'stage':14} {'median ms':>10} {'p10':>8} {'p90':>8} {'peak MiB':>9}")
+    rows = []
+    for preset in args.preset:
+        model = pem.build_model(pem.get_config(preset)).to(args.device)
+        result = measure_latency(model, args.size, args.batch, args.repeats, args.warmup, args.precision)
+        total = LatencyRow("total", result.median_ms, result.p10_ms, result.p90_ms, result.peak_mib)
+        for row in (*result.rows, total):
+            print(f"{preset:26} {row.stage:14} {row.median_ms:10.2f} {row.p10_ms:8.2f} {row.p90_ms:8.2f} ", end="")
+            print(f"{row.peak_mib:9.1f}", flush=True)
+            about = {"preset": preset, "height_px": args.size[0], "width_px": args.size[1], "batch": args.batch}
+            rows.append({**about, **asdict(row), "repeats": args.repeats, "num_warmup": result.num_warmup})
+    save_tables({"conditions": measured_on, "rows": rows}, args.out or result_path("latency", measured_on))
 
 
 if __name__ == "__main__":

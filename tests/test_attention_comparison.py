@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import analysis
 import analysis.attention
-from analysis.attention import softmax_attention
+from analysis.attention import attention_workloads, layer_macs, least_bytes, softmax_attention
 from analysis.flops import mac_counter, masked_attention_macs, prototype_attention_macs
+from analysis.roofline import Roofline
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 
+CPU = torch.device("cpu")
+WITHOUT_COMPILER = ["prototype", "sdpa", "softmax"]
 Q, D, HEADS, H, W = 7, 16, 4, 3, 5
 
 
@@ -53,27 +58,85 @@ def test_per_token_costs() -> None:
     assert masked_attention_macs(1, 100) - masked_attention_macs(0, 100) == 182_272
 
 
-def test_rows_of_a_comparison() -> None:
-    rows = analysis.compare_attention(tokens=(16, 32), num_queries=20, repeats=2, warmup=1)
+# Of SDPA the counter sees no forward pass on a CPU; it multiplies as "softmax" does.
+@pytest.mark.parametrize("method", ["prototype", "softmax"])
+def test_closed_forms_of_the_backward_pass_equal_the_counter(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch's counter cannot follow autograd.grad; backward computes the same gradients.
+    monkeypatch.setattr(torch.autograd, "grad", lambda output, wanted, gradient: output.backward(gradient))
+    run = attention_workloads((H, W), Q, CPU, [method], backward=True)[method]
+    with FlopCounterMode(display=False) as counter:
+        run(lambda: None)
+    # It takes the weight gradient of the depthwise convolution for that of a dense one, of 256 times the size.
+    surplus = 255 * 9 * 256 * H * W if method == "prototype" else 0
+    assert counter.get_total_flops() // 2 == layer_macs(method, H * W, Q, backward=True) + surplus
+
+
+@pytest.mark.parametrize(("method", "token_bytes"), [("prototype", 4), ("sdpa", 4), ("prototype", 2)])
+def test_least_bytes_are_those_of_inputs_weights_and_output(method: str, token_bytes: int) -> None:
+    inputs = analysis.attention.random_inputs((H, W), Q, CPU, "float32" if token_bytes == 4 else "bfloat16")
+    layer = PrototypeCrossAttention(256, 8, "reference") if method == "prototype" else MaskedCrossAttention(256, 8)
+    weights = sum(tensor.nbytes for tensor in layer.state_dict().values() if tensor.is_floating_point())
+    query, query_embed, source, *_ = inputs
+    forward = sum(tensor.nbytes for tensor in inputs) + weights + query.nbytes
+    assert least_bytes(method, H * W, Q, token_bytes) == forward
+    backward = query.nbytes + (query.nbytes + query_embed.nbytes + source.nbytes) + weights
+    assert least_bytes(method, H * W, Q, token_bytes, backward=True) == forward + backward
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_rows_of_a_comparison(precision: str, backward: bool) -> None:
+    rows = analysis.compare_attention(
+        (16, 32), 20, repeats=2, warmup=1, precision=precision, backward=backward, methods=WITHOUT_COMPILER
+    )
     assert [row.method for row in rows] == ["prototype", "sdpa", "softmax"]
     prototype, sdpa, softmax = rows
-    assert prototype.gmacs == prototype_attention_macs(512, 20) / 1e9
-    assert sdpa.gmacs == softmax.gmacs == masked_attention_macs(512, 20) / 1e9
+    assert prototype.gmacs == layer_macs("prototype", 512, 20, backward) / 1e9
+    assert sdpa.gmacs == softmax.gmacs == layer_macs("sdpa", 512, 20, backward) / 1e9
     for row in rows:
+        assert row.p10_ms is not None and row.median_ms is not None and row.p90_ms is not None
         assert 0 < row.p10_ms <= row.median_ms <= row.p90_ms
-    # Spelled out, the scores of 8 heads, 20 queries and 512 tokens lie in memory, 4 bytes each.
-    assert softmax.peak_mib > 8 * 20 * 512 * 4 / 2**20
+        assert row.achieved is not None and row.achieved > 0
+    # Spelled out, the scores of 8 heads, 20 queries and 512 tokens lie in memory, 4 bytes each (2 in half precision).
+    assert softmax.peak_mib is not None and softmax.peak_mib > 8 * 20 * 512 * 2 / 2**20
 
 
-def test_methods_take_turns_and_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
+def test_achieved_is_a_share_of_the_roofline() -> None:
+    ceilings = Roofline(matrix_gmacs_per_s=1.0, copy_gb_per_s=1e9)
+    rows = analysis.compare_attention((2, 2), 3, repeats=1, warmup=0, methods=["sdpa"], roofline=ceilings)
+    assert rows[0].achieved == pytest.approx(rows[0].gmacs / (rows[0].median_ms / 1e3))
 
-    def fake_measure_ms(run: partial, device: torch.device) -> list[float]:
-        calls.append(run.args[0])
-        return [float(len(calls))]
 
-    monkeypatch.setattr(analysis.attention, "measure_ms", fake_measure_ms)
-    rows = analysis.compare_attention(tokens=(2, 2), num_queries=3, repeats=2, warmup=1)
-    assert calls == ["prototype", "sdpa", "softmax"] * 3
-    # Calls 1 to 3 warm up; the first method is timed in calls 4 and 7.
-    assert [row.median_ms for row in rows] == [5.5, 6.5, 7.5]
+def test_a_method_that_does_not_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(attention: MaskedCrossAttention) -> analysis.attention.Layer:
+        def layer(*inputs: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("There is no compiler.\nA long trace.")
+
+        return layer
+
+    monkeypatch.setattr(analysis.attention, "flex_attention_layer", broken)
+    sdpa, flex = analysis.compare_attention((2, 2), 3, repeats=1, warmup=0, methods=["sdpa", "flex"])
+    assert sdpa.note == "" and sdpa.median_ms is not None
+    assert flex.note == "FlexAttention does not run here: There is no compiler."
+    assert flex.median_ms is flex.p10_ms is flex.p90_ms is flex.peak_mib is flex.achieved is None
+    assert flex.gmacs == sdpa.gmacs
+
+
+def test_flex_attention_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The same without a compiler, which takes its time.
+    monkeypatch.setattr(torch, "compile", lambda function=None, **_: function or (lambda function: function))
+    masked = MaskedCrossAttention(D, HEADS).double().eval()
+    inputs = random_inputs()
+    with torch.no_grad():
+        flex = analysis.attention.flex_attention_layer(masked)(*inputs)
+        torch.testing.assert_close(flex, masked(*inputs)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_the_number_of_heads_is_that_of_the_layers() -> None:
+    one, many = (attention_workloads((2, 2), 3, CPU, ["prototype"], num_heads=n)["prototype"] for n in (1, 16))
+    chosen = []
+    for run in (one, many):
+        with patch.object(PrototypeCrossAttention, "gather", lambda self, key, index: chosen.append(index.shape)):
+            with pytest.raises(TypeError):
+                run(lambda: None)
+    assert chosen == [(1, 1, 3), (1, 16, 3)]

@@ -10,7 +10,7 @@ from small_model import small_model
 
 import analysis
 from analysis import latency
-from analysis.results import conditions, save_json
+from analysis.results import conditions, flat_rows, save_json, save_tables
 
 CPU = torch.device("cpu")
 
@@ -30,6 +30,7 @@ def test_a_result_has_every_stage() -> None:
     for row in (result, *result.rows):
         assert 0 < row.p10_ms <= row.median_ms <= row.p90_ms
     assert result.peak_mib == max(row.peak_mib for row in result.rows)
+    assert result.num_warmup == 1
     # The last stage holds the full-size masks: 2 images, 12 queries, a quarter of the size each way, 4 bytes.
     assert result.rows[-1].peak_mib > 2 * 12 * 16 * 24 * 4 / 2**20
 
@@ -52,6 +53,90 @@ def test_parts_of_a_run_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_percentiles() -> None:
     assert latency.percentiles([10, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]) == (5, 1, 9)
+
+
+class Clock:
+    """Time passes only when a workload says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        monkeypatch.setattr(latency.time, "perf_counter", lambda: self.seconds)
+
+    def workload(self, *durations_s: float, calls: list[str] | None = None, name: str = "") -> latency.Workload:
+        """Takes the given times, run by run; the last one from then on."""
+        durations = list(durations_s)
+
+        def run(done: Callable[[], None]) -> None:
+            if calls is not None:
+                calls.append(name)
+            self.seconds += durations.pop(0) if len(durations) > 1 else durations[0]
+            done()
+
+        return run
+
+
+def test_workloads_take_turns_and_keep_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(monkeypatch), []
+    workloads = {"a": clock.workload(1, 2, 3, calls=calls, name="a"), "b": clock.workload(10, calls=calls, name="b")}
+    times_ms, num_warmup = latency.measure_rounds(workloads, CPU, repeats=2, max_warmup=1)
+    assert calls == ["a", "b"] * 3
+    assert num_warmup == 1
+    assert times_ms["a"].tolist() == [[2000], [3000]]
+    assert times_ms["b"].tolist() == [[10_000], [10_000]]
+
+
+def test_warm_up_ends_when_the_slowest_to_settle_is_stable(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    steady, settling = clock.workload(1), clock.workload(9, 7, 5, 3, 1)
+    assert latency.measure_rounds({"a": steady}, CPU, repeats=1)[1] == 4
+    # Medians of three: 7, 5, 3, then 1 for ever: first equal after the 7th run.
+    times_ms, num_warmup = latency.measure_rounds({"a": steady, "b": settling}, CPU, repeats=5)
+    assert num_warmup == 7
+    assert (times_ms["b"] == 1000).all()
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "stable"),
+    [([1, 1, 1], False), ([1, 1, 1, 1], True), ([9, 1, 1, 1], True), ([8, 4, 2, 1], False), ([100, 90, 94, 96], True)],
+)
+def test_stable_is_a_median_that_moves_less_than_5_percent(times_ms: list[float], stable: bool) -> None:
+    assert latency.is_stable(times_ms) == stable
+
+
+def test_warm_up_has_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    ever_slower = Clock(monkeypatch).workload(*(2.0**i for i in range(20)))
+    assert latency.measure_rounds({"a": ever_slower}, CPU, repeats=1, max_warmup=6)[1] == 6
+
+
+def test_a_budget_is_kept_and_warm_up_leaves_two_thirds_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    done = list(latency.rounds({"a": clock.workload(2)}, CPU, repeats=100, seconds=15))
+    assert [r.is_warmup for r in done] == [True] * 3 + [False] * 4  # an eighth round would have ended at 16 s
+    assert clock.seconds == 14
+
+
+def test_no_time_for_a_round_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="allow more"):
+        latency.measure_rounds({"a": Clock(monkeypatch).workload(2)}, CPU, seconds=3)
+
+
+def test_who_asks_for_no_more_rounds_has_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    running = latency.rounds({"a": clock.workload(1)}, CPU, repeats=100)
+    next(running)
+    next(running)
+    running.close()
+    assert clock.seconds == 2
+
+
+def test_half_precision_computes_in_half_precision() -> None:
+    with latency.at_precision("bfloat16", CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with latency.at_precision("float32", CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with pytest.raises(ValueError, match="float32, bfloat16, float16"):
+        latency.at_precision("int8", CPU)
+    assert conditions("cpu", "bfloat16")["precision"] == "bfloat16 autocast"
 
 
 def test_peak_memory_is_what_lives_at_once() -> None:
@@ -87,3 +172,21 @@ def test_a_result_is_saved_with_its_conditions_or_not_at_all(tmp_path: Path) -> 
     saved = json.loads((tmp_path / "new" / "full.json").read_text())
     assert saved["rows"][0]["p90_ms"] == 3.0
     assert saved["conditions"]["torch"] == torch.__version__
+
+
+def test_a_table_is_saved_three_ways(tmp_path: Path) -> None:
+    rows = [{"name": "a", "time_ms": 1234.5678, "note": None}, {"name": "b", "time_ms": 0.5, "note": "x, y"}]
+    save_tables({"conditions": conditions("cpu"), "rows": rows}, tmp_path / "run.json")
+    assert json.loads((tmp_path / "run.json").read_text())["rows"] == rows
+    assert (tmp_path / "run.csv").read_text().splitlines() == ["name,time_ms,note", "a,1234.5678,", 'b,0.5,"x, y"']
+    assert (tmp_path / "run.md").read_text().splitlines()[2:] == [
+        "| name | time_ms | note |",
+        "| --- | --- | --- |",
+        "| a | 1235 |  |",
+        "| b | 0.5 | x, y |",
+    ]
+
+
+def test_rows_of_cases_say_which_case_they_are_of() -> None:
+    cases = [{"preset": "p", "size": [32, 64], "rows": [{"stage": "s", "gmacs": 1.0}]}]
+    assert flat_rows({"cases": cases}) == [{"preset": "p", "size": "32x64", "stage": "s", "gmacs": 1.0}]

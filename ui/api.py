@@ -61,9 +61,9 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
         [overlay, file, json],
         api_name="segment",
         api_description="Segments one photo. task is 'panoptic', 'semantic' or 'instance'. Returns the overlay (PNG), "
-        "a zip of the id map and its COCO panoptic JSON, and JSON whose result_id the other endpoints take. Each of its "
-        "segments has id, category, score, area, bbox (left, top, width, height; in pixels) and queries; each of its "
-        "queries says what became of it.",
+        "a zip of the id map and its COCO panoptic JSON, and JSON whose result_id the other endpoints take. Each of "
+        "its segments has id, category, score, area, bbox (left, top, width, height; in pixels) and queries; each of "
+        "its queries says what became of it.",
         **network,
     )
     gr.on(

@@ -397,6 +397,28 @@ def test_segment_without_a_photo_asks_for_one(page: Page) -> None:
     expect(page.get_by_test_id("toast-body")).to_contain_text("Please choose a photo first.")
 
 
+# ---------------------------------------------------------------------------------------------------------- efficiency
+
+
+def test_a_measurement_runs_here_tells_what_it_found_and_can_be_cancelled(page: Page) -> None:
+    page.get_by_role("tab", name="Efficiency").click()
+    expect(page.locator("#chart-paper .js-plotly-plot")).to_be_visible()  # stored results are drawn
+    page.get_by_label("256 x 512 px").check()
+    page.get_by_label("number input for At most, seconds").fill("10")
+    page.locator("#measure-start").click()
+    expect(page.locator("#measure-progress")).to_contain_text("measuring")
+    page.locator("#measure-cancel").click()
+    expect(page.locator("#measure-progress")).to_have_text("Cancelled.")
+
+    page.locator("#measure-start").click()
+    expect(page.locator("#measure-progress")).to_contain_text("done", timeout=60_000)
+    expect(page.locator("#measure-found")).to_contain_text("Compared with masked attention, prototype attention is")
+    expect(page.locator("#measure-found")).to_contain_text("8x16 tokens")
+    expect(page.locator("#measure-plot .js-plotly-plot")).to_be_visible()
+    page.get_by_role("tab", name="Studio").click()
+    expect(rows(page)).to_have_count(2)
+
+
 # ------------------------------------------------------------------------------------------------------------- devices
 
 

@@ -1,0 +1,84 @@
+"""Every measurement by one command: ``python -m analysis WHAT [options]``; results go to analysis/results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from analysis.results import RESULTS, machine, markdown_table, save_tables
+
+README = Path(__file__).parent / "README.md"
+FIGURES = RESULTS.parents[1] / "assets" / "figures"
+START, END = "<!-- python -m analysis readme -->", "<!-- end -->"
+
+MODULES = {
+    "flops": "multiply-accumulates of the paper's models and of the default",
+    "latency": "time and memory of whole networks, by stage",
+    "attention": "prototype attention beside masked attention, layer by layer, against the roofline",
+    "peers": "PEM beside other networks",
+    "scaling": "growth with resolution, queries, heads and backbone; goes on where it was stopped",
+}
+
+
+def run(name: str, options: list[str]) -> None:
+    """The module's own command line. Counts are kept in one file; other modules choose a file for the machine."""
+    macs = RESULTS / "macs.json" if name == "flops" and not options else None
+    sys.argv = [f"analysis.{name}", *(["--out", str(macs)] if macs else options)]
+    import_module(f"analysis.{name}").main()
+    if macs:
+        save_tables(json.loads(macs.read_text()), macs)
+
+
+def result_table() -> str:
+    """Which file and figure came from which command, machine and commit, read from the results themselves."""
+    rows = []
+    for path in sorted(RESULTS.glob("*.json")):
+        about = json.loads(path.read_text())["conditions"]
+        figure = FIGURES / f"{path.stem}.png"
+        rows.append(
+            {
+                "result": f"[{path.name}](results/{path.name})",
+                "figure": f"[{figure.name}](../assets/figures/{figure.name})" if figure.exists() else None,
+                "command": f"`{about['command']}`",
+                # pem.training.evaluate stands below this package and says less of the machine.
+                "machine": machine(about) if "threads" in about else about["device"],
+                "commit": about["commit"],
+            }
+        )
+    return markdown_table(rows)
+
+
+def write_readme() -> None:
+    before, _, rest = README.read_text().partition(START)
+    README.write_text(f"{before}{START}\n{result_table()}{END}{rest.partition(END)[2]}")
+
+
+def main() -> None:
+    listed = "\n".join(f"  {name:10} {what}" for name, what in MODULES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+        epilog=f"WHAT:\n{listed}\n  all        all of these, with their defaults\n"
+        "  readme     the table of results in analysis/README.md\n\n"
+        "python -m analysis WHAT --help lists the options of each.",
+    )
+    parser.add_argument("what", choices=[*MODULES, "all", "readme"], metavar="WHAT")
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="options")
+    args = parser.parse_args()
+    if args.what == "readme":
+        write_readme()
+        return
+    if args.what == "all" and args.options:
+        parser.error("all takes no options; run one measurement at a time to choose them.")
+    for name in MODULES if args.what == "all" else [args.what]:
+        if args.what == "all":
+            print(f"\n== {name}: {MODULES[name]}", flush=True)
+        run(name, args.options)
+
+
+if __name__ == "__main__":
+    main()

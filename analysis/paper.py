@@ -1,0 +1,131 @@
+"""Our counts beside those of the paper (arXiv 2402.19422; its tables of results are in paper_results.csv)."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pem
+from analysis.flops import count_macs, mask_product_macs
+from analysis.peers import NUM_QUERIES, count_peer, peers
+from analysis.results import conditions, save_tables
+
+# Height and width. The paper names none for its costs; these are what its numbers follow from.
+SIZES = {
+    ("cityscapes", "panoptic"): (1024, 2048),
+    ("cityscapes", "semantic"): (1024, 2048),
+    ("ade20k", "panoptic"): (640, 640),
+    ("ade20k", "semantic"): (512, 512),
+}
+NUM_CLASSES = {"cityscapes": 19, "ade20k": 150}
+MASKFORMER_LAYERS = 6
+
+# Disagreements of more than 1 %, and why they are likely.
+WITHOUT_MAPS = "The paper's number is that of the network without class maps."
+ONE_PRODUCT = "We count 0.4 more, the size of one of the seven mask products."
+REASONS = {
+    ("ade20k", "panoptic", "MaskFormer", "R50"): "Another network: six encoder layers in the pixel decoder (45.0 M "
+    "parameters), of which Hugging Face's has none.",
+    ("cityscapes", "semantic", "PEM", "STDC1"): WITHOUT_MAPS,
+    ("cityscapes", "semantic", "PEM", "STDC2"): WITHOUT_MAPS,
+    ("ade20k", "semantic", "PEM", "STDC1"): ONE_PRODUCT,
+    ("ade20k", "semantic", "PEM", "STDC2"): ONE_PRODUCT,
+    ("ade20k", "semantic", "PEM", "R50"): "The paper repeats its panoptic row, frames per second included: the network "
+    "at 640x640, without class maps.",
+}
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """GMACs of the paper and ours; None where the network is not built here, and ``remark`` says why.
+
+    ``network`` makes a full-size mask product at every depth, as published code does. ``class_maps`` is the product of
+    class probabilities with masks at the size of the image, which only semantic rows of the paper contain.
+    """
+
+    dataset: str
+    task: str
+    method: str
+    backbone: str
+    size: str
+    paper_gmacs: float
+    network_gmacs: float | None
+    class_maps_gmacs: float | None
+    total_gmacs: float | None
+    difference_percent: float | None
+    paper_params_m: float | None
+    params_m: float | None
+    remark: str
+
+
+def compare_paper() -> list[PaperRow]:
+    """One row for each row of the paper that has a cost."""
+    with Path(__file__).with_name("paper_results.csv").open(newline="") as file:
+        published = [row for row in csv.DictReader(file) if row["gmacs"]]
+    return [_compare(row) for row in published]
+
+
+def _compare(published: dict[str, str]) -> PaperRow:
+    dataset, task, method, backbone = (published[name] for name in ("dataset", "task", "method", "backbone"))
+    height, width = size = SIZES[dataset, task]
+    paper_gmacs = float(published["gmacs"])
+    gmacs, params, remark = _count(dataset, task, method, backbone, size)
+    maps = total = difference = None
+    if gmacs is not None:
+        maps = mask_product_macs(NUM_QUERIES, height * width, NUM_CLASSES[dataset]) / 1e9 if task == "semantic" else 0.0
+        total = gmacs + maps
+        difference = 100 * (total / paper_gmacs - 1)
+        remark = "agrees" if abs(difference) <= 1 else REASONS.get((dataset, task, method, backbone), "unexplained")
+    return PaperRow(
+        dataset,
+        task,
+        method,
+        backbone,
+        f"{height}x{width}",
+        paper_gmacs,
+        gmacs,
+        maps,
+        total,
+        difference,
+        float(published["params_m"]) if published["params_m"] else None,
+        params / 1e6 if params else None,
+        remark,
+    )
+
+
+def _count(
+    dataset: str, task: str, method: str, backbone: str, size: tuple[int, int]
+) -> tuple[float | None, int | None, str]:
+    """GMACs and parameters of the network, or None and the reason."""
+    if method == "PEM":
+        cost = count_macs(pem.get_config(f"{dataset}-{task}-{backbone.lower()}"), size)
+        return cost.reference_total_gmacs, cost.total_params, ""
+    peer = {peer.name: peer for peer in peers()}.get(f"{method} {backbone}")
+    if peer is None:
+        return None, None, "This network is not built here."
+    if peer.missing:
+        return None, None, peer.missing
+    gmacs, params = count_peer(peer, size)
+    if method == "MaskFormer":
+        # Hugging Face's makes the last mask only.
+        gmacs += (MASKFORMER_LAYERS - 1) * mask_product_macs(NUM_QUERIES, size[0] * size[1] // 16) / 1e9
+    return gmacs, params, ""
+
+
+def report(out: str | None) -> None:
+    """Prints the table, and writes it as JSON, CSV and Markdown when ``out`` names a JSON file."""
+    rows = compare_paper()
+    print(
+        f"{'dataset':10} {'task':8} {'network':18} {'size':>9} {'paper':>6} {'ours':>6} {'of it class maps':>16} remark"
+    )
+    for row in rows:
+        print(f"{row.dataset:10} {row.task:8} {f'{row.method} {row.backbone}':18} {row.size:>9} ", end="")
+        if row.total_gmacs is None:
+            print(f"{row.paper_gmacs:6.1f} {'':19} {row.remark}")
+        else:
+            difference = "" if row.remark == "agrees" else f" ({row.difference_percent:+.0f} %)"
+            print(f"{row.paper_gmacs:6.1f} {row.total_gmacs:6.1f} {row.class_maps_gmacs:12.1f} ", end="")
+            print(f"{row.remark}{difference}")
+    if out:
+        save_tables({"conditions": conditions("meta"), "rows": [asdict(row) for row in rows]}, out)

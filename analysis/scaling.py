@@ -1,0 +1,213 @@
+"""How time and memory grow with resolution, queries and heads: PEM, its masked twin, and the attention alone.
+
+Each point is kept as soon as it is measured. A run that was stopped goes on where it was when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import analysis
+import pem
+from analysis.attention import attention_workloads, layer_macs
+from analysis.latency import (
+    PRECISIONS,
+    PRESETS,
+    STAGES,
+    Workload,
+    measure_peak_mib,
+    measure_rounds,
+    model_workload,
+    percentiles,
+)
+from analysis.results import conditions, result_path, save_tables
+
+# A file is continued only by a run that shares these conditions with it.
+SAME_RUN = ("device", "threads", "torch", "precision", "commit")
+METHODS = {"prototype attention": "prototype", "masked attention": "sdpa"}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting. The image is twice as wide as high; the attention alone looks at its level of stride 8."""
+
+    backbone: str  # the preset that it comes from
+    long_side_px: int
+    num_queries: int
+    num_heads: int
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        return self.long_side_px // 2, self.long_side_px
+
+
+# Every sweep varies one field of this point.
+BASE = Point("cityscapes-panoptic-stdc1", long_side_px=1024, num_queries=100, num_heads=8)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A cost grows like the swept value to the power of ``exponent``; for the resolution, the value is H*W."""
+
+    exponent: float
+    standard_error: float
+
+
+def sweep(field: str, values: Iterable[Any]) -> list[Point]:
+    return [dataclasses.replace(BASE, **{field: value}) for value in values]
+
+
+def measure_point(point: Point, device: torch.device, precision: str, repeats: int, seconds: float) -> list[Row]:
+    """Times everything in turns: a row for each stage of both networks and for each attention.
+
+    ``seconds`` is the budget of a 512x1024 image; larger ones have more, in proportion to their pixels.
+    """
+    config = dataclasses.replace(
+        pem.get_config(point.backbone), num_queries=point.num_queries, num_heads=point.num_heads
+    )
+    configs = {"PEM": config, "masked twin": dataclasses.replace(config, attention="masked")}
+    tokens = (point.size_px[0] // 8, point.size_px[1] // 8)
+    workloads: dict[str, Workload] = {
+        name: model_workload(pem.build_model(config).to(device), point.size_px, precision=precision)
+        for name, config in configs.items()
+    }
+    layers = attention_workloads(tokens, point.num_queries, device, list(METHODS.values()), point.num_heads, precision)
+    workloads |= {name: layers[method] for name, method in METHODS.items()}
+    budget = seconds * max(1.0, (point.long_side_px / BASE.long_side_px) ** 2)
+    times_ms, num_warmup = measure_rounds(workloads, device, repeats, seconds=budget)
+
+    rows = []
+    stages: tuple[str, ...]
+    for subject, parts_ms in times_ms.items():
+        if subject in configs:
+            stages = STAGES
+            gmacs = analysis.count_macs(configs[subject], point.size_px).total_gmacs
+        else:
+            stages = ()  # an attention has one part, which is its total
+            gmacs = layer_macs(METHODS[subject], tokens[0] * tokens[1], point.num_queries) / 1e9
+        peaks_mib = measure_peak_mib(workloads[subject], device)
+        costs = [(stage, parts_ms[:, i], peaks_mib[i]) for i, stage in enumerate(stages)]
+        for stage, ms, peak_mib in (*costs, ("total", parts_ms.sum(axis=1), max(peaks_mib))):
+            median_ms, p10_ms, p90_ms = percentiles(ms)
+            rows.append(
+                {
+                    **asdict(point),
+                    "subject": subject,
+                    "stage": stage,
+                    "median_ms": median_ms,
+                    "p10_ms": p10_ms,
+                    "p90_ms": p90_ms,
+                    "peak_mib": peak_mib,
+                    "gmacs": gmacs if stage == "total" else None,
+                    "num_rounds": len(ms),
+                    "num_warmup": num_warmup,
+                }
+            )
+    return rows
+
+
+def measure_points(
+    points: list[Point], path: Path, measured_on: Row, measure: Callable[[Point], list[Row]]
+) -> Iterable[list[Row]]:
+    """Gives the rows of one point after the other, having written each to ``path``; skips what stands there already.
+
+    Raises ValueError when the file was measured under other conditions: on another machine, say.
+    """
+    rows: list[Row] = []
+    if path.exists():
+        kept = json.loads(path.read_text())
+        differ = [name for name in SAME_RUN if kept["conditions"][name] != measured_on[name]]
+        if differ:
+            raise ValueError(f"{path} was measured with another {', '.join(differ)}; give another --out or delete it.")
+        rows = kept["rows"]
+    for point in points:
+        if any(asdict(point).items() <= row.items() for row in rows):
+            continue
+        found = measure(point)
+        rows += found
+        save_tables({"conditions": measured_on, "base": BASE, "growth": growths(rows), "rows": rows}, path)
+        yield found
+
+
+def growth(x: Iterable[float], y: Iterable[float]) -> Growth:
+    """Least squares through (log x, log y). Raises ValueError for fewer than three points: they have no error."""
+    log_x, log_y = np.log(list(x)), np.log(list(y))
+    if len(log_x) < 3:
+        raise ValueError(f"A fit of {len(log_x)} points has no error; measure at least three.")
+    (slope, _), covariance = np.polyfit(log_x, log_y, deg=1, cov=True)
+    return Growth(float(slope), float(covariance[0, 0] ** 0.5))
+
+
+def growths(rows: list[Row]) -> list[Row]:
+    """Of time and memory, for every field that was swept with at least three values."""
+    fits = []
+    for field in ("long_side_px", "num_queries", "num_heads"):
+        fixed = {name: value for name, value in asdict(BASE).items() if name != field}
+        swept = [row for row in rows if fixed.items() <= row.items()]
+        for subject, stage in dict.fromkeys((row["subject"], row["stage"]) for row in swept):
+            curve = [row for row in swept if (row["subject"], row["stage"]) == (subject, stage)]
+            if stage not in ("total", "decoder") or len(curve) < 3:
+                continue
+            x = [row[field] ** 2 / 2 if field == "long_side_px" else row[field] for row in curve]
+            for quantity in ("median_ms", "peak_mib"):
+                fit = growth(x, [row[quantity] for row in curve])
+                about = {"swept": "pixels" if field == "long_side_px" else field, "subject": subject, "stage": stage}
+                fits.append(about | {"quantity": quantity} | asdict(fit) | {"num_points": len(curve)})
+    return fits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.scaling", description=__doc__)
+    parser.add_argument("--long-sides", type=int, nargs="*", default=[256, 512, 1024, 1536, 2048], metavar="PX")
+    parser.add_argument("--queries", type=int, nargs="*", default=[20, 50, 100, 200, 300])
+    parser.add_argument("--heads", type=int, nargs="*", default=[2, 4, 8, 16, 32])
+    parser.add_argument(
+        "--backbones",
+        nargs="*",
+        default=PRESETS,
+        metavar="PRESET",
+        help=f"all other sweeps use {BASE.backbone}",
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=20, help="per 512x1024 point; larger images have more")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="JSON to write or continue, with CSV and Markdown beside it")
+    args = parser.parse_args()
+
+    swept = [
+        *sweep("long_side_px", args.long_sides),
+        *sweep("num_queries", args.queries),
+        *sweep("num_heads", args.heads),
+        *sweep("backbone", args.backbones),
+    ]
+    points = list(dict.fromkeys(swept))  # the sweeps cross in BASE
+    measured_on = conditions(args.device, args.precision)
+    path = args.out or result_path("scaling", measured_on)
+
+    def measure(point: Point) -> list[Row]:
+        print(f"{points.index(point) + 1:2}/{len(points)} {point.backbone}, {point.long_side_px} px, ", end="")
+        print(f"{point.num_queries} queries, {point.num_heads} heads: ", end="", flush=True)
+        return measure_point(point, torch.device(args.device), args.precision, args.repeats, args.seconds)
+
+    for rows in measure_points(points, path, measured_on, measure):
+        totals = (f"{row['subject']} {row['median_ms']:.1f} ms" for row in rows if row["stage"] == "total")
+        print(", ".join(totals), flush=True)
+    for fit in json.loads(path.read_text())["growth"]:
+        print(f"{fit['subject']:20} {fit['stage']:8} {fit['quantity']:9} grows as ", end="")
+        print(f"{fit['swept']} ** {fit['exponent']:.2f} +- {fit['standard_error']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

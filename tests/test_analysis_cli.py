@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from analysis import __main__ as cli
+from analysis import figures
+from analysis.scaling import BASE, growths, sweep
+
+CONDITIONS = {
+    "device": "Toaster",
+    "threads": 2,
+    "precision": "float32",
+    "torch": "2",
+    "commit": "abc123",
+    "command": "python -m analysis scaling",
+}
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What would have been run: the command lines of the modules."""
+    found: list[list[str]] = []
+    module = SimpleNamespace(main=lambda: found.append(list(sys.argv)))
+    monkeypatch.setattr(cli, "import_module", lambda name: module)
+    return found
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *argv: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["analysis", *argv])
+    cli.main()
+
+
+def test_options_reach_the_module(monkeypatch: pytest.MonkeyPatch, started: list[list[str]]) -> None:
+    call(monkeypatch, "attention", "--tokens", "4x8", "--repeats", "3")
+    assert started == [["analysis.attention", "--tokens", "4x8", "--repeats", "3"]]
+
+
+def test_all_runs_each_once(monkeypatch: pytest.MonkeyPatch, started: list[list[str]]) -> None:
+    monkeypatch.setattr(cli, "MODULES", dict.fromkeys(("latency", "attention", "scaling"), ""))
+    call(monkeypatch, "all")
+    assert started == [["analysis.latency"], ["analysis.attention"], ["analysis.scaling"]]
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "all", "--repeats", "3")
+
+
+def test_help_lists_all_measurements(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "--help")
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("flops", "latency", "attention", "peers", "scaling", "all"))
+
+
+def test_a_module_writes_its_three_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options = ["--preset", "default", "--size", "32x64", "--repeats", "1", "--warmup", "0"]
+    call(monkeypatch, "latency", *options, "--out", str(tmp_path / "latency.json"))
+    with (tmp_path / "latency.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["stage"] for row in rows] == ["backbone", "pixel decoder", "decoder", "masks", "total"]
+    assert (tmp_path / "latency.md").exists()
+    kept = json.loads((tmp_path / "latency.json").read_text())
+    assert kept["conditions"]["precision"] == "float32"
+
+
+def test_counts_are_kept_in_one_file_as_three_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def count() -> None:
+        assert sys.argv[1:] == ["--out", str(tmp_path / "macs.json")]
+        cases = [{"preset": "p", "size": [32, 64], "rows": [{"stage": "decoder", "gmacs": 2.5}]}]
+        (tmp_path / "macs.json").write_text(json.dumps({"conditions": CONDITIONS, "cases": cases}))
+
+    monkeypatch.setattr(cli, "RESULTS", tmp_path)
+    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(main=count))
+    call(monkeypatch, "flops")
+    assert (tmp_path / "macs.csv").read_text().splitlines() == ["preset,size,stage,gmacs", "p,32x64,decoder,2.5"]
+    assert "| p | 32x64 | decoder | 2.5 |" in (tmp_path / "macs.md").read_text()
+
+
+def test_the_readme_tells_where_each_result_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cli, "RESULTS", tmp_path)
+    monkeypatch.setattr(cli, "README", tmp_path / "README.md")
+    monkeypatch.setattr(cli, "FIGURES", tmp_path)
+    (tmp_path / "scaling_toaster.json").write_text(json.dumps({"conditions": CONDITIONS}))
+    (tmp_path / "scaling_toaster.png").touch()
+    (tmp_path / "README.md").write_text(f"before\n{cli.START}\nold\n{cli.END}\nafter\n")
+    call(monkeypatch, "readme")
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(f"before\n{cli.START}\n| result") and text.endswith(f"{cli.END}\nafter\n")
+    assert "old" not in text
+    for part in ("scaling_toaster.json", "scaling_toaster.png", "Toaster, 2 threads", "abc123", "analysis scaling"):
+        assert part in text
+    call(monkeypatch, "readme")
+    assert (tmp_path / "README.md").read_text() == text
+
+
+def scaling_result() -> dict[str, Any]:
+    points = dict.fromkeys([*sweep("long_side_px", [256, 512, 1024]), *sweep("num_queries", [50, 100, 200])])
+    rows = [
+        vars(point) | {"subject": subject, "stage": "total", "median_ms": point.long_side_px**2 / 1e3, "peak_mib": 1.0}
+        for point in points
+        for subject in figures.SUBJECTS
+    ]
+    return {"conditions": CONDITIONS, "base": vars(BASE), "growth": growths(rows), "rows": rows}
+
+
+def test_scaling_has_a_column_for_each_sweep_that_was_measured() -> None:
+    axes = figures.scaling_curves(scaling_result()).axes
+    assert [axis.get_xlabel() for axis in axes[:2]] == ["long side of the image in px", "queries"]
+    assert len(axes) == 4  # time above, memory below
+    names = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert names[0] == "PEM: pixels^(1.00 ± 0.00)"
+
+
+def test_stages_are_stacked_to_the_total() -> None:
+    stages = zip(figures.STAGES, (1.0, 2.0, 3.0, 4.0))
+    about = {"preset": "p", "batch": 1, "height_px": 32, "width_px": 64}
+    rows = [about | {"stage": stage, "median_ms": ms} for stage, ms in (*stages, ("total", 10.0))]
+    axis = figures.stacked_stages({"conditions": CONDITIONS, "rows": rows}).axes[0]
+    assert [(bar.get_x(), bar.get_width()) for bar in axis.patches] == [(0, 1), (1, 2), (3, 3), (6, 4)]
+    assert axis.texts[0].get_text() == "10 ms"
+
+
+def test_attention_is_drawn_where_it_ran() -> None:
+    about = {"direction": "forward", "tokens": "4x8", "num_queries": 100}
+    ran = about | {"method": "sdpa", "median_ms": 2.0, "p10_ms": 1.0, "p90_ms": 3.0}
+    did_not = about | {"method": "flex", "median_ms": None, "p10_ms": None, "p90_ms": None}
+    (axis,) = figures.attention_times({"conditions": CONDITIONS, "rows": [ran, did_not]}).axes
+    assert [line.get_label() for line in axis.lines] == ["masked, fused (SDPA)"]
+
+
+def test_the_papers_methods_with_a_cost_are_drawn() -> None:
+    with figures.PAPER.open(newline="") as file:
+        paper = list(csv.DictReader(file))
+    axes = figures.cost_against_accuracy(paper).axes
+    assert len(axes) == 4
+    assert sum(len(axis.lines) for axis in axes) == sum(bool(row["gmacs"]) for row in paper)

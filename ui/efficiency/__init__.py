@@ -1,0 +1,156 @@
+"""The page's second tab: what prototype attention costs, measured elsewhere and measured here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from analysis.here import Measurement, describe, measure_here
+from ui.efficiency.charts import Chart, machines, measured_figure, stored_charts
+from ui.viewer.server import new_folder
+
+SIZES = {"256 x 512 px": (256, 512), "512 x 1024 px": (512, 1024), "1024 x 2048 px": (1024, 2048)}
+CHARTS = tuple(stored_charts(""))
+REFRESH_S = 0.3  # progress is told no more often
+
+INTRODUCTION = """
+Masked attention, as in Mask2Former, lets every query read **all** positions of the image inside its mask; prototype
+attention lets each head of a query read **one**. That spares about half of the multiplications. Whether it also spares
+time depends on the machine and on the code, so measure it on the one that serves this page: the same tensors, in turns,
+warmed up. 1 MAC (multiply-accumulate) is 2 FLOPs.
+"""
+
+
+def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], export_root: Path, network: dict) -> None:
+    """Fills the tab. ``network`` queues measurements behind the photos that are being segmented."""
+
+    cancelled: set[str] = set()  # sessions that want their measurement to end
+
+    def stop(request: gr.Request) -> None:
+        cancelled.add(str(request.session_hash))
+
+    @on_gpu
+    def measure(size: str, num_queries: float, precision: str, seconds: float, request: gr.Request) -> Iterator[tuple]:
+        last_told, num_shown = 0.0, 0
+        cancelled.discard(str(request.session_hash))
+        for measurement in measure_here(SIZES[size], int(num_queries), precision, seconds, device):
+            if str(request.session_hash) in cancelled:
+                yield CANCELLED, gr.skip(), gr.skip(), gr.skip()
+                return
+            if measurement.doing and time.monotonic() - last_told < REFRESH_S:
+                continue
+            last_told = time.monotonic()
+            figure: Any = gr.skip()
+            if len(measurement.comparisons) > num_shown:
+                figure, num_shown = (
+                    gr.update(value=measured_figure(measurement), visible=True),
+                    len(measurement.comparisons),
+                )
+            yield progress(measurement), figure, found(measurement), gr.skip()
+        file = new_folder(export_root) / "measured_here.json"
+        file.write_text(json.dumps(dataclasses.asdict(measurement), indent=1))
+        yield progress(measurement), gr.skip(), found(measurement), gr.update(value=str(file), interactive=True)
+
+    gr.Markdown(INTRODUCTION)
+    with gr.Column(elem_id="measure"):
+        with gr.Row():
+            size = gr.Radio(list(SIZES), value="512 x 1024 px", label="Image size")
+            queries = gr.Slider(20, 300, value=100, step=10, label="Queries", buttons=[])
+            precisions = ["float32", "bfloat16"] if device == "cpu" else ["float32", "bfloat16", "float16"]
+            precision = gr.Radio(precisions, value="float32", label="Precision")
+            seconds = gr.Slider(10, 55, value=30, step=5, label="At most, seconds", buttons=[])
+        with gr.Row(elem_id="measure-run"):
+            fit: dict[str, Any] = {"scale": 0, "min_width": 150, "size": "md"}
+            start = gr.Button("Measure here", variant="primary", elem_id="measure-start", **fit)
+            cancel = gr.Button("Cancel", elem_id="measure-cancel", **fit)
+            save = gr.DownloadButton("Numbers as JSON", interactive=False, elem_id="measure-save", **fit)
+            state = gr.HTML(elem_id="measure-progress", apply_default_css=False)
+        sentence = gr.Markdown(elem_id="measure-found")
+        plot = gr.Plot(show_label=False, visible=False, elem_id="measure-plot")
+    private = {"api_visibility": "private"}
+    start.click(
+        measure,
+        [size, queries, precision, seconds],
+        [state, plot, sentence, save],
+        show_progress="hidden",
+        **network,
+        **private,
+    )
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
+    cancel.click(stop, None, None, **quiet)
+
+    names = machines()
+    gr.Markdown("## Stored results", elem_id="stored")
+    machine = gr.Dropdown(
+        list(names.items()),
+        value=next(iter(names.values()), None),
+        label="Measured on",
+        interactive=True,
+        visible=len(names) > 0,
+        elem_id="machine",
+    )
+    outputs: list[gr.Blocks | Any] = []
+    with gr.Row(elem_id="charts"):
+        for name in CHARTS:
+            with gr.Column(min_width=340, elem_id=f"chart-{name}", elem_classes="chart") as column:
+                title = gr.Markdown()
+                figure = gr.Plot(show_label=False)
+                text = gr.Markdown()
+                data = gr.DownloadButton("Data (CSV)", size="sm")
+            outputs += [column, title, figure, text, data]
+
+    def draw(machine: str | None) -> list[Any]:
+        updates: list[Any] = []
+        charts = stored_charts(machine or "")
+        for name in CHARTS:
+            updates += _show(charts[name])
+        return updates
+
+    # Drawn when they are looked at: the plotting library is larger than the rest of the page.
+    gr.on([tab.select, machine.change], draw, machine, outputs, queue=False, show_progress="hidden", **private)
+
+
+CANCELLED = '<p class="state">Cancelled.</p>'
+
+
+def _show(chart: Chart | None) -> list[Any]:
+    if chart is None:
+        return [gr.update(visible=False), "", None, "", gr.skip()]
+    text = f"{chart.caption} `{chart.command}`"
+    return [gr.update(visible=True), f"### {chart.title}", chart.figure, text, str(chart.data)]
+
+
+def progress(measurement: Measurement) -> str:
+    """A bar and what is being measured, as HTML."""
+    doing = f"measuring {measurement.doing}" if measurement.doing else "done"
+    done = f"{measurement.fraction_done:.0%}"
+    return (
+        f'<progress value="{measurement.fraction_done:.3f}" max="1" aria-label="Measurement">{done}</progress>'
+        f'<span class="state">{done}, {escape(doing)}</span>'
+    )
+
+
+def found(measurement: Measurement) -> str:
+    """What was found in one sentence, and the ratios with their spread as a table."""
+    if measurement.doing and not measurement.comparisons:
+        return ""
+    rows = [
+        f"| {c.subject} | {_ms(c.prototype_ms)} | {_ms(c.masked_ms)} | "
+        f"**{c.speedup[0]:.2f}x** ({c.speedup[1]:.2f} to {c.speedup[2]:.2f}) | {c.num_rounds} |"
+        for c in measurement.comparisons
+    ]
+    titles = ("", "prototype, ms", "masked, ms", "masked / prototype (10th to 90th percentile)", "rounds")
+    head = f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|\n"
+    return f"{describe(measurement)}\n\n{head}" + "\n".join(rows)
+
+
+def _ms(times: tuple[float, float, float]) -> str:
+    median, p10, p90 = times
+    return f"{median:.2f} ({p10:.2f} to {p90:.2f})"

@@ -1,0 +1,293 @@
+"""Stored results and fresh measurements as plotly charts, each with its data and the command that makes it anew."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+import analysis
+from analysis.here import Measurement
+
+RESULTS = Path(analysis.__file__).parent / "results"
+PAPER = Path(analysis.__file__).parent / "paper_results.csv"
+
+# Okabe and Ito's colours: told apart by everyone, on white and on black.
+BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
+METHODS = {
+    "prototype": ("prototype attention", BLUE),
+    "sdpa": ("masked attention, fused", ORANGE),
+    "softmax": ("masked attention, spelled out", PINK),
+    "flex": ("masked attention, FlexAttention", GREEN),
+}
+SUBJECTS = {
+    "PEM": BLUE,
+    "masked twin": ORANGE,
+    "prototype attention": SKY,
+    "masked attention": RED,
+}
+STAGES = {"backbone": BLUE, "pixel decoder": SKY, "decoder": ORANGE, "masks": GREEN}
+GREY = "#808080"  # readable on white and on black
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure, one sentence on how to read it, the file of its numbers and the command that measured them."""
+
+    title: str
+    figure: go.Figure
+    caption: str
+    data: Path
+    command: str
+
+
+def machines() -> dict[str, str]:
+    """Those with stored results: how they are called, and how their files end."""
+    found = {}
+    for path in sorted(RESULTS.glob("attention_*.json")):
+        about = json.loads(path.read_text())["conditions"]
+        threads = f"{about['threads']} thread{'s' * (about['threads'] > 1)}"
+        found[f"{about['device']}, {threads}, {about['precision']}"] = path.stem.removeprefix("attention_")
+    return found
+
+
+def stored_charts(machine: str) -> dict[str, Chart | None]:
+    """The charts by name, for the ``machine`` as its files end; None where nothing was stored for it."""
+    return {
+        "paper": paper_chart(),
+        "attention": _chart(
+            f"attention_{machine}", "One layer of cross-attention", attention_figure, ATTENTION_CAPTION
+        ),
+        "resolution": _chart(f"scaling_{machine}", "Growth with resolution", resolution_figure, RESOLUTION_CAPTION),
+        "queries": _chart(f"scaling_{machine}", "Growth with queries", queries_figure, QUERIES_CAPTION),
+        "stages": _chart(f"latency_{machine}", "Where the time goes", stages_figure, STAGES_CAPTION),
+        "roofline": _chart(f"attention_{machine}", "Roofline", roofline_figure, ROOFLINE_CAPTION),
+        "networks": _chart(f"peers-512x1024_{machine}", "Network against network", networks_figure, NETWORKS_CAPTION),
+    }
+
+
+def _chart(name: str, title: str, draw: Callable[[dict[str, Any]], go.Figure], caption: str) -> Chart | None:
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text())
+    return Chart(title, draw(result), caption, path.with_suffix(".csv"), result["conditions"]["command"])
+
+
+def _figure(x: str, y: str, log_x: bool = False, log_y: bool = False, **layout: Any) -> go.Figure:
+    """An empty figure that is readable on white, on black and 340 px wide."""
+
+    def axis(title: str, log: bool) -> dict[str, Any]:
+        colors = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.4)", "linecolor": GREY}
+        # Plotly writes only every tenth number of a logarithmic axis in full.
+        values = [digit * 10.0**power for power in range(-4, 8) for digit in (1, 2, 5)]
+        ticks = {"type": "log", "tickvals": values, "ticktext": [_short(value) for value in values]} if log else {}
+        return {"title": title, **colors, **ticks}
+
+    return go.Figure(
+        layout={
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"color": GREY, "size": 12},
+            "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+            "margin": {"l": 52, "r": 12, "t": 12, "b": 44},
+            "height": 360,
+            "xaxis": axis(x, log_x),
+            "yaxis": axis(y, log_y),
+            **layout,
+        }
+    )
+
+
+def _short(value: float) -> str:
+    return f"{value / 1e6:g} M" if value >= 1e6 else f"{value:g}"
+
+
+# ------------------------------------------------------------------------------------------------------ from the paper
+
+PAPER_CAPTION = (
+    "Accuracy against multiply-accumulates, as the paper reports both. Stars are PEM with its three backbones, the "
+    "rest its rivals: hover for names. Up and left is better."
+)
+
+
+def paper_chart() -> Chart | None:
+    if not PAPER.exists():
+        return None
+    figure = _figure("GMACs", "PQ or mIoU, %", log_x=True)
+    with PAPER.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["gmacs"]]
+    tasks = dict.fromkeys((row["dataset"], row["task"], row["metric"]) for row in rows)
+    for (dataset, task, metric), color in zip(tasks, (BLUE, SKY, ORANGE, RED)):
+        chosen = [row for row in rows if (row["dataset"], row["task"]) == (dataset, task)]
+        names = [f"{row['method']} {row['backbone']}".strip() for row in chosen]
+        figure.add_scatter(
+            x=[float(row["gmacs"]) for row in chosen],
+            y=[float(row["value"]) for row in chosen],
+            name=f"{dataset}, {metric}",
+            mode="markers",
+            customdata=names,
+            hovertemplate="%{customdata}: %{y} at %{x} GMACs",
+            marker={
+                "color": color,
+                "size": [14 if name.startswith("PEM") else 9 for name in names],
+                "symbol": ["star" if name.startswith("PEM") else "circle" for name in names],
+            },
+        )
+    return Chart("Accuracy against cost, from the paper", figure, PAPER_CAPTION, PAPER, "python -m analysis.figures")
+
+
+# -------------------------------------------------------------------------------------------------------- as measured
+
+ATTENTION_CAPTION = (
+    "One cross-attention layer, forward, 100 queries, on the same tensors and in turns; bars are medians, whiskers the "
+    "10th and 90th percentile."
+)
+ROOFLINE_CAPTION = (
+    "How fast each layer multiplies, against what the machine allows: its measured matrix rate on the right, its "
+    "measured copy rate on the left. A point far below the line loses its time elsewhere."
+)
+RESOLUTION_CAPTION = (
+    "Time of the whole network (STDC1, 100 queries) and of the attention on the level of stride 8, by image size. The "
+    "exponents in the legend are fitted over pixels: 1 is linear."
+)
+QUERIES_CAPTION = "The same at 512x1024 px, by the number of queries."
+STAGES_CAPTION = "Where the time of each PEM goes, at 512x1024 px: medians of each stage."
+NETWORKS_CAPTION = (
+    "Whole networks with random weights, on the same pixels and in turns: medians, 10th to 90th percentile."
+)
+
+
+def attention_figure(result: dict[str, Any]) -> go.Figure:
+    figure = _figure("tokens", "ms", log_y=True, barmode="group")
+    rows = [row for row in result["rows"] if row["direction"] == "forward" and row["num_queries"] == 100]
+    for method, (name, color) in METHODS.items():
+        chosen = [row for row in rows if row["method"] == method and row["median_ms"] is not None]
+        _bars(figure, name, color, [row["tokens"] for row in chosen], chosen)
+    return figure
+
+
+def roofline_figure(result: dict[str, Any]) -> go.Figure:
+    figure = _figure("MACs per byte moved", "GMACs per second", log_x=True, log_y=True)
+    ceiling, copy_rate = result["roofline"]["matrix_gmacs_per_s"], result["roofline"]["copy_gb_per_s"]
+    rows = [row for row in result["rows"] if row["direction"] == "forward" and row["median_ms"] is not None]
+    intensity = [row["gmacs"] * 1e9 / (row["moved_mib"] * 2**20) for row in rows]
+    edge = ceiling / copy_rate
+    xs = [min([*intensity, edge]) / 2, edge, max([*intensity, edge]) * 2]
+    figure.add_scatter(
+        x=xs,
+        y=[min(ceiling, x * copy_rate) for x in xs],
+        name="what the machine allows",
+        mode="lines",
+        line={"color": GREY, "dash": "dash"},
+    )
+    for method, (name, color) in METHODS.items():
+        chosen = [(x, row) for x, row in zip(intensity, rows) if row["method"] == method]
+        figure.add_scatter(
+            x=[x for x, _ in chosen],
+            y=[row["gmacs"] / (row["median_ms"] / 1e3) for _, row in chosen],
+            name=name,
+            mode="markers",
+            marker={"color": color, "size": 9},
+            customdata=[f"{row['tokens']} tokens, {row['num_queries']} queries" for _, row in chosen],
+            hovertemplate="%{customdata}: %{y:.1f} GMACs/s",
+        )
+    return figure
+
+
+def resolution_figure(result: dict[str, Any]) -> go.Figure:
+    figure = _figure("pixels", "ms", log_x=True, log_y=True)
+    return _curves(figure, result, "long_side_px", "pixels", lambda row: row["long_side_px"] ** 2 / 2)
+
+
+def queries_figure(result: dict[str, Any]) -> go.Figure:
+    figure = _figure("queries", "ms", log_x=True, log_y=True)
+    return _curves(figure, result, "num_queries", "num_queries", lambda row: row["num_queries"])
+
+
+def _curves(
+    figure: go.Figure, result: dict[str, Any], field: str, swept: str, x_of: Callable[[dict[str, Any]], float]
+) -> go.Figure:
+    fixed = {name: value for name, value in result["base"].items() if name != field}
+    rows = [row for row in result["rows"] if fixed.items() <= row.items() and row["stage"] == "total"]
+    exponents = {
+        fit["subject"]: fit
+        for fit in result["growth"]
+        if (fit["swept"], fit["stage"], fit["quantity"]) == (swept, "total", "median_ms")
+    }
+    for subject, color in SUBJECTS.items():
+        chosen = sorted((row for row in rows if row["subject"] == subject), key=x_of)
+        fit = exponents.get(subject)
+        power = f", ^{fit['exponent']:.2f} ± {fit['standard_error']:.2f}" if fit else ""
+        figure.add_scatter(
+            x=[x_of(row) for row in chosen],
+            y=[row["median_ms"] for row in chosen],
+            name=subject + power,
+            mode="lines+markers",
+            line={"color": color},
+            **_whiskers(chosen),
+        )
+    return figure
+
+
+def stages_figure(result: dict[str, Any]) -> go.Figure:
+    figure = _figure("", "ms", barmode="stack")
+    for stage, color in STAGES.items():
+        chosen = [row for row in result["rows"] if row["stage"] == stage]
+        names = [row["preset"].removeprefix("cityscapes-panoptic-") for row in chosen]
+        figure.add_bar(x=names, y=[row["median_ms"] for row in chosen], name=stage, marker_color=color)
+    return figure
+
+
+def networks_figure(result: dict[str, Any]) -> go.Figure:
+    figure = _figure("GMACs", "ms", log_x=True, log_y=True)
+    rows = [row for row in result["rows"] if row["median_ms"] is not None]
+    for is_pem, name, color in ((True, "PEM and its masked twins", BLUE), (False, "others", ORANGE)):
+        chosen = [row for row in rows if row["name"].startswith("PEM") == is_pem]
+        figure.add_scatter(
+            x=[row["gmacs"] for row in chosen],
+            y=[row["median_ms"] for row in chosen],
+            name=name,
+            mode="markers+text",
+            text=[row["name"] for row in chosen],
+            textposition="top center",
+            textfont={"size": 10},
+            marker={"color": color, "size": 10},
+            **_whiskers(chosen),
+        )
+    return figure
+
+
+def measured_figure(measurement: Measurement) -> go.Figure:
+    """Prototype beside masked attention, as far as they were measured here."""
+    figure = _figure("", "ms", log_y=True, barmode="group")
+    names = [comparison.subject for comparison in measurement.comparisons]
+    for name, color, times in (
+        ("prototype attention", BLUE, [comparison.prototype_ms for comparison in measurement.comparisons]),
+        ("masked attention, fused", ORANGE, [comparison.masked_ms for comparison in measurement.comparisons]),
+    ):
+        rows = [dict(zip(("median_ms", "p10_ms", "p90_ms"), each)) for each in times]
+        _bars(figure, name, color, names, rows)
+    return figure
+
+
+def _bars(figure: go.Figure, name: str, color: str, x: list[str], rows: list[dict[str, Any]]) -> None:
+    figure.add_bar(x=x, y=[row["median_ms"] for row in rows], name=name, marker_color=color, **_whiskers(rows))
+
+
+def _whiskers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [row["p90_ms"] - row["median_ms"] for row in rows],
+            "arrayminus": [row["median_ms"] - row["p10_ms"] for row in rows],
+            "color": GREY,
+            "thickness": 1,
+        }
+    }
