@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -386,6 +387,18 @@ def test_fvcore_misses_fused_attention_and_nothing_else(attention: str) -> None:
         missed += 2 * sum(attention_macs(12, n, 32) for n in (2 * 3, 4 * 6, 8 * 12))
     assert (cost.total_gmacs - found.product_gmacs) * 1e9 == pytest.approx(missed)
     assert found.not_counted["aten::scaled_dot_product_attention"] == (6 if attention == "prototype" else 12)
+
+
+def test_fvcore_misses_the_deformable_convolution_of_a_gpu() -> None:
+    """The kernel that PEM takes there, here on a CPU."""
+
+    class Convolution(nn.Module):
+        def forward(self, x: Tensor) -> SimpleNamespace:
+            mixed = deform_conv2d(x, torch.zeros(1, 18, 5, 7), torch.zeros(4, 8, 3, 3), padding=1)
+            return SimpleNamespace(pred_masks=mixed, pred_logits=mixed, aux_outputs=())
+
+    found = count_with_fvcore(Convolution(), torch.zeros(1, 8, 5, 7))
+    assert found.product_gmacs == 0 and found.not_counted == {"torchvision::deform_conv2d": 1}
 
 
 def test_the_kept_results_are_what_the_code_counts() -> None:

@@ -85,7 +85,8 @@ def upload(page: Page, tmp_path: Path) -> None:
 
 
 def pixel(page: Page, x: float, y: float) -> tuple[int, ...]:
-    """What the canvas shows at a fraction of the photo, RGB."""
+    """What the canvas shows at a fraction of the photo, RGB, with no segment under the pointer."""
+    page.mouse.move(0, 0)
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     left, top, width, height = photo_box(page)
     return tuple(
