@@ -180,7 +180,7 @@ def launch(page: gr.Blocks, **options) -> tuple:
     return page.queue(max_size=20, default_concurrency_limit=4).launch(
         theme=theme,
         css_paths=[*STYLES, ROOT / "ui" / "efficiency" / "efficiency.css"],
-        allowed_paths=[str(ROOT / "assets" / "examples"), str(ROOT / "analysis"), EXPORTS.name],
+        allowed_paths=[str(ROOT / "assets" / "examples"), *efficiency.FILES, EXPORTS.name],
         max_file_size="20mb",
         show_error=True,
         ssr_mode=False,

@@ -1,6 +1,6 @@
 """The page in a real browser: what a visitor does, sees and never notices.
 
-The model is tests/halves_model.py: query 0 draws a cat on the left half of any photo, query 1 a couch on the right half.
+The model is tests/halves_model.py: query 0 draws a cat on the left half of any photo, query 1 a couch on the right.
 """
 
 from __future__ import annotations

@@ -13,9 +13,10 @@ from typing import Any
 import gradio as gr
 
 from analysis.here import Measurement, describe, measure_here
-from ui.efficiency.charts import Chart, machines, measured_figure, stored_charts
+from ui.efficiency.charts import PAPER, RESULTS, Chart, machines, measured_figure, stored_charts
 from ui.viewer.server import new_folder
 
+FILES = [str(RESULTS), str(PAPER)]  # what the page must be allowed to serve
 SIZES = {"256 x 512 px": (256, 512), "512 x 1024 px": (512, 1024), "1024 x 2048 px": (1024, 2048)}
 CHARTS = tuple(stored_charts(""))
 REFRESH_S = 0.3  # progress is told no more often
