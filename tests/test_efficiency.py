@@ -134,6 +134,7 @@ def test_the_tab_says_when_prototype_attention_is_not_faster() -> None:
     words = efficiency.found(measurement())
     assert "slower over 16x32 tokens (0.50x as fast)" in words
     assert "| 16x32 tokens | 6.00 (5.00 to 7.00) | 3.00 (2.00 to 4.00) | **0.50x** (0.40 to 0.60) | 40 |" in words
+    assert "python -m analysis attention --tokens 16x32 32x64 64x128 --queries 100 --precision float32" in words
     assert efficiency.found(measurement(comparisons=(), doing="16x32 tokens", fraction_done=0.1)) == ""
     bars = {trace.name: list(trace.y) for trace in charts.measured_figure(measurement()).data}
     assert bars == {"prototype attention": [6.0], "masked attention, fused": [3.0]}

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from analysis.here import Measurement, describe, measure_here
+from pem.decoder import STRIDES
 from ui.efficiency.charts import PAPER, RESULTS, Chart, machines, measured_figure, stored_charts
 from ui.viewer.server import new_folder
 
@@ -149,7 +150,10 @@ def found(measurement: Measurement) -> str:
     ]
     titles = ("", "prototype, ms", "masked, ms", "masked / prototype (10th to 90th percentile)", "rounds")
     head = f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|\n"
-    return f"{describe(measurement)}\n\n{head}" + "\n".join(rows)
+    levels = " ".join(f"{measurement.size_px[0] // stride}x{measurement.size_px[1] // stride}" for stride in STRIDES)
+    command = f"python -m analysis attention --tokens {levels} --queries {measurement.num_queries}"
+    command += f" --precision {measurement.precision}"
+    return f"{describe(measurement)}\n\n{head}" + "\n".join(rows) + f"\n\nOne layer, in a terminal: `{command}`"
 
 
 def _ms(times: tuple[float, float, float]) -> str:
