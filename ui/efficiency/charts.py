@@ -248,13 +248,13 @@ def networks_figure(result: dict[str, Any]) -> go.Figure:
     figure = _figure("GMACs", "ms", log_x=True, log_y=True)
     rows = [row for row in result["rows"] if row["median_ms"] is not None]
     for is_pem, name, color in ((True, "PEM and its masked twins", BLUE), (False, "others", ORANGE)):
-        chosen = [row for row in rows if row["name"].startswith("PEM") == is_pem]
+        chosen = [row for row in rows if row["network"].startswith("PEM") == is_pem]
         figure.add_scatter(
             x=[row["gmacs"] for row in chosen],
             y=[row["median_ms"] for row in chosen],
             name=name,
             mode="markers+text",
-            text=[row["name"] for row in chosen],
+            text=[row["network"] for row in chosen],
             textposition="top center",
             textfont={"size": 10},
             marker={"color": color, "size": 10},
