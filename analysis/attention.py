@@ -104,7 +104,8 @@ def random_inputs(
 
     dtype = getattr(torch, precision)
     query, query_embed = random(1, num_queries, DIM), random(num_queries, DIM)
-    source, position = (random(1, DIM, height, width).to(dtype) for _ in range(2))
+    layout = torch.channels_last  # as the decoder hands them over
+    source, position = (random(1, DIM, height, width).to(dtype, memory_format=layout) for _ in range(2))
     banned = random(1, num_queries, height * width) < 0
     banned[..., 0] = False  # no query is left without a token
     return query, query_embed, source, position, banned

@@ -151,7 +151,9 @@ _KINDS = {
     + ("lt", "le", "gt", "ge", "eq", "ne", "isneginf"),
     "gather": ("gather", "index", "index_select", "embedding"),
     "softmax": ("_softmax", "_safe_softmax"),
-    "resampling": ("grid_sampler_2d", "upsample_bilinear2d", "upsample_nearest2d", "upsample_bicubic2d"),
+    # Of an embedding bag: pem.deform_conv mixes the four neighbours of each sampled place by it.
+    "resampling": ("_embedding_bag_forward_only", "grid_sampler_2d")
+    + ("upsample_bilinear2d", "upsample_nearest2d", "upsample_bicubic2d"),
     "norm": ("native_batch_norm", "native_layer_norm", "native_group_norm", "linalg_vector_norm"),
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
@@ -242,7 +244,7 @@ class OperatorCounter(TorchDispatchMode):
         elif operator == "gather":
             # Of the source it reads only what it picks.
             read = written + sum(num_bytes(tensor) for tensor in inputs if not tensor.is_floating_point())
-        elif name in ("grid_sampler_2d", "upsample_bilinear2d"):
+        elif name in ("_embedding_bag_forward_only", "grid_sampler_2d", "upsample_bilinear2d"):
             interpolation = 4 * outputs[0].numel()
         self._add(
             operator,

@@ -99,7 +99,7 @@ def main() -> None:
     ours: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     variants = {
         "straightforward": (trainer(False, True), lambda: plain_conv),
-        "+ deformable convolution by grid_sample": (trainer(False, True), ours),
+        "+ deformable convolution in plain PyTorch": (trainer(False, True), ours),
         "+ losses on points, masks only where matched": (trainer(False, False), ours),
         "+ bfloat16 autocast": (trainer(True, False), ours),
     }

@@ -96,16 +96,18 @@ class Decoder(nn.Module):
         """mask_features [B, D, H/4, W/4], levels [B, conv_dim, H/s, W/s] for s in STRIDES -> PEMOutput."""
         batch, dim = mask_features.shape[:2]
         level_embed = self.level_embed.weight[:, :, None, None]
-        sources = [proj(x) + e for proj, x, e in zip(self.input_proj, levels, level_embed, strict=True)]
+        sources = [proj(x).add_(e) for proj, x, e in zip(self.input_proj, levels, level_embed, strict=True)]
         positions = [sine_position_embedding(x.shape[2], x.shape[3], dim, x.device).to(x.dtype) for x in sources]
         # Resizing and the mask product are both linear, so the features are resized once per level and each layer
         # takes its (small) product there, instead of a full-size product and a resize per layer.
         with torch.no_grad():
             features = to_float(mask_features)
             small_features = [
-                F.interpolate(features, size=x.shape[-2:], mode="bilinear", align_corners=False).flatten(2)
+                F.interpolate(features, size=x.shape[-2:], mode="bilinear", align_corners=False)
+                .flatten(2)
+                .transpose(1, 2)
                 for x in levels
-            ]
+            ]  # [B, N, D] each
 
         query = self.query_feat.weight.expand(batch, -1, -1)
         query_embed = self.query_embed.weight
@@ -113,7 +115,9 @@ class Decoder(nn.Module):
         for i, layer in enumerate(self.layers):
             scale = i % len(STRIDES)
             with torch.no_grad(), without_autocast(mask_features.device):
-                banned = to_float(predictions[-1].mask_embed) @ small_features[scale] < 0  # [B, Q, N]
+                embed = to_float(predictions[-1].mask_embed)
+                # The tokens first, because that is how the attention's scores lie in memory.
+                banned = (small_features[scale] @ embed.transpose(1, 2) < 0).transpose(1, 2)  # [B, Q, N]
             query, choice = layer(query, query_embed, sources[scale], positions[scale], banned, trace)
             predictions.append(self.predict(query, mask_features))
             if choice is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pem.deform_conv import modulated_deform_conv2d
-from pem.layers import ConvBNReLU
+from pem.layers import ConvBNReLU, norm_as_affine
 
 
 class ContextSelfModulation(nn.Module):
@@ -23,7 +24,7 @@ class ContextSelfModulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         context = self.expand(self.squeeze(x.mean((2, 3), keepdim=True)))
-        return x + x * context.sigmoid().sigmoid()
+        return x * (1 + context.sigmoid().sigmoid())
 
 
 class DeformableUpsample(nn.Module):
@@ -50,8 +51,16 @@ class DeformableUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         offset, modulation = self.offset(x).split((18, 9), dim=1)
-        level = self.norm(modulated_deform_conv2d(x, offset, modulation.sigmoid(), self.weight)).relu()
-        return level, self.upsample_norm(self.upsample(level)).relu()
+        taps = (x, offset, modulation.sigmoid())
+        if self.norm.training:
+            level = self.norm(modulated_deform_conv2d(*taps, self.weight)).relu_()
+            return level, self.upsample_norm(self.upsample(level)).relu_()
+        # The norms as factors of the weights, and as biases.
+        scale, shift = norm_as_affine(self.norm)
+        level = modulated_deform_conv2d(*taps, self.weight * scale[:, None, None, None], shift).relu_()
+        scale, shift = norm_as_affine(self.upsample_norm)
+        weight = self.upsample.weight * scale[:, None, None]
+        return level, F.conv_transpose2d(level, weight, shift, stride=2, padding=1).relu_()
 
 
 class PixelDecoder(nn.Module):
@@ -67,9 +76,12 @@ class PixelDecoder(nn.Module):
         self.mask_projection = ConvBNReLU(conv_dim, mask_dim)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Takes the features out of the dict: they are large, and each is freed as soon as it has been read."""
         top_down = self.global_context(features["res5"].mean((2, 3), keepdim=True))
         levels = []
         for i, name in enumerate(("res5", "res4", "res3")):
-            level, top_down = self.upsample[i](self.modulation[i](self.lateral[i](features[name])) + top_down)
+            x = self.modulation[i](self.lateral[i](features.pop(name)))
+            level, top_down = self.upsample[i](x.add_(top_down))
             levels.append(level)
-        return self.mask_projection(self.modulation[3](self.lateral[3](features["res2"])) + top_down), levels
+        x = self.modulation[3](self.lateral[3](features.pop("res2")))
+        return self.mask_projection(x.add_(top_down)), levels

@@ -20,7 +20,7 @@ def inputs(size: tuple[int, int], spread: float, dtype: torch.dtype = torch.floa
     return [t.requires_grad_() for t in (x, offset, modulation, weight)]
 
 
-@pytest.mark.parametrize("size", [(5, 7), (1, 9), (9, 1), (1, 1)])
+@pytest.mark.parametrize("size", [(5, 7), (1, 9), (9, 1), (1, 1), (24, 32)])  # the last in several blocks
 @pytest.mark.parametrize("spread", [0.3, 4.0])
 def test_values_and_gradients_equal_torchvision(size, spread) -> None:
     ours, theirs = inputs(size, spread), inputs(size, spread)
@@ -34,6 +34,22 @@ def test_values_and_gradients_equal_torchvision(size, spread) -> None:
     expected_gradients = torch.autograd.grad(expected, theirs, direction)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-8, atol=1e-8)
+
+
+def test_a_bias_is_added() -> None:
+    x, offset, modulation, weight = inputs((5, 7), 0.3)
+    bias = torch.arange(6, dtype=x.dtype)
+    result = modulated_deform_conv2d(x, offset, modulation, weight, bias)
+    torch.testing.assert_close(result, modulated_deform_conv2d(x, offset, modulation, weight) + bias[:, None, None])
+
+
+def test_an_offset_that_is_no_number_spoils_its_own_cell_only() -> None:
+    """As with torchvision: it shows in the result, and reads no memory out of bounds."""
+    with torch.no_grad():
+        x, offset, modulation, weight = inputs((5, 7), 0.3)
+        offset[0, 3, 2, 4] = torch.nan
+        result = modulated_deform_conv2d(x, offset, modulation, weight)
+    assert result[0, :, 2, 4].isnan().all() and result.isnan().sum() == 6
 
 
 def test_without_offsets_it_is_a_plain_convolution() -> None:

@@ -162,11 +162,13 @@ def test_prototypes_are_chosen_by_comparisons_and_fetched_by_bytes() -> None:
     cost = count("cityscapes-panoptic-r50", (1024, 2048))
     rows = {row.operator: row for row in cost.rows if row.part == "cross_attention"}
     tokens = 2 * (32 * 64 + 64 * 128 + 128 * 256)
-    # One per head, query and token for the argmax; was nothing found is asked once per choice.
-    assert rows["comparison"].comparisons == 8 * 100 * tokens + 6 * 8 * 100
+    # One per head, query and token for the argmax, which is taken in 42 blocks of 1,024 tokens; is a query without any
+    # token is asked of each query and token, and was nothing found once per choice.
+    assert rows["comparison"].comparisons == 8 * 100 * tokens + 2 * 8 * 100 * 42 + 100 * tokens + 6 * 8 * 100
     fetched = 6 * 100 * 256 * 4
-    assert rows["gather"].written_mib * 2**20 == fetched
-    assert rows["gather"].read_mib * 2**20 == fetched + 6 * 8 * 100 * 8  # and where to fetch it: an int64 per head
+    indices = 6 * 8 * 100 * 8  # where to fetch them: an int64 per layer, head and query, itself taken from 42 blocks
+    assert rows["gather"].written_mib * 2**20 == fetched + indices
+    assert rows["gather"].read_mib * 2**20 == fetched + indices + (indices + indices + 2 * 42 * 8 * 100 * 8)
     assert "softmax" not in rows and "attention weighting" not in rows
 
 
@@ -378,13 +380,16 @@ def test_the_counter_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("attention", ["prototype", "masked"])
-def test_fvcore_misses_fused_attention_and_nothing_else(attention: str) -> None:
+def test_fvcore_misses_fused_attention_and_similarities_and_nothing_else(attention: str) -> None:
     model = small_model(attention=attention)
     cost = analysis.count_macs(model.config, (64, 96))
     found = count_with_fvcore(model, torch.zeros(1, 3, 64, 96))
     missed = 6 * attention_macs(12, 12, 32)
+    tokens = (2 * 3, 4 * 6, 8 * 12)
     if attention == "masked":
-        missed += 2 * sum(attention_macs(12, n, 32) for n in (2 * 3, 4 * 6, 8 * 12))
+        missed += 2 * sum(attention_macs(12, n, 32) for n in tokens)
+    else:  # the similarities: a product onto the bans
+        missed += 2 * sum(12 * n * 32 for n in tokens)
     assert (cost.total_gmacs - found.product_gmacs) * 1e9 == pytest.approx(missed)
     assert found.not_counted["aten::scaled_dot_product_attention"] == (6 if attention == "prototype" else 12)
 

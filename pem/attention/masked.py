@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pem.layers import split_heads
+from pem.layers import bans_every_token, split_heads
 
 
 class MaskedCrossAttention(nn.Module):
@@ -38,7 +38,7 @@ class MaskedCrossAttention(nn.Module):
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Query [B, h, Q, D/h], key and value [B, h, N, D/h], and where attention may go, bool [B, 1, Q, N]."""
-        allowed = ~banned | banned.all(dim=2, keepdim=True)
+        allowed = ~banned | bans_every_token(banned)[..., None]
         q = self.query_proj(self.query_norm(query) + query_embed)
         k = self.key_proj((source + position).flatten(2).transpose(1, 2))
         v = self.value_proj(source.flatten(2).transpose(1, 2))

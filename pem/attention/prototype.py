@@ -6,8 +6,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from pem.layers import l2_normalize, split_heads, without_autocast
+from pem.layers import bans_every_token, l2_normalize, norm_as_affine, split_heads, without_autocast
+
+# Added to the score of a banned token: the score is lost in rounding, so that among banned tokens the first one wins.
+# Finite, because 0 * infinity is not 0.
+BAN = -1e38
+# Tokens whose scores are made and searched at a time: with 100 queries and 8 heads 3.3 MB, which stay in the cache.
+TOKENS_AT_ONCE = 1024
 
 
 class PrototypeCrossAttention(nn.Module):
@@ -16,6 +23,7 @@ class PrototypeCrossAttention(nn.Module):
     ``forward(query, query_embed, source, position, banned)`` takes query [B, Q, D], query_embed [Q, D], source and
     position [B or 1, D, H, W] and banned bool [B, Q, N] (True: the token lies outside the query's previous mask), and
     returns the new query [B, Q, D], the chosen token per head [B, h, Q] and its similarity [B, h, Q].
+    It is fastest on a CPU with maps in channels_last.
     """
 
     def __init__(self, dim: int, num_heads: int, empty_mask: Literal["reference", "release"]) -> None:
@@ -45,9 +53,28 @@ class PrototypeCrossAttention(nn.Module):
     def compared(self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """What is compared with what: the target of each query [B, Q, D] and the key of each token [B, N, D]."""
         target = self.query_proj(self.query_norm(query + query_embed))
-        key = self.key_proj(self.key_conv(self.key_norm(source + position)).flatten(2).transpose(1, 2))
+        key = self.key_proj(self.normalize_and_convolve(source + position).flatten(2).transpose(1, 2))
         # Unit length over all D channels, before the split into heads: a head's score is a part of the cosine.
-        return l2_normalize(target, dim=-1), l2_normalize(key, dim=-1)
+        return l2_normalize(target, dim=-1), l2_normalize(key, dim=-1, in_place=not key.requires_grad)
+
+    def normalize_and_convolve(self, x: Tensor) -> Tensor:
+        """``key_conv(key_norm(x))``; out of training in one convolution."""
+        if self.key_norm.training:
+            return self.key_conv(self.key_norm(x))
+        scale, shift = norm_as_affine(self.key_norm)
+        weight, bias = self.key_conv.weight, self.key_conv.bias
+        assert bias is not None
+        shifts = weight[:, 0] * shift[:, None, None]  # what the shift brings through each tap, [D, 3, 3]
+        y = F.conv2d(x, weight * scale.view(-1, 1, 1, 1), bias + shifts.sum((1, 2)), padding=1, groups=len(weight))
+        # The convolution pads with zeros after the norm: outside the image there is no shift, and taps that lie there
+        # bring none. A corner loses a row and a column of taps, and the one in both is taken back only once.
+        shifts = shifts.to(y.dtype)
+        for edge, tap in ((0, 0), (-1, 2)):
+            y[:, :, edge] -= shifts[:, tap].sum(1)[:, None]
+            y[..., edge] -= shifts[..., tap].sum(1)[:, None]
+            y[:, :, edge, 0] += shifts[:, tap, 0]
+            y[:, :, edge, -1] += shifts[:, tap, 2]
+        return y
 
     @torch.no_grad()
     def select(self, key: Tensor, target: Tensor, banned: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,19 +82,47 @@ class PrototypeCrossAttention(nn.Module):
 
         No gradient flows through the choice, only through the token that was chosen.
         """
-        empty = banned.all(dim=2)  # [B, Q]
+        empty = bans_every_token(banned)  # [B, Q]
         if self.empty_mask == "reference":
             # Only an image whose queries are all empty is released; a lone empty query takes token 0 below.
-            empty = empty.all(dim=1, keepdim=True)
-        banned = banned & ~empty[..., None]
+            empty = empty.all(dim=1, keepdim=True).expand_as(empty)
+        ban = torch.where(empty, 0, BAN).to(key.dtype)
+        keys = split_heads(key, self.num_heads)
+        targets = split_heads(target, self.num_heads).transpose(2, 3)
         with without_autocast(key.device):
-            heads = split_heads(key, self.num_heads)
-            scores = split_heads(target, self.num_heads) @ heads.transpose(2, 3)  # [B, h, Q, N]
-        similarity, index = scores.masked_fill(banned[:, None], -torch.inf).max(dim=-1)
-        return index, similarity.masked_fill(similarity.isneginf(), 0)
+            index, similarity = zip(*map(best_tokens, keys, targets, banned.transpose(1, 2).contiguous(), ban))
+        best = torch.stack(similarity)
+        return torch.stack(index), best.masked_fill(best <= BAN / 2, 0)
 
     def gather(self, key: Tensor, index: Tensor) -> Tensor:
         """The chosen token of every head, concatenated: key [B, N, D] at index [B, h, Q] -> [B, Q, D]."""
         heads = split_heads(key, self.num_heads)  # [B, h, N, D/h]
         picked = heads.gather(2, index[..., None].expand(-1, -1, -1, heads.shape[-1]))
         return picked.transpose(1, 2).flatten(2)
+
+
+def best_tokens(key: Tensor, target: Tensor, banned: Tensor, ban: Tensor) -> tuple[Tensor, Tensor]:
+    """For one image, the first token with the highest score for every head and query: index and score, [h, Q].
+
+    The scores, key [h, N, D/h] times target [h, D/h, Q], plus ``ban`` [Q] where ``banned`` [N, Q], are never held as a
+    whole on a CPU: at 64x128 tokens they would take 26 MB, and be written and read from memory several times.
+    """
+    num_tokens = key.shape[1]
+    if key.device.type != "cpu":
+        scores, index = torch.baddbmm(banned * ban, key, target).max(dim=1)
+        return index, scores
+    blocks = []
+    # One piece of memory for all: fresh pages would cost more than the product.
+    buffer = key.new_empty(key.shape[0], min(TOKENS_AT_ONCE, num_tokens), target.shape[2])
+    for start in range(0, num_tokens, TOKENS_AT_ONCE):
+        tokens = slice(start, min(start + TOKENS_AT_ONCE, num_tokens))
+        scores = buffer[:, : tokens.stop - start]  # [h, n, Q]
+        torch.baddbmm(banned[tokens] * ban, key[:, tokens], target, out=scores)
+        # Max pooling over the tokens, with the queries as channels in channels_last, finds the maximum with its index
+        # several tokens a cycle; max(dim=1) gives the same, one by one.
+        image = scores[:, :, None].permute(0, 3, 1, 2)  # [h, Q, n, 1]
+        best, index = F.max_pool2d(image, (image.shape[2], 1), return_indices=True)
+        blocks.append((best.flatten(1), index.flatten(1) + start))
+    best, index = (torch.stack(found) for found in zip(*blocks))
+    best, block = best.max(dim=0, keepdim=True)
+    return index.gather(0, block)[0], best[0]

@@ -33,7 +33,7 @@ class TimmBackbone(Backbone):
         self.picks = tuple(strides.index(s) for s in (4, 8, 16, 32))
         self.channels = tuple(info.channels()[i] for i in self.picks)
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+    def extract(self, pixels: Tensor) -> dict[str, Tensor]:
         features = self.net(pixels)
         return {level: features[i] for level, i in zip(LEVELS, self.picks, strict=True)}
 

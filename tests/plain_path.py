@@ -1,0 +1,137 @@
+"""The network written plainly, without any of the shortcuts of ``pem``: to prove them exact, and to time them against.
+
+Every norm is a step of its own, torchvision's operator makes the deformable convolutions, masks are made at full size
+and then resized, and all scores are held at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
+
+import pem
+from pem.attention import PrototypeCrossAttention
+from pem.backbones.resnet import ResNet50
+from pem.backbones.stdc import STDC, CatBlock, ConvX
+from pem.decoder import Decoder
+from pem.layers import ConvBNReLU, sine_position_embedding, split_heads
+from pem.pixel_decoder import PixelDecoder
+
+LEVELS = ("res2", "res3", "res4", "res5")
+
+
+@torch.no_grad()
+def plain_forward(model: pem.PEM, pixels: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """All predictions, the last one last, as class logits and full-size mask logits; and each layer's prototypes."""
+    return plain_decoder(model.decoder, *plain_pixel_decoder(model.pixel_decoder, plain_backbone(model, pixels)))
+
+
+def plain_backbone(model: pem.PEM, pixels: Tensor) -> dict[str, Tensor]:
+    net = model.backbone
+    if isinstance(net, ResNet50):
+        x = net.maxpool(net.bn1(net.conv1(pixels)).relu())
+        outputs = []
+        for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+            x = stage(x)  # torchvision's own forward
+            outputs.append(x)
+    else:
+        assert isinstance(net, STDC)
+        x, outputs = pixels, []
+        for i, layer in enumerate(net.features, start=1):
+            x = plain_conv_x(layer, x) if isinstance(layer, ConvX) else plain_cat_block(layer, x)
+            if i in net.stage_ends:
+                outputs.append(x)
+    return dict(zip(LEVELS, outputs, strict=True))
+
+
+def plain_conv_x(layer: ConvX, x: Tensor) -> Tensor:
+    return layer.bn(layer.conv(x)).relu()
+
+
+def plain_cat_block(block: CatBlock, x: Tensor) -> Tensor:
+    first = plain_conv_x(block.conv_list[0], x)
+    outputs = [first if block.stride == 1 else block.skip(first)]
+    x = first if block.stride == 1 else block.avd_layer(first)
+    for layer in block.conv_list[1:]:
+        x = plain_conv_x(layer, x)
+        outputs.append(x)
+    return torch.cat(outputs, dim=1)
+
+
+def plain_conv_bn_relu(layer: ConvBNReLU, x: Tensor) -> Tensor:
+    conv, norm = layer
+    return norm(conv(x)).relu()
+
+
+def plain_pixel_decoder(decoder: PixelDecoder, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def modulated(i: int) -> Tensor:
+        x = plain_conv_bn_relu(decoder.lateral[i], features[LEVELS[3 - i]])
+        modulation = decoder.modulation[i]
+        context = modulation.expand(plain_conv_bn_relu(modulation.squeeze, x.mean((2, 3), keepdim=True)))
+        return x + x * context.sigmoid().sigmoid()
+
+    top_down = plain_conv_bn_relu(decoder.global_context, features["res5"].mean((2, 3), keepdim=True))
+    levels = []
+    for i, stage in enumerate(decoder.upsample):
+        x = modulated(i) + top_down
+        offset, factor = stage.offset(x).split((18, 9), dim=1)
+        convolved = deform_conv2d(x, offset, stage.weight, padding=1, mask=factor.sigmoid())
+        levels.append(stage.norm(convolved).relu())
+        top_down = stage.upsample_norm(stage.upsample(levels[-1])).relu()
+    return plain_conv_bn_relu(decoder.mask_projection, modulated(3) + top_down), levels
+
+
+def plain_decoder(
+    decoder: Decoder, mask_features: Tensor, levels: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    logits, masks, prototypes = [], [], []
+
+    def predict(query: Tensor) -> None:
+        query = decoder.norm(query)
+        logits.append(decoder.class_embed(query))
+        masks.append(torch.einsum("bqd,bdhw->bqhw", decoder.mask_embed(query), mask_features))
+
+    query = decoder.query_feat.weight.expand(len(mask_features), -1, -1)
+    query_embed = decoder.query_embed.weight
+    predict(query)
+    for i, layer in enumerate(decoder.layers):
+        scale = i % 3
+        source = decoder.input_proj[scale](levels[scale]) + decoder.level_embed.weight[scale][:, None, None]
+        _, dim, height, width = source.shape
+        position = sine_position_embedding(height, width, dim, source.device).to(source.dtype)
+        small = F.interpolate(masks[-1], size=(height, width), mode="bilinear", align_corners=False)
+        inputs = (query, query_embed, source, position, small.flatten(2) < 0)
+        if isinstance(layer.cross_attention, PrototypeCrossAttention):
+            query, index = plain_prototype_attention(layer.cross_attention, *inputs)
+            prototypes.append(index)
+        else:
+            query = layer.cross_attention(*inputs)[0]
+        query = layer.feed_forward(layer.self_attention(query, query_embed))
+        predict(query)
+    return logits, masks, prototypes
+
+
+def plain_prototype_attention(
+    attention: PrototypeCrossAttention,
+    query: Tensor,
+    query_embed: Tensor,
+    source: Tensor,
+    position: Tensor,
+    banned: Tensor,
+) -> tuple[Tensor, Tensor]:
+    target = F.normalize(attention.query_proj(attention.query_norm(query + query_embed)), dim=-1)
+    key = attention.key_conv(attention.key_norm(source + position)).flatten(2).transpose(1, 2)
+    key = F.normalize(attention.key_proj(key), dim=-1)
+    empty = banned.all(dim=2)
+    if attention.empty_mask == "reference":
+        empty = empty.all(dim=1, keepdim=True)
+    banned = banned & ~empty[..., None]
+    keys = split_heads(key, attention.num_heads)  # [B, h, N, D/h]
+    scores = split_heads(target, attention.num_heads) @ keys.transpose(2, 3)
+    index = scores.masked_fill(banned[:, None], -torch.inf).max(dim=-1).indices  # [B, h, Q]
+    picked = keys.gather(2, index[..., None].expand(-1, -1, -1, keys.shape[-1]))
+    prototype = picked.transpose(1, 2).flatten(2)
+    modulation = F.normalize(attention.proj(prototype * target), dim=1)
+    return query + attention.final(modulation * attention.alpha + prototype), index
