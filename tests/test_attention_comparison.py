@@ -114,12 +114,19 @@ def test_a_method_that_does_not_run_says_why(monkeypatch: pytest.MonkeyPatch) ->
 
         return layer
 
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(analysis.attention, "flex_attention_layer", broken)
     sdpa, flex = analysis.compare_attention((2, 2), 3, repeats=1, warmup=0, methods=["sdpa", "flex"])
     assert sdpa.note == "" and sdpa.median_ms is not None
     assert flex.note == "FlexAttention does not run here: There is no compiler."
     assert flex.median_ms is flex.p10_ms is flex.p90_ms is flex.peak_mib is flex.achieved is None
     assert flex.gmacs == sdpa.gmacs
+
+
+def test_flex_attention_is_left_out_where_it_would_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    _, flex = analysis.compare_attention((2, 2), 3, repeats=1, warmup=0, methods=["sdpa", "flex"])
+    assert "set OMP_NUM_THREADS=1" in flex.note and flex.median_ms is None
 
 
 def test_flex_attention_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
