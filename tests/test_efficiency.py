@@ -143,3 +143,10 @@ def test_the_tab_says_when_prototype_attention_is_not_faster() -> None:
 def test_progress_is_told_in_words_too() -> None:
     assert "40%, measuring 16x32 tokens" in efficiency.progress(measurement(doing="16x32 tokens", fraction_done=0.4))
     assert "100%, done" in efficiency.progress(measurement())
+
+
+def test_networks_are_ordered_by_time_and_those_that_did_not_run_left_out() -> None:
+    rows = [row(network="Rival", median_ms=9.0), row(network="PEM R50"), row(network="Absent", median_ms=None)]
+    figure = charts.networks_figure({"rows": rows})
+    assert list(figure.layout.yaxis.categoryarray) == ["Rival", "PEM R50"]  # plotly draws the first at the bottom
+    assert {bar.name: list(bar.x) for bar in figure.data} == {"PEM and its masked twins": [4.0], "others": [9.0]}

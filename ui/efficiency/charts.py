@@ -245,20 +245,20 @@ def stages_figure(result: dict[str, Any]) -> go.Figure:
 
 
 def networks_figure(result: dict[str, Any]) -> go.Figure:
-    figure = _figure("GMACs", "ms", log_x=True, log_y=True)
-    rows = [row for row in result["rows"] if row["median_ms"] is not None]
+    figure = _figure("ms", "", log_x=True, height=460)
+    rows = sorted((row for row in result["rows"] if row["median_ms"] is not None), key=lambda row: -row["median_ms"])
+    figure.update_yaxes(categoryorder="array", categoryarray=[row["network"] for row in rows], automargin=True)
     for is_pem, name, color in ((True, "PEM and its masked twins", BLUE), (False, "others", ORANGE)):
         chosen = [row for row in rows if row["network"].startswith("PEM") == is_pem]
-        figure.add_scatter(
-            x=[row["gmacs"] for row in chosen],
-            y=[row["median_ms"] for row in chosen],
+        figure.add_bar(
+            x=[row["median_ms"] for row in chosen],
+            y=[row["network"] for row in chosen],
             name=name,
-            mode="markers+text",
-            text=[row["network"] for row in chosen],
-            textposition="top center",
-            textfont={"size": 10},
-            marker={"color": color, "size": 10},
-            **_whiskers(chosen),
+            orientation="h",
+            marker_color=color,
+            customdata=[row["gmacs"] for row in chosen],
+            hovertemplate="%{y}: %{x:.0f} ms, %{customdata:.1f} GMACs",
+            error_x=_whiskers(chosen)["error_y"],
         )
     return figure
 
