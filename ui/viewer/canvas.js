@@ -73,12 +73,10 @@ function paintLines() {
   const { width } = lines;
   const { context, image, pixels } = paintIds(lines, ({ id }) => (id === state.segment ? 0xffffffff : 0xaaffffff));
   // A pixel keeps its white only where its upper or left neighbour is another segment.
-  const inside = new Uint8Array(pixels.length);
   for (let i = 0; i < pixels.length; i++) {
-    const edge = (i >= width && idMap[i] !== idMap[i - width]) || (i % width > 0 && idMap[i] !== idMap[i - 1]);
-    inside[i] = edge ? 0 : 1;
+    const isEdge = (i >= width && idMap[i] !== idMap[i - width]) || (i % width > 0 && idMap[i] !== idMap[i - 1]);
+    if (!isEdge) pixels[i] = 0;
   }
-  for (let i = 0; i < pixels.length; i++) if (inside[i]) pixels[i] = 0;
   context.putImageData(image, 0, 0);
 }
 

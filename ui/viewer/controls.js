@@ -11,6 +11,7 @@ import {
   onChange,
   percent,
   segmentById,
+  segmentOfQuery,
   selectQuery,
   selectSegment,
   state,
@@ -30,14 +31,16 @@ function keyOf(result, { task, objectThreshold, overlapThreshold }) {
 
 export const readingFor = (result, settings) => kept.get(keyOf(result, settings));
 
+// The settings that a reading was made with, in the words of the state.
+export const settingsOf = (reading) => ({
+  task: reading.task,
+  objectThreshold: reading.object_threshold,
+  overlapThreshold: reading.overlap_threshold,
+});
+
 export async function keepReading(reading, result) {
   reading.idMap = await decodeIds(reading, result);
-  const settings = {
-    task: reading.task,
-    objectThreshold: reading.object_threshold,
-    overlapThreshold: reading.overlap_threshold,
-  };
-  kept.set(keyOf(result, settings), reading);
+  kept.set(keyOf(result, settingsOf(reading)), reading);
   if (kept.size > 24) kept.delete(kept.keys().next().value);
   return reading;
 }
@@ -49,17 +52,16 @@ async function fetchReading(settings) {
   return answer && keepReading(answer, result);
 }
 
-// Shows the reading for the settings as they are now.
+// Shows the reading for the settings as they are now; the one that is shown may be it already.
 async function readAgain() {
   if (!state.result) return;
   const { result } = state;
   const number = ++asked;
   const settings = { ...state };
   const reading = readingFor(result, settings) ?? (await fetchReading(settings));
-  if (!reading || number !== asked || result !== state.result) return;
-  const query = state.query;
-  const own = reading.segments.find((segment) => segment.queries.includes(query));
-  update({ reading, segment: own?.id ?? null, hovered: null, isolated: null, hidden: new Set() });
+  if (!reading || reading === state.reading || number !== asked || result !== state.result) return;
+  const segment = segmentOfQuery(state.query, reading)?.id ?? null;
+  update({ reading, segment, hovered: null, isolated: null, hidden: new Set() });
 }
 
 // The tasks that a visitor has not chosen yet are read ahead, so that a flip is instant.
@@ -217,9 +219,7 @@ export function setUpControls() {
     disable("score-threshold", state.task === "semantic");
     disable("overlap-threshold", state.task !== "panoptic");
   });
-  onChange(["task", "objectThreshold", "overlapThreshold"], (news) => {
-    if (!("reading" in news)) readAgain();
-  });
+  onChange(["result", "task", "objectThreshold", "overlapThreshold"], readAgain);
   onChange(["result"], () => setTimeout(readAhead, 400));
   onChange(["segment", "reading"], announce);
 }

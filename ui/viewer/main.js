@@ -8,9 +8,9 @@ import { loadMaskSheets, setUpEvolution } from "../prototypes/evolution.js";
 import { setUpPoints } from "../prototypes/points.js";
 import { setUpWalk } from "../prototypes/walk.js";
 import { setUpCanvas, showPhoto } from "./canvas.js";
-import { keepReading, readingFor, setUpControls } from "./controls.js";
+import { keepReading, readingFor, settingsOf, setUpControls } from "./controls.js";
 import { setUpLegend } from "./legend.js";
-import { find, state, update } from "./state.js";
+import { find, segmentOfQuery, state, update } from "./state.js";
 import { setUpTiming } from "./timing.js";
 
 // The largest segment is selected at first: there is something to see before anything was clicked.
@@ -21,8 +21,6 @@ function firstLook(reading) {
 
 const linkToFollow = new URLSearchParams(location.search);
 
-const segmentOf = (query, { segments }) => segments.find(({ queries }) => queries.includes(query))?.id ?? null;
-
 async function takeIn() {
   // gr.HTML hands out a proxy whose every access costs; what is read a thousand times had better be plain.
   const value = props.value ? JSON.parse(JSON.stringify(props.value)) : null;
@@ -32,13 +30,9 @@ async function takeIn() {
   linkToFollow.delete("example"); // the view of a link is for the first result only
   await Promise.all([showPhoto(result), loadMaskSheets(result)]);
   for (const reading of readings) await keepReading(reading, result);
-  const wanted = {
-    task: readings[0].task,
-    objectThreshold: readings[0].object_threshold,
-    overlapThreshold: readings[0].overlap_threshold,
-    ...view,
-  };
-  const reading = readingFor(result, wanted) ?? readingFor(result, { ...wanted, ...settingsOf(readings[0]) });
+  const wanted = { ...settingsOf(readings[0]), ...view };
+  // A link may want another reading than those that came along: it is asked for as soon as this one is shown.
+  const reading = readingFor(result, wanted) ?? readings[0];
   find(".studio").dataset.empty = "false";
   const last = result.layers.length - 1;
   update({
@@ -54,16 +48,10 @@ async function takeIn() {
     head: null,
     show: "segments",
     ...firstLook(reading),
-    ...("query" in view ? { segment: segmentOf(view.query, reading) } : {}),
+    ...("query" in view ? { segment: segmentOfQuery(view.query, reading)?.id ?? null } : {}),
     ...view,
   });
 }
-
-const settingsOf = (reading) => ({
-  task: reading.task,
-  objectThreshold: reading.object_threshold,
-  overlapThreshold: reading.overlap_threshold,
-});
 
 setUpControls();
 setUpCanvas();

@@ -93,9 +93,9 @@ export function notify(sentence) {
   }, 7000);
 }
 
-// The segment that a query drew in the current reading, or null.
-export function segmentOfQuery(query) {
-  return state.reading?.segments.find((segment) => segment.queries.includes(query)) ?? null;
+// The segment that a query drew in a reading, the current one by default, or null.
+export function segmentOfQuery(query, reading = state.reading) {
+  return reading?.segments.find((segment) => segment.queries.includes(query)) ?? null;
 }
 
 export const segmentById = (id) => state.reading?.segments.find((segment) => segment.id === id) ?? null;
