@@ -10,8 +10,9 @@ import numpy as np
 
 import pem
 from ui.engine import TASKS, Engine, Reading, ResultGone
-from ui.export import export_file, trace_json
+from ui.export import arrays_files, segments_files, trace_json, write
 from ui.image_input import SafeImage
+from ui.viewer.payload import segment_json
 from ui.viewer.server import new_folder
 
 
@@ -23,10 +24,10 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
         try:
             result = engine.result(result_id)
             reading = engine.read(result, task, object_threshold, overlap_threshold)
-            thresholds = (object_threshold, overlap_threshold)
-            segments = export_file(engine, result, "segments", new_folder(export_root), task, *thresholds)
         except (ResultGone, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
+        files = segments_files(config, result, reading.segmentation)
+        segments = write(files, result, "segments", new_folder(export_root))
         return pem.render(result.photo, reading.segmentation), str(segments), describe(result_id, reading)
 
     def segment(photo: np.ndarray | None, task: str):
@@ -37,10 +38,10 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
     def trace(result_id: str, query: float):
         try:
             result = engine.result(result_id)
-            arrays = export_file(engine, result, "trace-npz", new_folder(export_root), config.task)
-            return str(arrays), trace_json(config, result, query=int(query))
+            found = trace_json(config, result, query=int(query))
         except (ResultGone, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
+        return str(write(arrays_files(config, result), result, "trace-npz", new_folder(export_root))), found
 
     # Endpoints take and give components; these are never drawn.
     with gr.Row(visible=False):
@@ -101,17 +102,7 @@ def describe(result_id: str, reading: Reading) -> dict[str, Any]:
         "width": width,
         "reading_ms": round(reading.reading_ms, 1),
         "segments": [
-            {
-                "id": segment.id,
-                "category": segment.label,
-                "category_id": segment.category_id,
-                "is_thing": segment.is_thing,
-                "score": round(segment.score, 4),
-                "area": segment.area_px,
-                "bbox": list(segment.bbox),
-                "queries": list(segment.queries),
-                "color": "#{:02x}{:02x}{:02x}".format(*segment.color),
-            }
+            segment_json(segment) | {"area": segment.area_px, "bbox": list(segment.bbox)}
             for segment in reading.segmentation.segments
         ],
         "queries": [

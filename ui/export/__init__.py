@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pem.config import PEMConfig
+from pem.outputs import Segmentation
 from pem.render import id_map_png, panoptic_json, render
 from ui.engine import Engine
 from ui.export.trace import trace_arrays, trace_json
 from ui.results import KeptResult
 
-__all__ = ["KINDS", "export_file", "trace_arrays", "trace_json"]
+__all__ = ["KINDS", "arrays_files", "export_file", "segments_files", "trace_arrays", "trace_json", "write"]
 
 KINDS = ("overlay", "segments", "trace-json", "trace-npz", "all")
 OVERLAP_NOTE = (
@@ -47,31 +49,52 @@ def export_file(
     """
     if what not in KINDS:
         raise ValueError(f"There is no export {what!r}; choose one of: {', '.join(KINDS)}.")
-    config, name = engine.model.config, result.name or "photo"
+    config, name = engine.model.config, _name(result)
     files: dict[str, bytes] = {}
     if what in ("overlay", "segments", "all"):
         segmentation = engine.read(result, task, object_threshold, overlap_threshold).segmentation
     if what in ("overlay", "all"):
-        with Image.open(io.BytesIO(result.jpeg)) as photo:
-            files[f"{name}_overlay.png"] = _png(render(photo, segmentation, opacity))
+        files[f"{name}_overlay.png"] = _png(render(result.photo, segmentation, opacity))
     if what in ("segments", "all"):
-        annotation = panoptic_json(segmentation, config, f"{name}.jpg", f"{name}_segments.png")
-        if segmentation.masks is not None:
-            annotation["note"] = OVERLAP_NOTE
-        files[f"{name}_segments.png"] = _png(id_map_png(segmentation))
-        files[f"{name}_segments.json"] = json.dumps(annotation, indent=1).encode()
+        files |= segments_files(config, result, segmentation)
     if what in ("trace-json", "all"):
         files[f"{name}_trace.json"] = json.dumps(trace_json(config, result), allow_nan=False).encode()
     if what in ("trace-npz", "all"):
-        archive = io.BytesIO()
-        np.savez_compressed(archive, **trace_arrays(config, result))
-        files[f"{name}_trace.npz"] = archive.getvalue()
+        files |= arrays_files(config, result)
+    return write(files, result, what, folder)
+
+
+def segments_files(config: PEMConfig, result: KeptResult, segmentation: Segmentation) -> dict[str, bytes]:
+    """The id map as a PNG and the COCO panoptic JSON that belongs to it, by their names."""
+    name = _name(result)
+    annotation = panoptic_json(segmentation, config, f"{name}.jpg", f"{name}_segments.png")
+    if segmentation.masks is not None:
+        annotation["note"] = OVERLAP_NOTE
+    return {
+        f"{name}_segments.png": _png(id_map_png(segmentation)),
+        f"{name}_segments.json": json.dumps(annotation, indent=1).encode(),
+    }
+
+
+def arrays_files(config: PEMConfig, result: KeptResult) -> dict[str, bytes]:
+    """What ``trace_arrays`` describes, by its name."""
+    archive = io.BytesIO()
+    np.savez_compressed(archive, **trace_arrays(config, result))
+    return {f"{_name(result)}_trace.npz": archive.getvalue()}
+
+
+def write(files: dict[str, bytes], result: KeptResult, what: str, folder: Path) -> Path:
+    """Writes one file, or several as a zip that is named after ``what``, into the folder and returns its path."""
     if len(files) > 1:
-        files = {f"{name}_{what}.zip": _zip(files)}
+        files = {f"{_name(result)}_{what}.zip": _zip(files)}
     [(file_name, data)] = files.items()
     path = folder / file_name
     path.write_bytes(data)
     return path
+
+
+def _name(result: KeptResult) -> str:
+    return result.name or "photo"
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -17,6 +17,7 @@ from PIL import Image
 from analysis.prototypes import cell_centres
 from pem.categories import categories_for
 from pem.config import PEMConfig
+from pem.outputs import Segment
 from ui.engine import Engine, Reading
 from ui.gallery import explain_outcome
 from ui.results import KeptResult
@@ -89,16 +90,7 @@ def reading_payload(reading: Reading) -> dict[str, Any]:
         "ids": data_uri(_id_map(ids), "png"),
         "unassigned_fraction": round(float(np.mean(ids == 0)), 5),
         "segments": [
-            {
-                "id": segment.id,
-                "category": segment.label,
-                "category_id": segment.category_id,
-                "is_thing": segment.is_thing,
-                "score": round(segment.score, 4),
-                "area_fraction": round(segment.area_px / ids.size, 5),
-                "queries": list(segment.queries),
-                "color": "#{:02x}{:02x}{:02x}".format(*segment.color),
-            }
+            segment_json(segment) | {"area_fraction": round(segment.area_px / ids.size, 5)}
             for segment in reading.segmentation.segments
         ],
         "outcomes": [
@@ -118,6 +110,19 @@ def reading_payload(reading: Reading) -> dict[str, Any]:
     }
     payload["drawing_ms"] = round((time.perf_counter() - start) * 1000, 1)
     return payload
+
+
+def segment_json(segment: Segment) -> dict[str, Any]:
+    """A segment without its extent, which the viewer has as a fraction and the API in pixels."""
+    return {
+        "id": segment.id,
+        "category": segment.label,
+        "category_id": segment.category_id,
+        "is_thing": segment.is_thing,
+        "score": round(segment.score, 4),
+        "queries": list(segment.queries),
+        "color": "#{:02x}{:02x}{:02x}".format(*segment.color),
+    }
 
 
 def data_uri(image: bytes, kind: str) -> str:
