@@ -1,6 +1,6 @@
 // How the mask of the selected query grew from prediction to prediction.
 
-import { loadImage } from "../viewer/geometry.js";
+import { channels, loadImage } from "../viewer/geometry.js";
 import { find, findAll, LAYER_COLORS, make, onChange, percent, state, update } from "../viewer/state.js";
 import { togglePlaying } from "./bar.js";
 import { colorOfQuery, lastStep, paintCells, photoBox, pictures, predictionOf } from "./points.js";
@@ -46,8 +46,6 @@ export function maskAt(query, step, x, y) {
   const col = Math.min(cols - 1, Math.floor((x / extent[1]) * cols));
   return maskOf(query, step)[row * cols + col] / 255;
 }
-
-const channels = (hex) => [1, 3, 5].map((at) => Number.parseInt(hex.slice(at, at + 2), 16));
 
 // The mask of a query after a step, painted into a canvas of its own: the surer, the more opaque.
 export function paintMask(canvas, query, step, color) {

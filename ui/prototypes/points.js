@@ -1,7 +1,7 @@
 // Prototypes on the photo: the points of the selected query, what one point stands for, and where the picks of all
 // queries fall. A point is one token of one layer, with the heads that picked it.
 
-import { camera, place } from "../viewer/geometry.js";
+import { camera, channels, place } from "../viewer/geometry.js";
 import { find, LAYER_COLORS, layerName, make, onChange, segmentOfQuery, state, update } from "../viewer/state.js";
 
 const PATCH_PX = 144;
@@ -82,7 +82,7 @@ export function paintCells(canvas, rows, cols, colorOf) {
 
 // 256 colours between the given ones.
 export function colorTable(hexColors) {
-  const anchors = hexColors.map((hex) => [1, 3, 5].map((at) => Number.parseInt(hex.slice(at, at + 2), 16)));
+  const anchors = hexColors.map(channels);
   return Array.from({ length: 256 }, (_, i) => {
     const at = (i / 255) * (anchors.length - 1);
     const low = Math.min(Math.floor(at), anchors.length - 2);

@@ -3,7 +3,7 @@
 import { drawSimilarity } from "../prototypes/choice.js";
 import { drawMask, maskAt } from "../prototypes/evolution.js";
 import { drawDensity, drawPoints, openPoint, pointAt } from "../prototypes/points.js";
-import { camera, clipToPhoto, drawSpanning, loadImage, place, unplace } from "./geometry.js";
+import { camera, channels, clipToPhoto, drawSpanning, loadImage, place, unplace } from "./geometry.js";
 import { find, findAll, make, onChange, percent, segmentById, selectSegment, state, update } from "./state.js";
 
 const MAX_ZOOM = 16;
@@ -59,7 +59,7 @@ function paintSegments() {
   if (!state.reading) return;
   const { hovered, segment } = state;
   const { context, image } = paintIds(overlay, ({ id, color }) => {
-    const [red, green, blue] = [1, 3, 5].map((at) => Number.parseInt(color.slice(at, at + 2), 16));
+    const [red, green, blue] = channels(color);
     const others = hovered !== null ? 80 : 190;
     const alpha = (hovered ?? segment ?? id) === id ? 255 : others;
     return ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;

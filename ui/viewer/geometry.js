@@ -1,4 +1,4 @@
-// Where the photo lies on the canvas. All lengths are CSS pixels, all places fractions of the photo.
+// Where the photo lies on the canvas, and what pictures and colours are made of. All lengths are CSS pixels, all places fractions of the photo.
 
 import { state } from "./state.js";
 
@@ -40,5 +40,8 @@ export function loadImage(uri) {
   image.src = uri;
   return image.decode().then(() => image);
 }
+
+// "#ff6a3c" as its red, green and blue, 0..255.
+export const channels = (hex) => [1, 3, 5].map((at) => Number.parseInt(hex.slice(at, at + 2), 16));
 
 export const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
