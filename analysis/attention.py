@@ -94,7 +94,8 @@ def random_inputs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What a layer is given for one image and a level of ``tokens`` (height, width), half of them banned.
 
-    As in the decoder, only source and position are in half precision; the queries run along in float32.
+    In the layouts of the decoder, in which the tokens of ``banned`` come first in memory. As there, only source and
+    position are in half precision; the queries run along in float32.
     """
     height, width = tokens
     rng = torch.Generator().manual_seed(0)
@@ -104,9 +105,9 @@ def random_inputs(
 
     dtype = getattr(torch, precision)
     query, query_embed = random(1, num_queries, DIM), random(num_queries, DIM)
-    layout = torch.channels_last  # as the decoder hands them over
+    layout = torch.channels_last
     source, position = (random(1, DIM, height, width).to(dtype, memory_format=layout) for _ in range(2))
-    banned = random(1, num_queries, height * width) < 0
+    banned = (random(1, height * width, num_queries) < 0).transpose(1, 2)
     banned[..., 0] = False  # no query is left without a token
     return query, query_embed, source, position, banned
 
