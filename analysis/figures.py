@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from scipy.ndimage import distance_transform_edt
 
@@ -91,6 +92,21 @@ def overview(model: pem.PEM, photos: list[Path]) -> Figure:
             axis.set_xlim(-0.5, image.shape[1] - 0.5)
             axis.set_ylim(image.shape[0] - 0.5, -0.5)
             axis.set_axis_off()
+    return figure
+
+
+def side_by_side(image: np.ndarray, name: str, labelled: pem.Segmentation, found: pem.Segmentation) -> Figure:
+    """A photo, what people labelled in it, and what a model found."""
+    figure = Figure(figsize=(15, 5), layout="constrained")
+    axes = figure.subplots(1, 3)
+    axes[0].imshow(image)
+    axes[0].set_title(name)
+    for axis, (title, reading) in zip(axes[1:], {"labelled": labelled, "found": found}.items()):
+        axis.imshow(pem.render(image, reading, opacity=0.6))
+        labels = sorted({segment.label for segment in reading.segments if segment.area_px})
+        axis.set_title(f"{title}: {', '.join(labels)}", fontsize=9, wrap=True)
+    for axis in axes:
+        axis.set_axis_off()
     return figure
 
 
@@ -203,6 +219,37 @@ def attention_times(result: dict[str, Any]) -> Figure:
     return figure
 
 
+def thresholds_and_reliability(result: dict[str, Any]) -> Figure:
+    """PQ at every pair of thresholds, the chosen pair framed; and how often segments of a score are right."""
+    about, table = result["conditions"], result["thresholds"]
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    quality = 100 * np.array(table["pq"])
+    left.imshow(quality, cmap="cividis", aspect="auto")
+    for (row, col), value in np.ndenumerate(quality):
+        dark = value < (quality.min() + quality.max()) / 2
+        left.text(col, row, f"{value:.1f}", ha="center", va="center", color="white" if dark else "black")
+    col, row = table["overlap"].index(about["overlap_threshold"]), table["object"].index(about["object_threshold"])
+    left.add_patch(Rectangle((col - 0.5, row - 0.5), 1, 1, fill=False, linewidth=2.5, color=COLORS["sdpa"]))
+    left.set_xticks(range(len(table["overlap"])), table["overlap"])
+    left.set_yticks(range(len(table["object"])), table["object"])
+    left.set_xlabel("overlap threshold")
+    left.set_ylabel("object threshold")
+    left.set_title("PQ in %")
+
+    bins = result["reliability"]["bins"]
+    right.plot([0, 1], [0, 1], color=GREY, linestyle="--")
+    scores, success = [b["score"] for b in bins], [b["right"] for b in bins]
+    right.plot(scores, success, "o-", color=COLORS["prototype"])
+    for b in bins:
+        right.annotate(f"{b['segments']}", (b["score"], b["right"]), (6, -10), textcoords="offset points", fontsize=8)
+    right.set_xlabel("score of a segment (number: how many)")
+    right.set_ylabel("share that matches a labelled one")
+    right.set_title(f"expected calibration error {result['reliability']['expected_calibration_error']:.3f}")
+    right.grid(alpha=0.3)
+    return figure
+
+
 def readable_log_axis(axis: Axis) -> None:
     """Plain numbers at 1, 2, 5, 10, ...: powers of ten say little when an axis spans less than two decades."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -211,7 +258,12 @@ def readable_log_axis(axis: Axis) -> None:
 
 
 # What a stored result is drawn as, by the start of its file name.
-DRAWN = {"scaling": scaling_curves, "latency": stacked_stages, "attention": attention_times}
+DRAWN = {
+    "scaling": scaling_curves,
+    "latency": stacked_stages,
+    "attention": attention_times,
+    "validation": thresholds_and_reliability,
+}
 
 
 def main() -> None:
@@ -229,7 +281,7 @@ def main() -> None:
     with PAPER.open(newline="") as file:
         cost_against_accuracy(list(csv.DictReader(file))).savefig(arguments.out / "cost_accuracy.png", dpi=100)
     for path in sorted(RESULTS.glob("*.json")):
-        draw = DRAWN.get(path.name.split("_")[0])
+        draw = DRAWN.get(path.stem.split("_")[0])
         if draw is not None:
             draw(json.loads(path.read_text())).savefig(arguments.out / f"{path.stem}.png", dpi=100)
 

@@ -15,6 +15,7 @@ that ``PanopticDataset.original`` gives, in which machine-named segments are voi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +27,37 @@ from pem.outputs import Segmentation
 from pem.training.data import Target
 
 _UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which of P predicted ids are which of T labelled ids in one image; class K is no judged one."""
+
+    predicted_class: np.ndarray  # int [P]
+    labelled_class: np.ndarray  # int [T]; -1 where nobody knows
+    iou: np.ndarray  # [P, T]
+    matched: np.ndarray  # bool [P, T]: one class, and more than half of their union in common
+    wrong: np.ndarray  # bool [P]: false positives
+    missed: np.ndarray  # bool [T]: false negatives
+
+
+def compare(prediction: Segmentation, target: Target) -> Comparison:
+    """Matches segments as panoptic quality does. Raises ValueError when the two differ in size."""
+    predicted_class, labelled_class = _classes_of_prediction(prediction, target), _classes_of_target(target)
+    pairs_px = _count_pairs(prediction.ids, target.ids.cpu().numpy(), len(predicted_class), len(labelled_class))
+    predicted_px, labelled_px = pairs_px.sum(1), pairs_px.sum(0)
+    void_px = pairs_px[:, labelled_class == _UNKNOWN].sum(1)
+    union_px = (predicted_px - void_px)[:, None] + labelled_px - pairs_px
+    iou = pairs_px / np.maximum(union_px, 1)
+
+    num_classes = len(target.exhaustive)
+    judged = (labelled_class >= 0) & (labelled_class < num_classes) & (labelled_px > 0)
+    # At most one partner each, since they share more than half of their union.
+    matched = (iou > 0.5) & (predicted_class[:, None] == labelled_class) & judged
+    missed = judged & ~matched.any(0)
+    # As in the benchmark, a prediction that lies mostly on void is let off.
+    wrong = (predicted_class < num_classes) & ~matched.any(1) & (2 * void_px <= predicted_px) & (predicted_px > 0)
+    return Comparison(predicted_class, labelled_class, iou, matched, wrong, missed)
 
 
 class PartialPanopticQuality(PanopticQuality):
@@ -44,26 +76,12 @@ class PartialPanopticQuality(PanopticQuality):
 
     def update(self, prediction: Segmentation, target: Target) -> None:  # type: ignore[override]
         """Add one image. Raises ValueError when the two differ in size."""
-        predicted_class, labelled_class = _classes_of_prediction(prediction, target), _classes_of_target(target)
-        pairs_px = _count_pairs(prediction.ids, target.ids.cpu().numpy(), len(predicted_class), len(labelled_class))
-        predicted_px, labelled_px = pairs_px.sum(1), pairs_px.sum(0)
-        void_px = pairs_px[:, labelled_class == _UNKNOWN].sum(1)
-        union_px = (predicted_px - void_px)[:, None] + labelled_px - pairs_px
-        iou = pairs_px / np.maximum(union_px, 1)
-
-        num_classes = len(target.exhaustive)
-        judged = (labelled_class >= 0) & (labelled_class < num_classes) & (labelled_px > 0)
-        # At most one partner each, since they share more than half of their union.
-        matched = (iou > 0.5) & (predicted_class[:, None] == labelled_class) & judged
-        missed = judged & ~matched.any(0)
-        # As in the benchmark, a prediction that lies mostly on void is let off.
-        wrong = (predicted_class < num_classes) & ~matched.any(1) & (2 * void_px <= predicted_px) & (predicted_px > 0)
-
-        true_iou, true_class = iou[matched], labelled_class[matched.nonzero()[1]]
+        found = compare(prediction, target)
+        true_iou, true_class = found.iou[found.matched], found.labelled_class[found.matched.nonzero()[1]]
         self.iou_sum += self._per_class(true_class, true_iou)
         self.true_positives += self._per_class(true_class)
-        self.false_positives += self._per_class(predicted_class[wrong])
-        self.false_negatives += self._per_class(labelled_class[missed])
+        self.false_positives += self._per_class(found.predicted_class[found.wrong])
+        self.false_negatives += self._per_class(found.labelled_class[found.missed])
 
     def compute(self) -> Tensor:
         scores = super().compute()[self.place]

@@ -1,0 +1,222 @@
+"""How far a model can be trusted, from a labelled split: thresholds, reliability, intervals, worst photos.
+
+``python -m analysis.validation --data FOLDER`` runs the network once per photo and reads each output many times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import pem
+from analysis.figures import side_by_side
+from analysis.results import RESULTS, conditions, save_json
+from pem.categories import categories_for, shade
+from pem.config import PEMConfig
+from pem.outputs import Segment, Segmentation
+from pem.training.data import FIRST_SEGMENT, PanopticDataset, Target, open_split
+from pem.training.metrics import PartialIoU, PartialPanopticQuality, compare
+
+OBJECT_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+OVERLAP_THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8)
+NUM_BINS = 10
+NUM_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a split says of a model, photo by photo; I photos, K classes."""
+
+    names: list[str]
+    sources: list[str]
+    # iou_sum, true positives, false positives, false negatives at each pair of thresholds: [object, overlap, I, 4, K]
+    counts: np.ndarray
+    # of the semantic reading, in pixels: intersection, union, labelled; [I, 3, K]
+    areas: np.ndarray
+    # each segment of a panoptic reading that takes every query: its score, and whether it is right; [S, 2]
+    segments: np.ndarray
+
+
+def judge(model: pem.PEM, dataset: PanopticDataset) -> Judged:
+    """Runs each photo once, by itself at the size of the model's config, and reads it at every pair of thresholds."""
+    config = model.config
+    is_thing = [bool(category["isthing"]) for category in dataset.categories]
+    counts, areas, segments = [], [], []
+    for index in tqdm(range(len(dataset)), desc="judge", unit="photo"):
+        image, target = dataset.original(index)
+        batch = pem.preprocess([image], config, next(model.parameters()).device)
+        with torch.inference_mode():
+            output = model(batch.pixels)
+        per_threshold = []
+        for object_threshold in OBJECT_THRESHOLDS:
+            for overlap_threshold in OVERLAP_THRESHOLDS:
+                reading = pem.panoptic(output, batch, config, object_threshold, overlap_threshold)[0]
+                per_threshold.append(count(reading, target, is_thing))
+        counts.append(per_threshold)
+        iou = PartialIoU(config.num_classes)
+        iou.update(pem.semantic(output, batch, config)[0], target)
+        labelled, predicted, both = iou.confusion.sum(1), iou.confusion.sum(0), iou.confusion.diag()
+        areas.append(torch.stack((both, labelled + predicted - both, labelled))[:, :-1].numpy())
+        segments += scores_and_success(pem.panoptic(output, batch, config, object_threshold=0)[0], target)
+    grid = (len(OBJECT_THRESHOLDS), len(OVERLAP_THRESHOLDS))
+    return Judged(
+        names=[record.file_name for record in dataset.records],
+        sources=[record.source for record in dataset.records],
+        counts=np.stack(counts, axis=1).reshape(*grid, len(dataset), 4, config.num_classes),
+        areas=np.stack(areas),
+        segments=np.array(segments).reshape(-1, 2),
+    )
+
+
+def count(reading: Segmentation, target: Target, is_thing: list[bool]) -> np.ndarray:
+    """One photo's iou_sum, true positives, false positives and false negatives: [4, K]."""
+    metric = PartialPanopticQuality(is_thing)
+    metric.update(reading, target)
+    sums: list[Tensor] = [metric.iou_sum, metric.true_positives, metric.false_positives, metric.false_negatives]
+    return torch.stack([x.double() for x in sums])[:, metric.place].numpy()
+
+
+def scores_and_success(reading: Segmentation, target: Target) -> list[tuple[float, bool]]:
+    """The score of each segment that can be judged, and whether it matches a labelled one."""
+    found = compare(reading, target)
+    right: np.ndarray = np.any(found.matched, axis=1)
+    return [(s.score, bool(right[s.id])) for s in reading.segments if right[s.id] or found.wrong[s.id]]
+
+
+def panoptic_quality(counts: np.ndarray) -> np.ndarray:
+    """[..., 4, K] -> the mean over the classes of which there was a segment to find, [...]."""
+    iou_sum, true, wrong, missed = np.moveaxis(counts, -2, 0)
+    quality = iou_sum / np.maximum(true + wrong / 2 + missed / 2, 1e-12)
+    return mean_where(true + missed > 0, quality)
+
+
+def mean_iou(areas: np.ndarray) -> np.ndarray:
+    """[..., 3, K] -> the mean over the classes that are labelled, [...]."""
+    both, union, labelled = np.moveaxis(areas, -2, 0)
+    return mean_where(labelled > 0, both / np.maximum(union, 1))
+
+
+def mean_where(chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The mean of the chosen values along the last axis; nan where none is."""
+    with np.errstate(invalid="ignore"):
+        return np.sum(values, axis=-1, where=chosen) / chosen.sum(-1)
+
+
+def interval(per_photo: np.ndarray, score: Any) -> dict[str, float]:
+    """``score`` of the sum over photos [I, ...], with the 95 % interval of ``NUM_RESAMPLES`` bootstrap samples."""
+    num_photos = len(per_photo)
+    times_drawn = np.random.default_rng(0).multinomial(num_photos, np.full(num_photos, 1 / num_photos), NUM_RESAMPLES)
+    resampled = score(np.tensordot(times_drawn, per_photo, axes=1))
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return {"value": float(score(per_photo.sum(0))), "low": float(low), "high": float(high)}
+
+
+def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
+    """What ``judge`` found, ready for JSON; scores are fractions."""
+    i, j = OBJECT_THRESHOLDS.index(config.object_threshold), OVERLAP_THRESHOLDS.index(config.overlap_threshold)
+    at_default = judged.counts[i, j]
+    sources = np.array(judged.sources)
+    score, right = judged.segments.T
+    bin_of = np.minimum((score * NUM_BINS).astype(int), NUM_BINS - 1)
+    bins = [
+        {"segments": int(inside.sum()), "score": float(score[inside].mean()), "right": float(right[inside].mean())}
+        for inside in (bin_of == n for n in range(NUM_BINS))
+        if inside.any()
+    ]
+    gaps = sum(b["segments"] * abs(b["score"] - b["right"]) for b in bins) / max(len(score), 1)
+    quality = panoptic_quality(at_default)
+    worst = np.argsort(quality, kind="stable")[:10]
+    return {
+        "thresholds": {
+            "object": OBJECT_THRESHOLDS,
+            "overlap": OVERLAP_THRESHOLDS,
+            "pq": panoptic_quality(judged.counts.sum(2)).round(5).tolist(),
+        },
+        "reliability": {"bins": bins, "expected_calibration_error": gaps},
+        "per_source": {
+            source: {
+                "photos": int((sources == source).sum()),
+                "pq": interval(at_default[sources == source], panoptic_quality),
+                "miou": interval(judged.areas[sources == source], mean_iou),
+            }
+            for source in sorted(set(judged.sources))
+        },
+        "worst": [{"photo": judged.names[n], "source": judged.sources[n], "pq": float(quality[n])} for n in worst],
+    }
+
+
+def truth(target: Target, config: PEMConfig) -> Segmentation:
+    """What people labelled, as a reading; void and "none of these" are 0."""
+    categories = categories_for(config)
+    ids = (target.ids.numpy().astype(np.int32) - FIRST_SEGMENT + 1).clip(min=0)
+    segments: list[Segment] = []
+    for n, label in enumerate(target.labels.tolist()):
+        seen = sum(segment.category_id == label for segment in segments)
+        category = categories[label]
+        color = shade(category.color, seen)
+        area_px = int((ids == n + 1).sum())
+        segments.append(Segment(n + 1, label, category.name, category.is_thing, 1.0, area_px, (0, 0, 0, 0), (), color))
+    return Segmentation(ids, tuple(segments))
+
+
+def gallery(model: pem.PEM, dataset: PanopticDataset, names: list[str], folder: Path) -> None:
+    """One PNG per photo: the photo, what people labelled, what the model says. Not to be published with the project."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index_of = {record.file_name: n for n, record in enumerate(dataset.records)}
+    for rank, name in enumerate(names, 1):
+        image, target = dataset.original(index_of[name])
+        labelled, found = truth(target, model.config), pem.predict(model, image)
+        side_by_side(image, name, labelled, found).savefig(folder / f"{rank:02}_{Path(name).stem}.png", dpi=70)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.validation", description=__doc__)
+    parser.add_argument("--weights", default="default", help="what pem.load_model takes: a name, a file or a Hub id")
+    parser.add_argument("--data", required=True, help="folder with panoptic_SPLIT.json and the images or their tars")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=RESULTS / "validation.json")
+    parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="draw the ten worst photos into this folder")
+    options = parser.parse_args(arguments)
+    try:
+        model = pem.load_model(options.weights, device=options.device)
+        dataset = open_split(options.data, options.split, model.config)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    result = report(judge(model, dataset), model.config)
+    about = {
+        "split": options.split,
+        "batch": 1,
+        "short_side_px": model.config.short_side_px,
+        "max_long_side_px": model.config.max_long_side_px,
+        "object_threshold": model.config.object_threshold,
+        "overlap_threshold": model.config.overlap_threshold,
+    }
+    save_json({"conditions": conditions(next(model.parameters()).device) | about, **result}, options.out)
+
+    table = result["thresholds"]
+    print("PQ in %, by object threshold (down) and overlap threshold (across)")
+    print(f"{'':6}" + "".join(f"{x:8}" for x in table["overlap"]))
+    for threshold, row in zip(table["object"], table["pq"]):
+        print(f"{threshold:6}" + "".join(f"{100 * x:8.1f}" for x in row))
+    print(f"expected calibration error: {result['reliability']['expected_calibration_error']:.3f}")
+    for source, scores in result["per_source"].items():
+        for name in ("miou", "pq"):
+            x = {key: 100 * value for key, value in scores[name].items()}
+            print(f"{source:8} {name:5} {x['value']:5.1f}, 95 % interval {x['low']:.1f} to {x['high']:.1f}")
+    for entry in result["worst"]:
+        print(f"PQ {100 * entry['pq']:5.1f}  {entry['photo']}")
+    if options.gallery:
+        gallery(model, dataset, [entry["photo"] for entry in result["worst"]], options.gallery)
+
+
+if __name__ == "__main__":
+    main()
