@@ -95,13 +95,16 @@ def main() -> None:
             made.core.criterion = plain
         return made
 
+    with patch("pem.training.train.keep_slow_gradients_in_float32"):
+        all_in_bfloat16 = trainer(True, False)
     plain_conv = patch("pem.pixel_decoder.modulated_deform_conv2d", torchvision_deform_conv2d)
     ours: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     variants = {
         "straightforward": (trainer(False, True), lambda: plain_conv),
         "+ deformable convolution in plain PyTorch": (trainer(False, True), ours),
         "+ losses on points, masks only where matched": (trainer(False, False), ours),
-        "+ bfloat16 autocast": (trainer(True, False), ours),
+        "+ bfloat16 autocast": (all_in_bfloat16, ours),
+        "+ depthwise convolutions in float32 where faster": (trainer(True, False), ours),
     }
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(arguments.repeats + 1):

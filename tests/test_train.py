@@ -92,6 +92,25 @@ def test_bfloat16_trains_much_like_float32() -> None:
     assert total(half) == pytest.approx(total(full), rel=0.05)
 
 
+def test_autocast_spares_the_depthwise_convolutions_whose_gradients_are_slow() -> None:
+    trainer = make_trainer(autocast=True)
+    layers = {"slow": [], "fast": []}
+    for module in trainer.core.model.backbone.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            slow = module.groups > 1 and (module.kernel_size[0] > 3 or module.stride[0] > 1)
+            module.register_forward_hook(
+                lambda _, inputs, output, seen=layers["slow" if slow else "fast"]: seen.append(output.dtype)
+            )
+    trainer.train_step(*two_images())
+    assert set(layers["slow"]) == {torch.float32} and set(layers["fast"]) == {torch.bfloat16}
+    # The averaged weights are a model of their own.
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = trainer.average(images).pred_logits
+        torch.nn.init.zeros_(trainer.core.model.backbone.net.blocks[1][0].conv_dw.weight)
+        assert torch.equal(trainer.average(images).pred_logits, before)
+
+
 def test_frozen_backbone_keeps_its_weights_and_its_norms() -> None:
     trainer = make_trainer(
         dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, backbone_lr_factor=0.0))
