@@ -221,6 +221,11 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(dataset: PanopticDataset
     assert pem.load_model(whole / "model.safetensors").config == CONFIG
 
 
+def test_a_batch_larger_than_the_split_is_refused(dataset: PanopticDataset) -> None:
+    with pytest.raises(ValueError, match="batch of 5 is larger than the split of 4 photos"):
+        RepeatableSampler(dataset, 5, 0, 1, seed=0)
+
+
 def test_rare_classes_come_more_often(dataset: PanopticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pem.training.train.REPEAT_THRESHOLD", 1.0)
     sampler = RepeatableSampler(dataset, 1, 0, 1_000, seed=0)

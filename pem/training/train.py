@@ -68,7 +68,7 @@ class RepeatableSampler:
 
     Photos with rare classes come more often: a photo's chance grows with 1 / sqrt(frequency) of its rarest class
     (repeat factor sampling, arXiv 1908.03195), where that frequency is below REPEAT_THRESHOLD.
-    Raises ValueError when the processes cannot share a batch evenly.
+    Raises ValueError when there are fewer photos than a batch has, or when processes cannot share a batch evenly.
     """
 
     def __init__(self, dataset: PanopticDataset, batch_size: int, first_step: int, last_step: int, seed: int) -> None:
@@ -78,6 +78,10 @@ class RepeatableSampler:
         repeat = (REPEAT_THRESHOLD / frequency.clamp(min=1e-6)).sqrt().clamp(min=1)
         self.weights = torch.stack([repeat[x].max() if len(x) else repeat.new_ones(()) for x in labels])
         self.rank, self.world_size = rank_and_world_size()
+        if batch_size > len(labels):
+            raise ValueError(
+                f"The batch of {batch_size} is larger than the split of {len(labels)} photos; change its size."
+            )
         if batch_size % self.world_size:
             raise ValueError(
                 f"The batch of {batch_size} cannot be shared by {self.world_size} processes; change its size."

@@ -1,0 +1,170 @@
+"""What each part of PEM is worth: variants trained alike for a short time, and what each costs.
+
+``python -m analysis.ablations --data FOLDER --runs FOLDER`` trains them one after the other; started again, it goes on
+where it was stopped. All share the photos of every step, the schedule and a frozen backbone, the one of ``--start``, so
+that a short run is spent on what differs. Scores after so few steps rank parts; they do not say how good PEM can be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pem
+from analysis.flops import mac_counter
+from analysis.latency import measure_peak_mib, measure_rounds, model_workload, parse_size, percentiles
+from analysis.results import RESULTS, conditions, save_tables
+from analysis.validation import interval, judge, mean_iou, panoptic_quality
+from pem.config import PEMConfig
+from pem.layers import conv_norm
+from pem.pixel_decoder import DeformableUpsample
+from pem.training.data import PanopticDataset, open_split
+from pem.training.train import Trainer, train
+
+
+def switch_modulation_off(model: pem.PEM) -> None:
+    model.pixel_decoder.modulation = nn.ModuleList(nn.Identity() for _ in model.pixel_decoder.modulation)
+
+
+class PlainUpsample(DeformableUpsample):
+    """With a plain 3x3 convolution instead of a deformable one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        with torch.no_grad():
+            self.convolution.weight.copy_(self.weight)
+        del self.offset, self.weight
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        level = conv_norm(self.convolution, self.norm, x).relu()
+        return level, self.upsample_norm(self.upsample(level)).relu_()
+
+
+def take_plain_convolutions(model: pem.PEM) -> None:
+    width = model.config.conv_dim
+    model.pixel_decoder.upsample = nn.ModuleList(PlainUpsample(width) for _ in model.pixel_decoder.upsample)
+
+
+@dataclass(frozen=True)
+class Variant:
+    config: dict[str, Any] = field(default_factory=dict)
+    change: Callable[[pem.PEM], None] = lambda model: None
+
+
+VARIANTS = {
+    "PEM": Variant(),
+    "masked attention": Variant({"attention": "masked"}),
+    "no context self-modulation": Variant(change=switch_modulation_off),
+    "plain convolution": Variant(change=take_plain_convolutions),
+    "reference's empty-mask rule": Variant({"empty_mask": "reference"}),
+    "3 layers": Variant({"num_layers": 3}),
+    "100 queries": Variant({"num_queries": 100}),
+}
+
+
+def build(variant: Variant, base: PEMConfig, backbone: dict[str, Tensor], seed: int) -> pem.PEM:
+    """The variant with random weights, but for the backbone's."""
+    torch.manual_seed(seed)
+    model = pem.build_model(dataclasses.replace(base, **variant.config))
+    variant.change(model)
+    model.backbone.load_state_dict(backbone)
+    return model.eval()  # the parts that were put in, too
+
+
+def train_variant(model: pem.PEM, dataset: PanopticDataset, folder: Path, seed: int) -> pem.PEM:
+    """Trains to the end of the schedule, from the folder's checkpoint if there is one; returns the averaged model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(model.train(), torch.device("cpu"), autocast=True, seed=seed)
+    if (folder / "checkpoint.pt").is_file():
+        trainer.load(folder / "checkpoint.pt")
+    if trainer.step < trainer.config.iterations:
+        train(trainer, dataset, folder)
+    return trainer.best_model.eval()
+
+
+def scores(model: pem.PEM, dataset: PanopticDataset) -> dict[str, float]:
+    """In percent, with 95 % intervals; PQ at the pair of thresholds that is best for the model."""
+    judged = judge(model, dataset)
+    quality = panoptic_quality(judged.counts.sum(2))
+    best = divmod(int(quality.argmax()), quality.shape[1])
+    found = {"miou": interval(judged.areas, mean_iou), "pq": interval(judged.counts[best], panoptic_quality)}
+    return {
+        name if key == "value" else f"{name}_{key}": 100 * value
+        for name, values in found.items()
+        for key, value in values.items()
+    }
+
+
+def costs(models: dict[str, pem.PEM], size: tuple[int, int], repeats: int) -> dict[str, dict[str, float]]:
+    """Parameters, and for one photo MACs, median time and peak memory; all models in turns."""
+    device = torch.device("cpu")
+    workloads = {name: model_workload(model, size) for name, model in models.items()}
+    times_ms, _ = measure_rounds(workloads, device, repeats)
+    found = {}
+    for name, model in models.items():
+        with mac_counter() as counter:
+            _ = model(torch.zeros(1, 3, *size)).pred_masks
+        found[name] = {
+            "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
+            "gmacs": counter.total().gmacs,
+            "median_ms": percentiles(times_ms[name].sum(axis=1))[0],
+            "peak_mib": max(measure_peak_mib(workloads[name], device)),
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.ablations", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", required=True, type=Path, help="folder with panoptic_train.json and its photos")
+    parser.add_argument("--runs", required=True, type=Path, help="folder for the checkpoints and logs of the runs")
+    parser.add_argument("--start", default="default", help="whose backbone they share (default: %(default)s)")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--iterations", type=int, default=1_000)
+    parser.add_argument("--crop", type=int, default=192, help="side of the training crops in px (default: %(default)s)")
+    parser.add_argument("--size", type=parse_size, default=(288, 384), metavar="HEIGHTxWIDTH", help="for the costs")
+    parser.add_argument("--repeats", type=int, default=10, help="for the costs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "ablations.json")
+    arguments = parser.parse_args()
+    try:
+        start = pem.load_model(arguments.start, device="cpu")
+        train_split = open_split(arguments.data, "train", start.config)
+        val_split = open_split(arguments.data, "val", start.config)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    schedule = dataclasses.replace(
+        start.config.training,
+        iterations=arguments.iterations,
+        crop_px=(arguments.crop, arguments.crop),
+        short_sides_px=tuple(range(arguments.crop - 32, arguments.crop + 129, 32)),
+        backbone_lr_factor=0.0,
+    )
+    base = dataclasses.replace(start.config, training=schedule)
+    train_split.config = base
+    backbone = start.backbone.state_dict()
+
+    models, found = {}, {}
+    for name in arguments.variants:
+        print(name, flush=True)
+        model = build(VARIANTS[name], base, backbone, arguments.seed)
+        folder = arguments.runs / name.replace(" ", "_").replace("'", "")
+        models[name] = train_variant(model, train_split, folder, arguments.seed)
+        found[name] = scores(models[name], val_split)
+        print({key: round(value, 1) for key, value in found[name].items()}, flush=True)
+    cost = costs(models, arguments.size, arguments.repeats)
+    rows = [{"variant": name} | found[name] | cost[name] for name in models]
+    about = {"batch": 1, "size": "x".join(map(str, arguments.size)), "training": dataclasses.asdict(schedule)}
+    save_tables({"conditions": conditions("cpu") | about, "rows": rows}, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

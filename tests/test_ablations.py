@@ -1,0 +1,90 @@
+"""Variants of the network: what they change, what they share, and the command that trains and compares them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_model import small_model
+from test_evaluate import SIDE_PX, write_photos
+
+import pem
+from analysis import ablations
+from analysis.ablations import VARIANTS, build
+from pem.config import TrainingConfig
+from pem.layers import conv_norm
+from pem.pixel_decoder import DeformableUpsample
+
+
+@pytest.fixture(scope="module")
+def start() -> pem.PEM:
+    training = TrainingConfig(batch_size=2, num_points=64)
+    return small_model(num_classes=3, short_side_px=SIDE_PX, max_long_side_px=SIDE_PX, training=training)
+
+
+def test_all_variants_start_from_one_backbone_and_differ_in_the_rest(start: pem.PEM) -> None:
+    pixels = torch.randn(1, 3, SIDE_PX, SIDE_PX)
+    seen = []
+    for variant in VARIANTS.values():
+        model = build(variant, start.config, start.backbone.state_dict(), seed=0)
+        for ours, theirs in zip(model.backbone.state_dict().values(), start.backbone.state_dict().values()):
+            assert torch.equal(ours, theirs)
+        with torch.no_grad():
+            seen.append(model(pixels).pred_masks)
+    # The two rules for empty masks agree as long as no mask is empty.
+    shapes_and_sums = {(tuple(masks.shape), round(float(masks.sum()), 3)) for masks in seen}
+    assert len(shapes_and_sums) >= len(VARIANTS) - 1
+
+
+def test_a_plain_convolution_is_a_deformable_one_that_does_not_move(start: pem.PEM) -> None:
+    model = build(VARIANTS["plain convolution"], start.config, start.backbone.state_dict(), seed=0)
+    plain = model.pixel_decoder.upsample[0]
+    still = DeformableUpsample(start.config.conv_dim).eval()
+    with torch.no_grad():
+        still.weight.copy_(plain.convolution.weight)
+        still.offset.bias[18:] = 40  # the sigmoid of which is 1
+        x = torch.randn(1, start.config.conv_dim, 4, 6)
+        torch.testing.assert_close(conv_norm(plain.convolution, plain.norm, x).relu(), still(x)[0])
+
+
+def test_the_command_trains_goes_on_and_writes_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: pem.PEM, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_photos(tmp_path)
+    for name in ("panoptic_val.json", "val", "panoptic_val"):  # the same photos for training
+        (tmp_path / name.replace("val", "train")).symlink_to(tmp_path / name)
+    weights, out, runs = tmp_path / "small.safetensors", tmp_path / "ablations.json", tmp_path / "runs"
+    pem.save_weights(start, weights)
+    command = ["ablations", "--data", str(data), "--runs", str(runs), "--start", str(weights), "--out", str(out)]
+    command += [
+        "--iterations",
+        "2",
+        "--crop",
+        "64",
+        "--size",
+        "64x64",
+        "--repeats",
+        "1",
+        "--variants",
+        "PEM",
+        "3 layers",
+    ]
+    monkeypatch.setattr(sys, "argv", command)
+    ablations.main()
+    first = json.loads(out.read_text())
+    whole, short = first["rows"]
+    assert short["gmacs"] < whole["gmacs"] and short["parameters_m"] < whole["parameters_m"]
+    assert whole["miou_low"] <= whole["miou"] <= whole["miou_high"] and whole["median_ms"] > 0
+    trained = (runs / "PEM" / "checkpoint.pt").stat().st_mtime_ns
+    ablations.main()
+    assert (runs / "PEM" / "checkpoint.pt").stat().st_mtime_ns == trained, "a finished run is not trained again"
+    again = json.loads(out.read_text())
+    for ours, theirs in zip(again["rows"], first["rows"]):
+        assert np.isclose(ours["miou"], theirs["miou"]) and np.isclose(ours["pq"], theirs["pq"])
+    monkeypatch.setattr(sys, "argv", [*command, "--data", str(tmp_path / "runs")])
+    with pytest.raises(SystemExit, match="neither a folder"):
+        ablations.main()
