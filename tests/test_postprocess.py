@@ -329,6 +329,7 @@ GEOMETRIES = [  # mask cells, content, original
     ((24, 40), (96, 150), (301, 470)),  # several tiles
     ((40, 24), (150, 96), (47, 30)),  # the photo was smaller than the input
     ((8, 48), (1, 190), (10, 1900)),  # a thin strip
+    ((12, 20), (48, 80), (768, 1280)),  # a tile is smaller than what most masks cover
 ]
 
 
@@ -350,6 +351,36 @@ def test_panoptic_equals_the_whole_image_procedure(
         left, top, width, height = segment.bbox
         assert (left, top) == (cols.min(), rows.min())
         assert (width, height) == (cols.max() - cols.min() + 1, rows.max() - rows.min() + 1)
+
+
+def test_tiles_inside_one_mask_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three masks side by side, of which the right one is nowhere sure: all it owns is faint."""
+    strength = torch.full((3, 40, 96), -8.0, dtype=torch.float64)
+    strength[0, :, :30], strength[1, :, 30:65], strength[2, :, 65:] = 8, 8, -1
+    logits = torch.full((3, 20), -9.0, dtype=torch.float64)
+    logits[[0, 1, 2], [PERSON, CAR, SKY]] = 9
+    output, batch = output_of(strength, logits), batch_of((640, 1536), (160, 384))
+    looked_at = []
+
+    def watched(window: Tensor, *weights: Tensor) -> Tensor:
+        looked_at.append(len(window))
+        return resize(window, *weights)
+
+    resize = postprocess._resize
+    monkeypatch.setattr(postprocess, "_resize", watched)
+    (quick,) = panoptic(output, batch, CITYSCAPES, overlap_threshold=0)
+    assert looked_at == [3] * 10  # the two of 12 columns of tiles in which masks meet
+    # As if no tile could be decided by its bounds.
+    monkeypatch.setattr(
+        postprocess._Masks,
+        "bounds",
+        lambda masks, rows, cols: torch.tensor([-99.0, 99.0]).view(2, 1, 1, 1).expand(2, 3, len(rows), len(cols)),
+    )
+    (slow,) = panoptic(output, batch, CITYSCAPES, overlap_threshold=0)
+    assert len(looked_at) == 10 + 60
+    assert np.array_equal(quick.ids, slow.ids) and quick.segments == slow.segments
+    assert [outcome.mask_share for outcome in quick.outcomes] == [outcome.mask_share for outcome in slow.outcomes]
+    assert quick.outcomes[2].fate == "empty mask"
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
