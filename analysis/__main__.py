@@ -19,6 +19,7 @@ MODULES = {
     "latency": "time and memory of whole networks, by stage",
     "attention": "prototype attention beside masked attention, layer by layer, against the roofline",
     "peers": "PEM beside other networks",
+    "speedup": "the network beside its plain path, before and after",
     "scaling": "growth with resolution, queries, heads and backbone; goes on where it was stopped",
 }
 

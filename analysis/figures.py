@@ -250,6 +250,34 @@ def thresholds_and_reliability(result: dict[str, Any]) -> Figure:
     return figure
 
 
+def before_and_after(result: dict[str, Any]) -> Figure:
+    """Time (above) and memory (below) of the plain path and of the network, over resolution and queries."""
+    rows = [row | {"pixels": row["height_px"] * row["width_px"]} for row in result["rows"] if row["stage"] == "total"]
+    base = max(rows, key=lambda row: sum(row["pixels"] == other["pixels"] for other in rows))
+    swept = {"pixels": "size of the image in px", "num_queries": "queries"}
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    grid = figure.subplots(2, 2)
+    for column, (field, label) in zip(grid.T, swept.items()):
+        other = "num_queries" if field == "pixels" else "pixels"
+        fixed = 100 if field == "pixels" else base["pixels"]
+        curve = sorted((row for row in rows if row[other] == fixed), key=lambda row: row[field])
+        x = [row[field] for row in curve]
+        names = [f"{row['height_px']}x{row['width_px']}" if field == "pixels" else str(row[field]) for row in curve]
+        for axis, unit in zip(column, ("ms", "mib")):
+            for name, color in (("plain", GREY), ("fast", COLORS["prototype"])):
+                axis.plot(x, [row[f"{name}_{unit}"] for row in curve], "o-", color=color, label=name)
+            axis.set_xscale("log")
+            axis.set_xticks(x, names)
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_xlabel(label)
+            axis.set_ylabel("ms" if unit == "ms" else "peak MiB")
+            axis.set_ylim(bottom=0)
+            axis.grid(alpha=0.3)
+    grid[0, 0].legend()
+    figure.suptitle(f"{rows[0]['preset']}; {machine(result['conditions'])}")
+    return figure
+
+
 def readable_log_axis(axis: Axis) -> None:
     """Plain numbers at 1, 2, 5, 10, ...: powers of ten say little when an axis spans less than two decades."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -262,6 +290,7 @@ DRAWN = {
     "scaling": scaling_curves,
     "latency": stacked_stages,
     "attention": attention_times,
+    "speedup": before_and_after,
     "validation": thresholds_and_reliability,
 }
 

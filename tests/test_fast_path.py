@@ -1,4 +1,4 @@
-"""Out of training the network takes shortcuts. Each is exact: it computes what ``plain_path`` computes."""
+"""Out of training the network takes shortcuts. Each is exact: it computes what ``analysis.plain`` computes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import io
 
 import pytest
 import torch
-from plain_path import plain_forward
 from small_model import small_model
 
 import pem
+from analysis.plain import plain_forward
 from pem.attention import PrototypeCrossAttention
 from pem.attention.prototype import TOKENS_AT_ONCE
 from pem.layers import ConvBNReLU, bans_every_token

@@ -1,10 +1,12 @@
 """The network written plainly, without any of the shortcuts of ``pem``: to prove them exact, and to time them against.
 
 Every norm is a step of its own, torchvision's operator makes the deformable convolutions, masks are made at full size
-and then resized, and all scores are held at once.
+and then resized, and all scores are held at once. Layers are ``Any``: what they hold is no type checker's to know.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +16,8 @@ from torchvision.ops import deform_conv2d
 import pem
 from pem.attention import PrototypeCrossAttention
 from pem.backbones.resnet import ResNet50
-from pem.backbones.stdc import STDC, CatBlock, ConvX
-from pem.decoder import Decoder
-from pem.layers import ConvBNReLU, sine_position_embedding, split_heads
-from pem.pixel_decoder import PixelDecoder
+from pem.backbones.stdc import STDC, ConvX
+from pem.layers import sine_position_embedding, split_heads
 
 LEVELS = ("res2", "res3", "res4", "res5")
 
@@ -46,11 +46,11 @@ def plain_backbone(model: pem.PEM, pixels: Tensor) -> dict[str, Tensor]:
     return dict(zip(LEVELS, outputs, strict=True))
 
 
-def plain_conv_x(layer: ConvX, x: Tensor) -> Tensor:
+def plain_conv_x(layer: Any, x: Tensor) -> Tensor:
     return layer.bn(layer.conv(x)).relu()
 
 
-def plain_cat_block(block: CatBlock, x: Tensor) -> Tensor:
+def plain_cat_block(block: Any, x: Tensor) -> Tensor:
     first = plain_conv_x(block.conv_list[0], x)
     outputs = [first if block.stride == 1 else block.skip(first)]
     x = first if block.stride == 1 else block.avd_layer(first)
@@ -60,12 +60,12 @@ def plain_cat_block(block: CatBlock, x: Tensor) -> Tensor:
     return torch.cat(outputs, dim=1)
 
 
-def plain_conv_bn_relu(layer: ConvBNReLU, x: Tensor) -> Tensor:
+def plain_conv_bn_relu(layer: Any, x: Tensor) -> Tensor:
     conv, norm = layer
     return norm(conv(x)).relu()
 
 
-def plain_pixel_decoder(decoder: PixelDecoder, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+def plain_pixel_decoder(decoder: Any, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
     def modulated(i: int) -> Tensor:
         x = plain_conv_bn_relu(decoder.lateral[i], features[LEVELS[3 - i]])
         modulation = decoder.modulation[i]
@@ -84,7 +84,7 @@ def plain_pixel_decoder(decoder: PixelDecoder, features: dict[str, Tensor]) -> t
 
 
 def plain_decoder(
-    decoder: Decoder, mask_features: Tensor, levels: list[Tensor]
+    decoder: Any, mask_features: Tensor, levels: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     logits, masks, prototypes = [], [], []
 

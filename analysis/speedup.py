@@ -1,0 +1,126 @@
+"""The network beside its plain path: time and memory before and after, over resolution and queries, in one run.
+
+The two compute the same (tests/test_fast_path.py); both take turns, so that a busy machine slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import pem
+from analysis.latency import (
+    PRECISIONS,
+    Workload,
+    at_precision,
+    measure_peak_mib,
+    measure_rounds,
+    parse_size,
+    percentiles,
+)
+from analysis.plain import plain_backbone, plain_decoder, plain_pixel_decoder
+from analysis.results import conditions, result_path, save_tables
+
+STAGES = ("backbone", "decoders", "total")  # the second: pixel decoder, decoder and masks
+BASE_SIZE, BASE_QUERIES = (512, 1024), 100
+
+
+def plain_workload(model: pem.PEM, pixels: torch.Tensor, precision: str) -> Workload:
+    @torch.inference_mode()
+    def run(stage_done: Callable[[], None]) -> None:
+        with at_precision(precision, pixels.device):
+            features = plain_backbone(model, pixels)
+            stage_done()
+            plain_decoder(model.decoder, *plain_pixel_decoder(model.pixel_decoder, features))
+            stage_done()
+
+    return run
+
+
+def fast_workload(model: pem.PEM, pixels: torch.Tensor, precision: str) -> Workload:
+    @torch.inference_mode()
+    def run(stage_done: Callable[[], None]) -> None:
+        with at_precision(precision, pixels.device):
+            features = model.backbone(pixels)
+            stage_done()
+            _ = model.decoder(*model.pixel_decoder(features)).pred_masks
+            stage_done()
+
+    return run
+
+
+def compare(
+    preset: str, size: tuple[int, int], num_queries: int, device: torch.device, precision: str, repeats: int
+) -> list[dict[str, Any]]:
+    """A row for each stage: medians with the 10th and 90th percentile, peak memory without weights, and ratios.
+
+    ``speedup`` is the median of the ratios of the rounds, ``memory`` what is left of the plain path's peak.
+    """
+    torch.manual_seed(0)
+    model = pem.build_model(dataclasses.replace(pem.get_config(preset), num_queries=num_queries)).to(device)
+    pixels = torch.randn(1, 3, *size, device=device)
+    workloads = {"plain": plain_workload(model, pixels, precision), "fast": fast_workload(model, pixels, precision)}
+    parts, _ = measure_rounds(workloads, device, repeats)
+    times_ms = {name: np.column_stack((times, times.sum(1))) for name, times in parts.items()}
+    peaks_mib = {}
+    for name, run in workloads.items():
+        backbone, decoders = measure_peak_mib(run, device)
+        peaks_mib[name] = (backbone, decoders, max(backbone, decoders))
+    rows = []
+    for i, stage in enumerate(STAGES):
+        row: dict[str, Any] = {
+            "preset": preset,
+            "height_px": size[0],
+            "width_px": size[1],
+            "num_queries": num_queries,
+            "stage": stage,
+        }
+        for name in workloads:
+            median, p10, p90 = percentiles(times_ms[name][:, i])
+            row |= {f"{name}_ms": median, f"{name}_p10_ms": p10, f"{name}_p90_ms": p90}
+            row[f"{name}_mib"] = peaks_mib[name][i]
+        row["speedup"] = float(np.median(times_ms["plain"][:, i] / times_ms["fast"][:, i]))
+        row["memory"] = peaks_mib["fast"][i] / peaks_mib["plain"][i]
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.speedup", description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", default="cityscapes-panoptic-r50", help="of resnet50 or stdc (%(default)s)")
+    parser.add_argument(
+        "--sizes",
+        type=parse_size,
+        nargs="+",
+        default=[(256, 512), BASE_SIZE, (1024, 2048)],
+        metavar="HEIGHTxWIDTH",
+        help=f"with {BASE_QUERIES} queries",
+    )
+    parser.add_argument("--queries", type=int, nargs="+", default=[20, 300], help="at {}x{} px".format(*BASE_SIZE))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="JSON to write, with CSV and Markdown beside it")
+    args = parser.parse_args()
+
+    measured_on = conditions(args.device, args.precision)
+    settings = [(size, BASE_QUERIES) for size in args.sizes] + [(BASE_SIZE, n) for n in args.queries]
+    rows = []
+    for size, num_queries in settings:
+        found = compare(args.preset, size, num_queries, torch.device(args.device), args.precision, args.repeats)
+        rows += found
+        for row in found:
+            print(f"{size[0]}x{size[1]}, {num_queries:3} queries, {row['stage']:9}", end="")
+            print(f"{row['plain_ms']:9.1f} -> {row['fast_ms']:8.1f} ms, {row['speedup']:.2f}x", end="; ")
+            print(f"{row['plain_mib']:7.1f} -> {row['fast_mib']:7.1f} MiB", flush=True)
+    save_tables({"conditions": measured_on, "rows": rows}, args.out or result_path("speedup", measured_on))
+
+
+if __name__ == "__main__":
+    main()
