@@ -6,13 +6,9 @@ import argparse
 import json
 import sys
 from importlib import import_module
-from pathlib import Path
 
-from analysis.results import RESULTS, machine, markdown_table, save_tables
-
-README = Path(__file__).parent / "README.md"
-FIGURES = RESULTS.parents[1] / "assets" / "figures"
-START, END = "<!-- python -m analysis readme -->", "<!-- end -->"
+from analysis.results import RESULTS, save_tables
+from analysis.tables import DOCUMENTS, renew
 
 MODULES = {
     "flops": "multiply-accumulates of the paper's models and of the default",
@@ -33,30 +29,6 @@ def run(name: str, options: list[str]) -> None:
         save_tables(json.loads(macs.read_text()), macs)
 
 
-def result_table() -> str:
-    """Which file and figure came from which command, machine and commit, read from the results themselves."""
-    rows = []
-    for path in sorted(RESULTS.glob("*.json")):
-        about = json.loads(path.read_text())["conditions"]
-        figure = FIGURES / f"{path.stem}.png"
-        rows.append(
-            {
-                "result": f"[{path.name}](results/{path.name})",
-                "figure": f"[{figure.name}](../assets/figures/{figure.name})" if figure.exists() else None,
-                "command": f"`{about['command']}`",
-                # pem.training.evaluate stands below this package and says less of the machine.
-                "machine": machine(about) if "threads" in about else about["device"],
-                "commit": about["commit"],
-            }
-        )
-    return markdown_table(rows)
-
-
-def write_readme() -> None:
-    before, _, rest = README.read_text().partition(START)
-    README.write_text(f"{before}{START}\n{result_table()}{END}{rest.partition(END)[2]}")
-
-
 def main() -> None:
     listed = "\n".join(f"  {name:10} {what}" for name, what in MODULES.items())
     parser = argparse.ArgumentParser(
@@ -64,14 +36,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
         epilog=f"WHAT:\n{listed}\n  all        all of these, with their defaults\n"
-        "  readme     the table of results in analysis/README.md\n\n"
+        "  readme     the tables of README.md, analysis/README.md and the model card\n\n"
         "python -m analysis WHAT --help lists the options of each.",
     )
     parser.add_argument("what", choices=[*MODULES, "all", "readme"], metavar="WHAT")
     parser.add_argument("options", nargs=argparse.REMAINDER, metavar="options")
     args = parser.parse_args()
     if args.what == "readme":
-        write_readme()
+        for document in DOCUMENTS:
+            renew(document)
         return
     if args.what == "all" and args.options:
         parser.error("all takes no options; run one measurement at a time to choose them.")

@@ -130,8 +130,8 @@ def flat_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown_table(rows: list[dict[str, Any]]) -> str:
-    """Rows are not empty and have the same keys. Four significant digits; nothing where there is no value."""
+def markdown_table(table: Iterable[dict[str, Any]]) -> str:
+    """Rows have the same keys, and there is one at least. Four significant digits; nothing where there is no value."""
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |\n"
@@ -139,5 +139,6 @@ def markdown_table(rows: list[dict[str, Any]]) -> str:
     def cell(value: Any) -> str:
         return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
+    rows = list(table)
     body = (line(map(cell, row.values())) for row in rows)
     return line(rows[0]) + line("---" for _ in rows[0]) + "".join(body)

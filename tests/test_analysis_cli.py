@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis import __main__ as cli
-from analysis import figures
+from analysis import figures, tables
 from analysis.scaling import BASE, growths, sweep
 
 CONDITIONS = {
@@ -82,20 +82,33 @@ def test_counts_are_kept_in_one_file_as_three_tables(monkeypatch: pytest.MonkeyP
 
 
 def test_the_readme_tells_where_each_result_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cli, "RESULTS", tmp_path)
-    monkeypatch.setattr(cli, "README", tmp_path / "README.md")
-    monkeypatch.setattr(cli, "FIGURES", tmp_path)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "FIGURES", tmp_path)
+    document = tmp_path / "README.md"
+    monkeypatch.setattr(cli, "DOCUMENTS", (document,))
     (tmp_path / "scaling_toaster.json").write_text(json.dumps({"conditions": CONDITIONS}))
     (tmp_path / "scaling_toaster.png").touch()
-    (tmp_path / "README.md").write_text(f"before\n{cli.START}\nold\n{cli.END}\nafter\n")
+    document.write_text("before\n<!-- results from all -->\nold\n<!-- end -->\nafter\n")
     call(monkeypatch, "readme")
-    text = (tmp_path / "README.md").read_text()
-    assert text.startswith(f"before\n{cli.START}\n| result") and text.endswith(f"{cli.END}\nafter\n")
+    text = document.read_text()
+    assert text.startswith("before\n<!-- results from all -->\n| result") and text.endswith("<!-- end -->\nafter\n")
     assert "old" not in text
     for part in ("scaling_toaster.json", "scaling_toaster.png", "Toaster, 2 threads", "abc123", "analysis scaling"):
         assert part in text
     call(monkeypatch, "readme")
-    assert (tmp_path / "README.md").read_text() == text
+    assert document.read_text() == text
+    document.write_text("<!-- hearsay from all -->\n<!-- end -->")
+    with pytest.raises(ValueError, match="hearsay.*choose one of: results, networks"):
+        call(monkeypatch, "readme")
+
+
+@pytest.mark.parametrize("document", tables.DOCUMENTS, ids=lambda path: path.parent.name)
+def test_no_number_in_the_tables_was_typed(document: Path, tmp_path: Path) -> None:
+    copy = tmp_path / document.name
+    copy.write_text(document.read_text())
+    tables.renew(copy)
+    assert copy.read_text() == document.read_text(), "run python -m analysis readme"
+    assert "<!-- end -->" in copy.read_text()
 
 
 def scaling_result() -> dict[str, Any]:

@@ -1,0 +1,171 @@
+"""The tables of the README, of this package's README and of the model card, from stored results.
+
+Where a document has ``<!-- KIND from FILE -->`` and ``<!-- end -->``, what lies between is made anew from
+``results/FILE.json``. So no number is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from analysis.results import RESULTS, machine, markdown_table
+
+ROOT = RESULTS.parents[1]
+FIGURES = ROOT / "assets" / "figures"
+DOCUMENTS = (ROOT / "README.md", ROOT / "analysis" / "README.md", ROOT / "assets" / "weights" / "README.md")
+MARKED = re.compile(r"<!-- (\w+) from ([\w.-]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+Result = dict[str, Any]
+
+
+def renew(document: Path) -> None:
+    """Rewrites the marked parts. Raises ValueError for a table that nobody knows, and OSError without its result."""
+
+    def table(match: re.Match[str]) -> str:
+        kind, file = match.groups()
+        if kind not in TABLES:
+            raise ValueError(f"{document.name} wants a table {kind!r}; choose one of: {', '.join(TABLES)}.")
+        result = json.loads((RESULTS / f"{file}.json").read_text()) if file != "all" else {}
+        return f"<!-- {kind} from {file} -->\n{TABLES[kind](result)}<!-- end -->"
+
+    document.write_text(MARKED.sub(table, document.read_text()))
+
+
+def results(_: Result) -> str:
+    """Which file and figure came from which command, machine and commit."""
+    rows = []
+    for path in sorted(RESULTS.glob("*.json")):
+        about = json.loads(path.read_text())["conditions"]
+        figure = FIGURES / f"{path.stem}.png"
+        rows.append(
+            {
+                "result": f"[{path.name}](results/{path.name})",
+                "figure": f"[{figure.name}](../assets/figures/{figure.name})" if figure.exists() else None,
+                "command": f"`{about['command']}`",
+                # pem.training.evaluate stands below this package and says less of the machine.
+                "machine": machine(about) if "threads" in about else about["device"],
+                "commit": about["commit"],
+            }
+        )
+    return markdown_table(rows)
+
+
+def networks(result: Result) -> str:
+    rows = [row for row in result["rows"] if row["median_ms"] is not None]
+    rival_ms = next(row["median_ms"] for row in rows if row["network"].startswith("Mask2Former"))
+    return markdown_table(
+        {
+            f"network, {result['conditions'].get('size', '512x1024')} px": row["network"],
+            "parameters": f"{row['params_m']:.1f} M",
+            "GMACs": f"{row['gmacs']:.1f}",
+            "time": f"{row['median_ms'] / 1000:.2f} s",
+            "Mask2Former / it": f"{rival_ms / row['median_ms']:.2f}x",
+        }
+        for row in rows
+    )
+
+
+def attention(result: Result) -> str:
+    """One forward pass with 100 queries."""
+    by_method: dict[str, dict[str, Result]] = {}
+    for row in result["rows"]:
+        if row["direction"] == "forward" and row["num_queries"] == 100:
+            by_method.setdefault(row["tokens"], {})[row["method"]] = row
+    return markdown_table(
+        {
+            "tokens, 100 queries": tokens,
+            "prototype": f"{rows['prototype']['median_ms']:.1f} ms",
+            "masked, fused": f"{rows['sdpa']['median_ms']:.1f} ms",
+            "masked / prototype": f"{rows['sdpa']['median_ms'] / rows['prototype']['median_ms']:.2f}x",
+            "MACs, masked / prototype": f"{rows['sdpa']['gmacs'] / rows['prototype']['gmacs']:.2f}x",
+        }
+        for tokens, rows in by_method.items()
+    )
+
+
+def training(result: Result) -> str:
+    return markdown_table(
+        {
+            "training step": row["variant"],
+            "photos per second": f"{row['photos_per_s']:.2f}",
+            "speed-up": f"{row['speedup']:.2f}x",
+        }
+        for row in result["rows"]
+    )
+
+
+def speedup(result: Result) -> str:
+    return markdown_table(
+        {
+            "image": f"{row['height_px']}x{row['width_px']}, {row['num_queries']} queries",
+            "part": {"decoders": "without backbone", "total": "whole"}[row["stage"]],
+            "plain": f"{row['plain_ms']:.0f} ms, {row['plain_mib']:.0f} MiB",
+            "as it is": f"{row['fast_ms']:.0f} ms, {row['fast_mib']:.0f} MiB",
+            "faster": f"{row['speedup']:.2f}x",
+            "memory left": f"{row['memory']:.2f}",
+        }
+        for row in result["rows"]
+        if row["stage"] != "backbone"
+    )
+
+
+def scores(result: Result) -> str:
+    """Of an evaluation: everything, then each source, in percent."""
+    keys = {"miou": "mIoU", "pq": "PQ", "sq": "SQ", "rq": "RQ", "pq_things": "PQ things", "pq_stuff": "PQ stuff"}
+    return markdown_table(
+        {"source": source, "photos": row["images"]} | {name: percent(row[key]) for key, name in keys.items()}
+        for source, row in {"all": result["overall"], **result["per_source"]}.items()
+    )
+
+
+def classes(result: Result) -> str:
+    """Of an evaluation, in percent."""
+    return markdown_table(
+        {"class": row["category"], "kind": "thing" if row["is_thing"] else "stuff", "segments": row["segments"]}
+        | {key.upper().replace("IOU", "IoU"): percent(row[key]) for key in ("iou", "pq", "sq", "rq")}
+        for row in result["overall"]["per_class"]
+    )
+
+
+def intervals(result: Result) -> str:
+    """Of a validation, in percent: the value and its 95 % interval over resampled photos."""
+
+    def cell(score: dict[str, float]) -> str:
+        return f"{percent(score['value'])} ({percent(score['low'])} to {percent(score['high'])})"
+
+    return markdown_table(
+        {"source": source, "photos": row["photos"], "mIoU": cell(row["miou"]), "PQ": cell(row["pq"])}
+        for source, row in result["per_source"].items()
+    )
+
+
+def ablations(result: Result) -> str:
+    def cell(row: Result, key: str) -> str:
+        return f"{row[key]:.1f} ({row[f'{key}_low']:.1f} to {row[f'{key}_high']:.1f})"
+
+    return markdown_table(
+        {
+            "variant": row["variant"],
+            "mIoU": cell(row, "miou"),
+            "PQ": cell(row, "pq"),
+            "parameters": f"{row['parameters_m']:.1f} M",
+            "GMACs": f"{row['gmacs']:.2f}",
+            "time": f"{row['median_ms']:.0f} ms",
+            "peak memory": f"{row['peak_mib']:.0f} MiB",
+        }
+        for row in result["rows"]
+    )
+
+
+def percent(score: float | None) -> str:
+    return "–" if score is None else f"{100 * score:.1f}"
+
+
+TABLES: dict[str, Callable[[Result], str]] = {
+    table.__name__: table
+    for table in (results, networks, attention, training, speedup, scores, classes, intervals, ablations)
+}
