@@ -21,8 +21,9 @@ from torch import Tensor, nn
 import pem
 from analysis.flops import mac_counter
 from analysis.latency import measure_peak_mib, measure_rounds, model_workload, parse_size, percentiles
-from analysis.results import RESULTS, conditions, save_tables
+from analysis.results import RESULTS, save_tables
 from analysis.validation import interval, judge, mean_iou, panoptic_quality
+from pem.conditions import conditions
 from pem.config import PEMConfig
 from pem.layers import conv_norm
 from pem.pixel_decoder import DeformableUpsample

@@ -22,9 +22,10 @@ from analysis.latency import (
     parse_size,
     percentiles,
 )
-from analysis.results import conditions, result_path, save_tables
+from analysis.results import result_path, save_tables
 from analysis.roofline import Roofline, measure_roofline
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
+from pem.conditions import conditions
 
 DIM, NUM_HEADS = 256, 8
 # PEM-CA; masked attention by torch's fused kernel with a boolean mask, spelled out, and by FlexAttention.

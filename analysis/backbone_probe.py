@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from torchvision.models import mobilenet_v2
 
 import pem
-from analysis.results import conditions, save_json
+from analysis.results import save_json
+from pem.conditions import conditions
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.data import FIRST_SEGMENT, PanopticDataset, Target, open_split
 

@@ -26,7 +26,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import pem
-from analysis.results import conditions, save_json
+from analysis.results import save_json
+from pem.conditions import conditions
 from pem.config import PEMConfig
 from pem.pixel_decoder import DeformableUpsample
 

@@ -15,7 +15,8 @@ import torch
 import pem
 from analysis.attention import attention_workloads
 from analysis.latency import Round, Workload, at_precision, percentiles, rounds
-from analysis.results import conditions, machine
+from analysis.results import machine
+from pem.conditions import conditions
 from pem.decoder import STRIDES, Decoder
 
 REPEATS = 40

@@ -17,7 +17,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import pem
-from analysis.results import conditions, result_path, save_tables
+from analysis.results import result_path, save_tables
+from pem.conditions import conditions
 
 MIB = 2**20
 PRECISIONS = ("float32", "bfloat16", "float16")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pem
 from analysis.flops import count_macs, mask_product_macs
 from analysis.peers import NUM_QUERIES, count_peer, peers
-from analysis.results import conditions, save_tables
+from analysis.results import save_tables
+from pem.conditions import conditions
 
 # Height and width. The paper names none for its costs; these are what its numbers follow from.
 SIZES = {

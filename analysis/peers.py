@@ -25,7 +25,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 import pem
 from analysis.flops import mac_counter
 from analysis.latency import measure_rounds, percentiles
-from analysis.results import conditions, result_path, save_tables
+from analysis.results import result_path, save_tables
+from pem.conditions import conditions
 
 NUM_CLASSES, NUM_QUERIES = 19, 100  # Cityscapes; OneFormer keeps its 150 queries, SegFormer has none
 

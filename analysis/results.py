@@ -1,38 +1,16 @@
-"""No number without its conditions: what a result was measured on, and how it is kept."""
+"""No number without its conditions: how a result is kept."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import json
-import platform
 import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-
 RESULTS = Path(__file__).parent / "results"
-
-
-def conditions(device: str | torch.device, precision: str = "float32") -> dict[str, Any]:
-    """What a number depends on besides the model: device, threads, precision, versions, commit, command, date (UTC)."""
-    device = torch.device(device)
-    return {
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "precision": arithmetic(device, precision),
-        "commit": commit(),
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
 
 
 def machine(measured_on: dict[str, Any]) -> str:
@@ -41,51 +19,10 @@ def machine(measured_on: dict[str, Any]) -> str:
     return f"{measured_on['device']}, {threads} thread{'s' if threads > 1 else ''}, {measured_on['precision']}"
 
 
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "meta":
-        return "meta (counted, nothing computed)"
-    # platform.processor() knows only the architecture on Linux.
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def arithmetic(device: torch.device, precision: str) -> str:
-    if precision != "float32":
-        return f"{precision} autocast"
-    if device.type != "cuda":
-        return precision
-    # On recent GPUs float32 may mean TF32, with a tenth of the mantissa lost to speed.
-    tf32 = {"convolutions": torch.backends.cudnn.allow_tf32, "matrix products": torch.backends.cuda.matmul.allow_tf32}
-    return f"float32, TF32 in: {', '.join(name for name, allowed in tf32.items() if allowed) or 'nothing'}"
-
-
-def commit() -> str:
-    """The commit that is checked out, with "-dirty" when files were changed since; "unknown" outside a repository.
-
-    Results do not count: or the first that is measured anew would make all others of the run look changed.
-    """
-
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(
-            command, cwd=RESULTS.parents[1], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        changed = git("diff", "--name-only", "HEAD", "--", ".", ":(exclude)analysis/results")
-        return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def save_json(result: dict[str, Any], path: str | Path) -> None:
     """Writes a result, in which records may stand. Raises ValueError when it has no "conditions"."""
     if "conditions" not in result:
-        raise ValueError('The result has no "conditions"; add analysis.results.conditions(device) before saving it.')
+        raise ValueError('The result has no "conditions"; add pem.conditions.conditions(device) before saving it.')
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In one step, so that a run that is stopped here leaves the old file whole.

@@ -29,7 +29,8 @@ from analysis.latency import (
     model_workload,
     percentiles,
 )
-from analysis.results import conditions, result_path, save_tables
+from analysis.results import result_path, save_tables
+from pem.conditions import conditions
 
 # A file is continued only by a run that shares these conditions with it.
 SAME_RUN = ("device", "threads", "torch", "precision", "commit")

@@ -25,7 +25,8 @@ from analysis.latency import (
     percentiles,
 )
 from analysis.plain import plain_backbone, plain_decoder, plain_pixel_decoder
-from analysis.results import conditions, result_path, save_tables
+from analysis.results import result_path, save_tables
+from pem.conditions import conditions
 
 STAGES = ("backbone", "decoders", "total")  # the second: pixel decoder, decoder and masks
 BASE_SIZE, BASE_QUERIES = (512, 1024), 100

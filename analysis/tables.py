@@ -46,7 +46,6 @@ def results(_: Result) -> str:
                 "result": f"[{path.name}](results/{path.name})",
                 "figure": f"[{figure.name}](../assets/figures/{figure.name})" if figure.exists() else None,
                 "command": f"`{about['command']}`",
-                # pem.training.evaluate stands below this package and says less of the machine.
                 "machine": machine(about) if "threads" in about else about["device"],
                 "commit": about["commit"],
             }

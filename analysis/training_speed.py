@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 import pem
-from analysis.results import conditions, save_json
+from analysis.results import save_json
+from pem.conditions import conditions
 from pem.outputs import PEMOutput
 from pem.training.criterion import Criterion
 from pem.training.data import FIRST_SEGMENT, Target

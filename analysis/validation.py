@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 import pem
 from analysis.figures import side_by_side
-from analysis.results import RESULTS, conditions, save_json
+from analysis.results import RESULTS, save_json
 from pem.categories import categories_for, shade
+from pem.conditions import conditions
 from pem.config import PEMConfig
 from pem.outputs import Segment, Segmentation
 from pem.training.data import FIRST_SEGMENT, PanopticDataset, Target, open_split

@@ -10,7 +10,8 @@ from small_model import small_model
 
 import analysis
 from analysis import latency
-from analysis.results import conditions, flat_rows, save_json, save_tables
+from analysis.results import flat_rows, save_json, save_tables
+from pem.conditions import conditions
 
 CPU = torch.device("cpu")
 

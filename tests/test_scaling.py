@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.results import conditions
 from analysis.scaling import BASE, Point, growth, growths, measure_point, measure_points, sweep
+from pem.conditions import conditions
 
 
 def row(point: Point, median_ms: float = 1.0, stage: str = "total", subject: str = "PEM") -> dict[str, Any]:

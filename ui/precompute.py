@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pem
-from analysis.results import conditions
+from pem.conditions import conditions
 from ui.engine import TASKS, Engine
 from ui.viewer.payload import reading_payload
 from ui.viewer.server import open_result

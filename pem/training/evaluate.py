@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from pem.conditions import conditions
 from pem.config import PEMConfig
 from pem.model import PEM
 from pem.outputs import Segmentation
@@ -88,16 +87,15 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
 
     names = [category["name"] for category in dataset.categories]
     return {
-        "conditions": {
-            "model": config.name,
-            "device": _device_name(parameter.device),
+        "conditions": conditions(parameter.device)
+        | {
             "precision": str(parameter.dtype).removeprefix("torch."),
+            "model": config.name,
             "batch": 1,
             "short_side_px": config.short_side_px,
             "max_long_side_px": config.max_long_side_px,
             "object_threshold": config.object_threshold,
             "overlap_threshold": config.overlap_threshold,
-            "torch": torch.__version__,
             "images": count,
         },
         "overall": overall.summary(names),
@@ -138,8 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     result = evaluate(model, model.config, dataset, options.limit)
-    command = shlex.join(["python", "-m", "pem.training.evaluate", *(sys.argv[1:] if arguments is None else arguments)])
-    result["conditions"] |= {"split": options.split, "commit": _commit(), "command": command}
+    result["conditions"]["split"] = options.split
     print(format_table(result))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -153,19 +150,6 @@ def _number(value: torch.Tensor) -> float | None:
 
 def _percent(score: float | None) -> str:
     return f"{'-':>10}" if score is None else f"{100 * score:>10.1f}"
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _commit() -> str | None:
-    """The commit of this code, where it is a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 if __name__ == "__main__":

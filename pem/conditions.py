@@ -1,0 +1,69 @@
+"""What a number was measured on: no result is kept without it."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def conditions(device: str | torch.device, precision: str = "float32") -> dict[str, Any]:
+    """What a number depends on besides the model: device, threads, precision, versions, commit, command, date (UTC)."""
+    device = torch.device(device)
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "precision": arithmetic(device, precision),
+        "commit": commit(),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "meta":
+        return "meta (counted, nothing computed)"
+    # platform.processor() knows only the architecture on Linux.
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def arithmetic(device: torch.device, precision: str) -> str:
+    if precision != "float32":
+        return f"{precision} autocast"
+    if device.type != "cuda":
+        return precision
+    # On recent GPUs float32 may mean TF32, with a tenth of the mantissa lost to speed.
+    tf32 = {"convolutions": torch.backends.cudnn.allow_tf32, "matrix products": torch.backends.cuda.matmul.allow_tf32}
+    return f"float32, TF32 in: {', '.join(name for name, allowed in tf32.items() if allowed) or 'nothing'}"
+
+
+def commit() -> str:
+    """The commit that is checked out, with "-dirty" when files were changed since; "unknown" outside a repository.
+
+    Results do not count: or the first that is measured anew would make all others of the run look changed.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(
+            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("diff", "--name-only", "HEAD", "--", ".", ":(exclude)analysis/results")
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
