@@ -18,7 +18,7 @@ from torch import distributed, multiprocessing
 
 import pem
 from pem.training.data import PanopticDataset, Target, collate
-from pem.training.train import RepeatableSampler, SeededDataset, Trainer, learning_rate, main, train
+from pem.training.train import RepeatableSampler, SeededDataset, Trainer, learning_rate, main, start_from, train
 
 BASE = pem.get_config("default")
 CONFIG = dataclasses.replace(
@@ -109,6 +109,20 @@ def test_autocast_spares_the_depthwise_convolutions_whose_gradients_are_slow() -
         before = trainer.average(images).pred_logits
         torch.nn.init.zeros_(trainer.core.model.backbone.net.blocks[1][0].conv_dw.weight)
         assert torch.equal(trainer.average(images).pred_logits, before)
+
+
+def test_a_twin_starts_from_all_but_the_cross_attention() -> None:
+    source, twin = pem.build_model(CONFIG), pem.build_model(dataclasses.replace(CONFIG, attention="masked"))
+    fresh = {name: tensor.clone() for name, tensor in twin.state_dict().items()}
+    start_from(twin, source)
+    theirs = source.state_dict()
+    for name, tensor in twin.state_dict().items():
+        assert torch.equal(tensor, fresh[name] if "cross_attention" in name else theirs[name]), name
+    again = pem.build_model(CONFIG)
+    start_from(again, source)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in again.state_dict().items())
+    with pytest.raises(ValueError, match="do not fit 'default' .decoder.query_feat"):
+        start_from(pem.build_model(dataclasses.replace(CONFIG, num_queries=7)), source)
 
 
 def test_frozen_backbone_keeps_its_weights_and_its_norms() -> None:

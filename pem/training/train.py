@@ -30,7 +30,7 @@ from pem.model import PEM
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.criterion import Criterion
 from pem.training.data import PanopticDataset, Target, collate, open_split
-from pem.weights import pick_device, save_weights
+from pem.weights import load_model, pick_device, save_weights
 
 REPEAT_THRESHOLD = 0.05  # classes on fewer of the photos than this share are shown more often
 
@@ -299,6 +299,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="crop in pixels, instead of the preset's")
     parser.add_argument("--short-sides", type=int, nargs="+", help="of the scale jitter, instead of the preset's")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
+    parser.add_argument("--attention", choices=("prototype", "masked"), help="instead of the preset's")
+    parser.add_argument("--start", help="weights to start from instead of ImageNet's: what pem.load_model takes")
     parser.add_argument("--random-backbone", action="store_true", help="do not start from ImageNet weights")
     parser.add_argument("--workers", type=int, default=1, help="processes that load photos (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads of this process")
@@ -317,7 +319,22 @@ def configure(arguments: argparse.Namespace) -> PEMConfig:
         "short_sides_px": arguments.short_sides and tuple(arguments.short_sides),
     }
     changes = {name: value for name, value in changes.items() if value is not None}
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
+    attention = arguments.attention or config.attention
+    return dataclasses.replace(config, attention=attention, training=dataclasses.replace(config.training, **changes))
+
+
+def start_from(model: PEM, other: PEM) -> None:
+    """Takes over the weights of another model; of one with the other attention, all but the cross-attention's."""
+    theirs = other.state_dict()
+    if model.config.attention != other.config.attention:
+        theirs = {name: tensor for name, tensor in theirs.items() if "cross_attention" not in name}
+    unfit = [name for name, tensor in model.state_dict().items() if theirs.get(name, tensor).shape != tensor.shape]
+    if unfit or model.config.backbone != other.config.backbone:
+        raise ValueError(
+            f"The weights of {other.config.name!r} do not fit {model.config.name!r}"
+            f" ({unfit[0] if unfit else other.config.backbone}); start from a model of the same sizes."
+        )
+    model.load_state_dict(theirs, strict=False)
 
 
 def main() -> None:
@@ -336,7 +353,9 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         dataset = open_split(arguments.data, "train", config)
         model = PEM(config)
-        if not arguments.random_backbone and not checkpoint.is_file():
+        if arguments.start and not checkpoint.is_file():
+            start_from(model, load_model(arguments.start, device="cpu"))
+        elif not arguments.random_backbone and not checkpoint.is_file():
             load_imagenet_backbone(model)
         trainer = Trainer(model, device, autocast=not arguments.float32, seed=arguments.seed)
         if checkpoint.is_file():
