@@ -138,10 +138,10 @@ def _default() -> PEMConfig:
         training=TrainingConfig(
             base_lr=4e-4,
             batch_size=8,
-            iterations=9_500,
-            short_sides_px=tuple(range(224, 449, 32)),
+            iterations=4_000,
+            short_sides_px=tuple(range(192, 353, 32)),
             max_long_side_px=768,
-            crop_px=(256, 256),
+            crop_px=(224, 224),
             pad_to_crop=True,
             freeze_backbone_norm=True,
             warmup_iterations=100,
