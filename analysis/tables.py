@@ -46,7 +46,7 @@ def results(_: Result) -> str:
                 "result": f"[{path.name}](results/{path.name})",
                 "figure": f"[{figure.name}](../assets/figures/{figure.name})" if figure.exists() else None,
                 "command": f"`{about['command']}`",
-                "machine": machine(about) if "threads" in about else about["device"],
+                "machine": machine(about),
                 "commit": about["commit"],
             }
         )
