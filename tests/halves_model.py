@@ -35,7 +35,7 @@ class HalvesModel(nn.Module):
         super().__init__()
         # A size that needs no padding for the photos of the tests, so that a half is a half.
         self.config = dataclasses.replace(
-            pem.get_config("default"), short_side_px=384, max_long_side_px=768, num_queries=3
+            pem.get_config("default"), short_side_px=384, max_long_side_px=768, num_queries=3, object_threshold=0.5
         )
         self.weight = nn.Parameter(torch.zeros(1))
         self.forwards = 0
