@@ -10,8 +10,7 @@ from small_model import small_model
 
 import pem
 from analysis.plain import plain_forward
-from pem.attention import PrototypeCrossAttention
-from pem.attention.prototype import TOKENS_AT_ONCE
+from pem.attention import PrototypeCrossAttention, prototype
 from pem.layers import ConvBNReLU, bans_every_token
 
 
@@ -40,7 +39,10 @@ def test_the_network_equals_its_plain_path(changes: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 128), (96, 32), (288, 256)])
-def test_it_does_at_sizes_of_few_cells_and_of_several_blocks(size: tuple[int, int]) -> None:
+def test_it_does_at_sizes_of_few_cells_and_of_several_blocks(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prototype, "SCORES_AT_ONCE", 4 * 12 * 100)
     assert_equals_plain_path(small_model().double(), random_pixels(1, size))
 
 
@@ -117,12 +119,12 @@ def test_the_norm_before_the_keys_is_folded_up_to_the_border(size: tuple[int, in
         torch.testing.assert_close(attention.normalize_and_convolve(x), attention.key_conv(norm(x)))
 
 
-def test_a_tie_between_blocks_of_tokens_goes_to_the_first() -> None:
+def test_a_tie_between_blocks_of_tokens_goes_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prototype, "SCORES_AT_ONCE", 2 * 3 * 100)  # of 2 heads and 3 queries: 100 tokens
     attention = PrototypeCrossAttention(8, 2, "reference")
-    num_tokens = 2 * TOKENS_AT_ONCE + 100
-    key, target = torch.ones(1, num_tokens, 8), torch.ones(1, 3, 8)
-    first = torch.tensor([TOKENS_AT_ONCE - 1, TOKENS_AT_ONCE, num_tokens - 1])  # of the allowed tokens of each query
-    banned = torch.arange(num_tokens) < first[:, None]
+    key, target = torch.ones(1, 230, 8), torch.ones(1, 3, 8)
+    first = torch.tensor([99, 100, 229])  # of the allowed tokens of each query
+    banned = torch.arange(230) < first[:, None]
     index, similarity = attention.select(key, target, banned[None])
     assert torch.equal(index, first.expand(1, 2, 3)) and (similarity == 4).all()
 

@@ -13,8 +13,8 @@ from pem.layers import bans_every_token, l2_normalize, norm_as_affine, split_hea
 # Added to the score of a banned token: the score is lost in rounding, so that among banned tokens the first one wins.
 # Finite, because 0 * infinity is not 0.
 BAN = -1e38
-# Tokens whose scores are made and searched at a time: with 100 queries and 8 heads 3.3 MB, which stay in the cache.
-TOKENS_AT_ONCE = 1024
+# Scores that are made and searched at a time: 2 MB, which stay in the cache.
+SCORES_AT_ONCE = 2**19
 
 
 class PrototypeCrossAttention(nn.Module):
@@ -112,10 +112,11 @@ def best_tokens(key: Tensor, target: Tensor, banned: Tensor, ban: Tensor) -> tup
         scores, index = torch.baddbmm(banned * ban, key, target).max(dim=1)
         return index, scores
     blocks = []
+    step = max(1, SCORES_AT_ONCE // (key.shape[0] * target.shape[2]))
     # One piece of memory for all: fresh pages would cost more than the product.
-    buffer = key.new_empty(key.shape[0], min(TOKENS_AT_ONCE, num_tokens), target.shape[2])
-    for start in range(0, num_tokens, TOKENS_AT_ONCE):
-        tokens = slice(start, min(start + TOKENS_AT_ONCE, num_tokens))
+    buffer = key.new_empty(key.shape[0], min(step, num_tokens), target.shape[2])
+    for start in range(0, num_tokens, step):
+        tokens = slice(start, min(start + step, num_tokens))
         scores = buffer[:, : tokens.stop - start]  # [h, n, Q]
         torch.baddbmm(banned[tokens] * ban, key[:, tokens], target, out=scores)
         # Max pooling over the tokens, with the queries as channels in channels_last, finds the maximum with its index
