@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -202,9 +203,12 @@ def main() -> None:
         print(f"{point.num_queries} queries, {point.num_heads} heads: ", end="", flush=True)
         return measure_point(point, torch.device(args.device), args.precision, args.repeats, args.seconds)
 
-    for rows in measure_points(points, path, measured_on, measure):
-        totals = (f"{row['subject']} {row['median_ms']:.1f} ms" for row in rows if row["stage"] == "total")
-        print(", ".join(totals), flush=True)
+    try:
+        for rows in measure_points(points, path, measured_on, measure):
+            totals = (f"{row['subject']} {row['median_ms']:.1f} ms" for row in rows if row["stage"] == "total")
+            print(", ".join(totals), flush=True)
+    except ValueError as error:
+        sys.exit(str(error))
     for fit in json.loads(path.read_text())["growth"]:
         print(f"{fit['subject']:20} {fit['stage']:8} {fit['quantity']:9} grows as ", end="")
         print(f"{fit['swept']} ** {fit['exponent']:.2f} +- {fit['standard_error']:.2f}")
