@@ -138,19 +138,18 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         start = pem.load_model(arguments.start, device="cpu")
-        train_split = open_split(arguments.data, "train", start.config)
-        val_split = open_split(arguments.data, "val", start.config)
+        schedule = dataclasses.replace(
+            start.config.training,
+            iterations=arguments.iterations,
+            crop_px=(arguments.crop, arguments.crop),
+            short_sides_px=tuple(range(arguments.crop - 32, arguments.crop + 129, 32)),
+            backbone_lr_factor=0.0,
+        )
+        base = dataclasses.replace(start.config, training=schedule)
+        train_split = open_split(arguments.data, "train", base)
+        val_split = open_split(arguments.data, "val", base)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    schedule = dataclasses.replace(
-        start.config.training,
-        iterations=arguments.iterations,
-        crop_px=(arguments.crop, arguments.crop),
-        short_sides_px=tuple(range(arguments.crop - 32, arguments.crop + 129, 32)),
-        backbone_lr_factor=0.0,
-    )
-    base = dataclasses.replace(start.config, training=schedule)
-    train_split.config = base
     backbone = start.backbone.state_dict()
 
     models, found = {}, {}

@@ -21,6 +21,7 @@ from analysis.latency import (
     at_precision,
     measure_peak_mib,
     measure_rounds,
+    model_workload,
     parse_size,
     percentiles,
 )
@@ -44,18 +45,6 @@ def plain_workload(model: pem.PEM, pixels: torch.Tensor, precision: str) -> Work
     return run
 
 
-def fast_workload(model: pem.PEM, pixels: torch.Tensor, precision: str) -> Workload:
-    @torch.inference_mode()
-    def run(stage_done: Callable[[], None]) -> None:
-        with at_precision(precision, pixels.device):
-            features = model.backbone(pixels)
-            stage_done()
-            _ = model.decoder(*model.pixel_decoder(features)).pred_masks
-            stage_done()
-
-    return run
-
-
 def compare(
     preset: str, size: tuple[int, int], num_queries: int, device: torch.device, precision: str, repeats: int
 ) -> list[dict[str, Any]]:
@@ -66,13 +55,17 @@ def compare(
     torch.manual_seed(0)
     model = pem.build_model(dataclasses.replace(pem.get_config(preset), num_queries=num_queries)).to(device)
     pixels = torch.randn(1, 3, *size, device=device)
-    workloads = {"plain": plain_workload(model, pixels, precision), "fast": fast_workload(model, pixels, precision)}
+    workloads = {
+        "plain": plain_workload(model, pixels, precision),
+        "fast": model_workload(model, size, precision=precision),
+    }
     parts, _ = measure_rounds(workloads, device, repeats)
-    times_ms = {name: np.column_stack((times, times.sum(1))) for name, times in parts.items()}
+    # Each has the backbone as its first part; all others are what stands here as decoders.
+    times_ms = {name: np.column_stack((x[:, 0], x[:, 1:].sum(1), x.sum(1))) for name, x in parts.items()}
     peaks_mib = {}
     for name, run in workloads.items():
-        backbone, decoders = measure_peak_mib(run, device)
-        peaks_mib[name] = (backbone, decoders, max(backbone, decoders))
+        backbone, *rest = measure_peak_mib(run, device)
+        peaks_mib[name] = (backbone, max(rest), max(backbone, *rest))
     rows = []
     for i, stage in enumerate(STAGES):
         row: dict[str, Any] = {
