@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
-from analysis.flops import masked_attention_macs, prototype_attention_macs
+from analysis.closed_forms import masked_attention_macs, prototype_attention_macs
 from analysis.latency import (
     PRECISIONS,
     Workload,

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pem
-from analysis.flops import count_macs, mask_product_macs
+from analysis.closed_forms import mask_product_macs
+from analysis.flops import count_macs
 from analysis.peers import NUM_QUERIES, count_peer, peers
 from analysis.results import save_tables
 from pem.conditions import conditions

@@ -18,21 +18,23 @@ from torchvision.ops import deform_conv2d
 
 import analysis
 import pem
-from analysis.flops import (
-    CASES,
-    CostRow,
-    ModelCost,
-    OperatorCounter,
+from analysis.closed_forms import (
     attention_macs,
     conv_macs,
-    count_with_fvcore,
     decoder_macs,
-    mac_counter,
     mask_product_macs,
     masked_attention_macs,
     pixel_decoder_macs,
     prototype_attention_macs,
     resnet50_macs,
+)
+from analysis.flops import (
+    CASES,
+    CostRow,
+    ModelCost,
+    OperatorCounter,
+    count_with_fvcore,
+    mac_counter,
 )
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 from pem.deform_conv import modulated_deform_conv2d

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pem import postprocess
+from pem import tiles
 from pem.config import PEMConfig, get_config
 from pem.outputs import Batch, PEMOutput
 from pem.postprocess import instances, panoptic, semantic
@@ -312,15 +312,14 @@ def reference_panoptic(
 def reference_semantic(
     output: PEMOutput, content: tuple[int, int], original: tuple[int, int], config: PEMConfig
 ) -> tuple[Tensor, Tensor]:
-    """The label map and the winner's share of the evidence."""
+    """The label map and, per class, the evidence in every pixel."""
     probs = output.pred_logits[0].softmax(-1)[:, :-1]
     masks = enlarged(output.pred_masks[0])
     if config.task == "semantic":
         evidence = crop_resized(torch.einsum("qk,qhw->khw", probs, masks.sigmoid()), content, original)
     else:
         evidence = torch.einsum("qk,qhw->khw", probs, crop_resized(masks, content, original).sigmoid())
-    best, labels = evidence.max(0)
-    return labels, best / evidence.sum(0)
+    return evidence.argmax(0), evidence
 
 
 GEOMETRIES = [  # mask cells, content, original
@@ -366,13 +365,13 @@ def test_tiles_inside_one_mask_are_not_looked_at(monkeypatch: pytest.MonkeyPatch
         looked_at.append(len(window))
         return resize(window, *weights)
 
-    resize = postprocess._resize
-    monkeypatch.setattr(postprocess, "_resize", watched)
+    resize = tiles._resize
+    monkeypatch.setattr(tiles, "_resize", watched)
     (quick,) = panoptic(output, batch, CITYSCAPES, overlap_threshold=0)
     assert looked_at == [3] * 10  # the two of 12 columns of tiles in which masks meet
     # As if no tile could be decided by its bounds.
     monkeypatch.setattr(
-        postprocess._Masks,
+        tiles.Masks,
         "bounds",
         lambda masks, rows, cols: torch.tensor([-99.0, 99.0]).view(2, 1, 1, 1).expand(2, 3, len(rows), len(cols)),
     )
@@ -382,6 +381,14 @@ def test_tiles_inside_one_mask_are_not_looked_at(monkeypatch: pytest.MonkeyPatch
     assert [outcome.mask_share for outcome in quick.outcomes] == [outcome.mask_share for outcome in slow.outcomes]
     assert quick.outcomes[2].fate == "empty mask"
 
+    looked_at.clear()
+    (quick,) = semantic(output, batch, CITYSCAPES)
+    assert len(looked_at) == 10
+    monkeypatch.setattr(tiles, "_contenders", lambda window, probs: torch.arange(probs.shape[1]))
+    (slow,) = semantic(output, batch, CITYSCAPES)
+    assert len(looked_at) == 10 + 60
+    assert np.array_equal(quick.ids, slow.ids) and quick.segments == slow.segments
+
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
 @pytest.mark.parametrize(("cells", "content", "original"), GEOMETRIES)
@@ -390,13 +397,16 @@ def test_semantic_equals_the_whole_image_procedure(
 ) -> None:
     config = replace(CITYSCAPES, task=task)  # type: ignore[arg-type]
     output = random_output(24, cells, 19)
-    labels, shares = reference_semantic(output, content, original, config)
+    labels, evidence = reference_semantic(output, content, original, config)
     (result,) = semantic(output, batch_of(original, content), config)
     label_of_id = np.array([-1, *(segment.category_id for segment in result.segments)])
     assert np.array_equal(label_of_id[result.ids], labels.numpy())
+    cell_px = np.prod(original) / np.prod(-(-np.array(content) // 4))
     for segment in result.segments:
-        assert segment.score == pytest.approx(shares[labels == segment.category_id].mean().item())
         assert len(segment.queries) == len(set(segment.queries)) >= 1
+        if segment.area_px >= 20 * cell_px:  # scores are measured in one pixel per mask cell
+            inside = evidence[:, labels == segment.category_id].sum(1)
+            assert segment.score == pytest.approx((inside[segment.category_id] / inside.sum()).item(), abs=0.02)
 
 
 def test_only_classes_that_can_win_in_a_tile_are_compared() -> None:
@@ -411,7 +421,7 @@ def test_only_classes_that_can_win_in_a_tile_are_compared() -> None:
     )
     # Of equals none is dropped. Class 2 is behind class 0 on the same mask, and class 4 has none. Class 3 may win where
     # its mask is strongest and that of the others weakest: 0.2 * sigmoid(2) = 0.18 against 0.5 * sigmoid(-1) = 0.13.
-    assert postprocess._contenders(window, probs).tolist() == [0, 1, 3]
+    assert tiles._contenders(window, probs).tolist() == [0, 1, 3]
 
 
 def test_of_many_classes_few_are_compared_and_none_is_missed() -> None:
@@ -422,8 +432,8 @@ def test_of_many_classes_few_are_compared_and_none_is_missed() -> None:
     label_of_id = np.array([-1, *(segment.category_id for segment in result.segments)])
     assert np.array_equal(label_of_id[result.ids], labels.numpy())
 
-    masks, probs = postprocess._Masks.of(output, batch, 0), output.pred_logits[0].softmax(-1)[:, :-1]
-    counts = [len(postprocess._contenders(masks.window(rows, cols), probs)) for rows, cols in masks.tiles()]
+    masks, probs = tiles.Masks.of(output, batch, 0), output.pred_logits[0].softmax(-1)[:, :-1]
+    counts = [len(tiles._contenders(masks.window(rows, cols), probs)) for rows, cols in masks.tiles()]
     assert np.mean(counts) < 0.5 * config.num_classes
 
 
@@ -458,7 +468,7 @@ def test_tiles_put_together_are_the_resized_logits(
 ) -> None:
     output = random_output(3, cells, 5)
     output = output_of(output.pred_masks[0].float(), output.pred_logits[0].float())
-    masks = postprocess._Masks.of(output, batch_of(original, content), 0)
+    masks = tiles.Masks.of(output, batch_of(original, content), 0)
     together = torch.full((3, *original), float("nan"))
     for rows, cols in masks.tiles():
         together[:, rows.pixels, cols.pixels] = masks.tile(rows, cols)
@@ -481,13 +491,13 @@ def test_no_array_of_queries_or_classes_exceeds_a_tile(
         sizes.append(result.shape[1] * result.shape[2])
         return result
 
-    resize = postprocess._resize
-    monkeypatch.setattr(postprocess, "_resize", watched)
+    resize = tiles._resize
+    monkeypatch.setattr(tiles, "_resize", watched)
     config = replace(CITYSCAPES, task=task, object_threshold=0.0)  # type: ignore[arg-type]
     output, batch = random_output(6, (96, 160), 19), batch_of(original, (384, 640))
     for reading in (panoptic, semantic, instances):
         reading(output, batch, config)
-    height, width = postprocess.TILE_PX
+    height, width = tiles.TILE_PX
     assert max(sizes) <= 1.2 * height * width  # what a tile reads from the input overhangs it by a few pixels
 
 
