@@ -24,6 +24,7 @@ from pem.conditions import conditions
 from pem.config import PEMConfig
 from pem.outputs import Segment, Segmentation
 from pem.training.data import FIRST_SEGMENT, PanopticDataset, Target, open_split
+from pem.training.evaluate import settings
 from pem.training.metrics import PartialIoU, PartialPanopticQuality, compare
 
 OBJECT_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -193,14 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     result = report(judge(model, dataset), model.config)
-    about = {
-        "split": options.split,
-        "batch": 1,
-        "short_side_px": model.config.short_side_px,
-        "max_long_side_px": model.config.max_long_side_px,
-        "object_threshold": model.config.object_threshold,
-        "overlap_threshold": model.config.overlap_threshold,
-    }
+    about = {"split": options.split} | settings(model.config)
     save_json({"conditions": conditions(next(model.parameters()).device) | about, **result}, options.out)
 
     table = result["thresholds"]

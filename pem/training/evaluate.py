@@ -88,18 +88,23 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
     names = [category["name"] for category in dataset.categories]
     return {
         "conditions": conditions(parameter.device)
-        | {
-            "precision": str(parameter.dtype).removeprefix("torch."),
-            "model": config.name,
-            "batch": 1,
-            "short_side_px": config.short_side_px,
-            "max_long_side_px": config.max_long_side_px,
-            "object_threshold": config.object_threshold,
-            "overlap_threshold": config.overlap_threshold,
-            "images": count,
-        },
+        | {"precision": str(parameter.dtype).removeprefix("torch."), "images": count}
+        | settings(config),
         "overall": overall.summary(names),
         "per_source": {source: scores.summary(names) for source, scores in sorted(per_source.items())},
+    }
+
+
+def settings(config: PEMConfig) -> dict[str, Any]:
+    """How photos were read, to be kept beside the scores."""
+    return {
+        "model": config.name,
+        "attention": config.attention,
+        "batch": 1,
+        "short_side_px": config.short_side_px,
+        "max_long_side_px": config.max_long_side_px,
+        "object_threshold": config.object_threshold,
+        "overlap_threshold": config.overlap_threshold,
     }
 
 
