@@ -27,7 +27,7 @@ import torch
 import pem
 from ui import efficiency, precompute
 from ui.api import add_endpoints
-from ui.engine import Engine
+from ui.engine import TWIN, Engine, load_twin
 from ui.image_input import SafeImage
 from ui.precompute import EXAMPLES, FIRST_EXAMPLE
 from ui.viewer import STYLES, viewer
@@ -53,9 +53,9 @@ ABOUT_DEFAULT = (
 )
 
 
-def build_page(model: pem.PEM | None = None) -> gr.Blocks:
+def build_page(model: pem.PEM | None = None, twin: pem.PEM | None = None) -> gr.Blocks:
     """The whole page. Without a model it loads the one that PEM_MODEL names, or says on the page why it cannot."""
-    problem, bundled, twin = "", False, None
+    problem, bundled = "", False
     if model is None:
         name = os.environ.get("PEM_MODEL", "default")
         try:
@@ -92,6 +92,8 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
         """Shows the example of a link; the first one is there already, and is only made ready for questions."""
         name = request.query_params.get("example", "")
         result_id = f"example-{name}" if f"example-{name}" in engine.examples else f"example-{FIRST_EXAMPLE}"
+        if engine.twin and request.query_params.get("attention") == "masked":
+            result_id += TWIN
         if first and result_id == first["id"]:
             engine.result(result_id)
             return gr.skip()
@@ -123,13 +125,6 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     examples.select(pick_example, None, [photo, result], show_progress_on=result, **NETWORK, **private)
     page.load(arrive, None, result, show_progress="hidden", **NETWORK, **private)
     add_endpoints(engine, exports, NETWORK)
-
-
-def load_twin(name: str) -> pem.PEM | None:
-    """The same network trained with masked attention, where its checkpoint NAME-masked.safetensors lies beside it."""
-    path = precompute.WEIGHTS if name == "default" else Path(name)
-    path = path.with_name(f"{path.stem}-masked.safetensors")
-    return pem.load_model(path, device="auto") if path.exists() else None
 
 
 def header(model: pem.PEM | None, problem: str) -> str:

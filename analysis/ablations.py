@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -88,8 +89,16 @@ def train_variant(model: pem.PEM, dataset: PanopticDataset, folder: Path, seed: 
     if (folder / "checkpoint.pt").is_file():
         trainer.load(folder / "checkpoint.pt")
     if trainer.step < trainer.config.iterations:
+        (folder / "scores.json").unlink(missing_ok=True)
         train(trainer, dataset, folder)
     return trainer.best_model.eval()
+
+
+def kept_scores(model: pem.PEM, dataset: PanopticDataset, path: Path) -> dict[str, float]:
+    """``scores``, made once: they take minutes."""
+    if not path.is_file():
+        path.write_text(json.dumps(scores(model, dataset)))
+    return json.loads(path.read_text())
 
 
 def scores(model: pem.PEM, dataset: PanopticDataset) -> dict[str, float]:
@@ -158,7 +167,7 @@ def main() -> None:
         model = build(VARIANTS[name], base, backbone, arguments.seed)
         folder = arguments.runs / name.replace(" ", "_").replace("'", "")
         models[name] = train_variant(model, train_split, folder, arguments.seed)
-        found[name] = scores(models[name], val_split)
+        found[name] = kept_scores(models[name], val_split, folder / "scores.json")
         print({key: round(value, 1) for key, value in found[name].items()}, flush=True)
     cost = costs(models, arguments.size, arguments.repeats)
     rows = [{"variant": name} | found[name] | cost[name] for name in models]

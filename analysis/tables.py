@@ -142,7 +142,7 @@ def intervals(result: Result) -> str:
     )
 
 
-def ablations(result: Result) -> str:
+def variants(result: Result) -> str:
     def cell(row: Result, key: str) -> str:
         return f"{row[key]:.1f} ({row[f'{key}_low']:.1f} to {row[f'{key}_high']:.1f})"
 
@@ -166,5 +166,5 @@ def percent(score: float | None) -> str:
 
 TABLES: dict[str, Callable[[Result], str]] = {
     table.__name__: table
-    for table in (results, networks, attention, training, speedup, scores, classes, intervals, ablations)
+    for table in (results, networks, attention, training, speedup, scores, classes, intervals, variants)
 }

@@ -10,11 +10,11 @@ import pytest
 @pytest.fixture(scope="session")
 def page_url() -> Iterator[str]:
     """The address of the real page with a model whose answers are known."""
-    from halves_model import HalvesModel
+    from halves_model import HalvesModel, HalvesTwin
 
     import app  # Gradio takes seconds to import, and most tests do without it
 
-    page = app.build_page(HalvesModel())
+    page = app.build_page(HalvesModel(), HalvesTwin())
     _, url, _ = app.launch(page, prevent_thread_lock=True, quiet=True)
     yield url
     page.close(verbose=False)

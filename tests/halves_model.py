@@ -72,6 +72,21 @@ class HalvesModel(nn.Module):
         )
 
 
+class HalvesTwin(HalvesModel):
+    """A twin with masked attention, of which query 1 draws what query 0 of the other draws, and the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = dataclasses.replace(self.config, attention="masked")
+
+    def decoder(self, mask_features: Tensor, levels: list[Tensor], trace: bool = False) -> PEMOutput:
+        output = super().decoder(mask_features, levels, trace)
+        swapped = [1, 0, 2]
+        return dataclasses.replace(
+            output, pred_logits=output.pred_logits[:, swapped], mask_embed=output.mask_embed[:, swapped]
+        )
+
+
 def _layer(stride: int, grid_size: tuple[int, int], prediction: Prediction) -> LayerTrace:
     rows, cols = grid_size
     index = torch.zeros(1, 8, 3, dtype=torch.int64)

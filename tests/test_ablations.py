@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from small_model import small_model
 from test_evaluate import SIDE_PX, write_photos
 
 import pem
-from analysis import ablations
+from analysis import ablations, twins
 from analysis.ablations import VARIANTS, build
 from pem.config import TrainingConfig
 from pem.layers import conv_norm
@@ -79,12 +80,31 @@ def test_the_command_trains_goes_on_and_writes_a_table(
     whole, short = first["rows"]
     assert short["gmacs"] < whole["gmacs"] and short["parameters_m"] < whole["parameters_m"]
     assert whole["miou_low"] <= whole["miou"] <= whole["miou_high"] and whole["median_ms"] > 0
-    trained = (runs / "PEM" / "checkpoint.pt").stat().st_mtime_ns
+    made = [path.stat().st_mtime_ns for path in sorted((runs / "PEM").iterdir())]
     ablations.main()
-    assert (runs / "PEM" / "checkpoint.pt").stat().st_mtime_ns == trained, "a finished run is not trained again"
+    again = [path.stat().st_mtime_ns for path in sorted((runs / "PEM").iterdir())]
+    assert again == made, "a finished run is neither trained nor judged again"
     again = json.loads(out.read_text())
     for ours, theirs in zip(again["rows"], first["rows"]):
         assert np.isclose(ours["miou"], theirs["miou"]) and np.isclose(ours["pq"], theirs["pq"])
     monkeypatch.setattr(sys, "argv", [*command, "--data", str(tmp_path / "runs")])
     with pytest.raises(SystemExit, match="neither a folder"):
         ablations.main()
+
+
+def test_the_twins_are_scored_and_timed_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: pem.PEM
+) -> None:
+    data, out = write_photos(tmp_path), tmp_path / "twins.json"
+    twin = pem.build_model(dataclasses.replace(start.config, attention="masked"))
+    networks = {"PEM": tmp_path / "small.safetensors", "masked attention": tmp_path / "small-masked.safetensors"}
+    for path, model in zip(networks.values(), (start, twin)):
+        pem.save_weights(model, path)
+    monkeypatch.setattr(twins, "NETWORKS", networks)
+    monkeypatch.setattr(
+        sys, "argv", ["twins", "--data", str(data), "--out", str(out), "--size", "64x64", "--repeats", "1"]
+    )
+    twins.main()
+    ours, theirs = json.loads(out.read_text())["rows"]
+    assert (ours["variant"], theirs["variant"]) == ("PEM", "masked attention")
+    assert ours["gmacs"] < theirs["gmacs"] and ours["pq"] >= 0 and theirs["median_ms"] > 0

@@ -14,8 +14,9 @@ from PIL import Image
 
 import app
 import pem
+from pem.weights import DEFAULT_WEIGHTS
 from ui import precompute
-from ui.engine import TASKS
+from ui.engine import TASKS, load_twin
 from ui.viewer import SCRIPTS, UI, script
 
 # 3:4, so that the network sees it without padding and its halves are halves of the photo.
@@ -116,15 +117,15 @@ def test_the_header_names_checkpoint_and_device() -> None:
 
 def test_a_twin_is_loaded_where_its_checkpoint_lies_beside(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(pem, "load_model", lambda path, device: path)
-    assert app.load_twin(str(tmp_path / "mine.safetensors")) is None
+    assert load_twin(str(tmp_path / "mine.safetensors")) is None
     (tmp_path / "mine-masked.safetensors").touch()
-    assert app.load_twin(str(tmp_path / "mine.safetensors")) == tmp_path / "mine-masked.safetensors"
+    assert load_twin(str(tmp_path / "mine.safetensors")) == tmp_path / "mine-masked.safetensors"
 
 
 def test_the_first_example_was_segmented_by_the_bundled_checkpoint() -> None:
     """Otherwise: python -m ui.precompute."""
     ahead, now = precompute.load(), precompute.make()
-    assert ahead["weights_sha256"] == sha256(precompute.WEIGHTS.read_bytes()).hexdigest()
+    assert ahead["weights_sha256"] == sha256(DEFAULT_WEIGHTS.read_bytes()).hexdigest()
     assert [reading["task"] for reading in ahead["readings"]] == list(TASKS)
     assert ahead.keys() == now.keys() and ahead["readings"][0].keys() == now["readings"][0].keys()
     for one, other in zip(ahead["readings"], now["readings"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from pathlib import Path
 
@@ -25,6 +26,16 @@ def test_bundled_checkpoint_is_small_and_is_the_default_preset(model: pem.PEM) -
     assert DEFAULT_WEIGHTS.stat().st_size <= 45_000_000
     assert model.config == pem.get_config("default")
     assert not model.training
+
+
+def test_the_bundled_twin_differs_in_its_attention_and_schedule_alone(model: pem.PEM) -> None:
+    path = DEFAULT_WEIGHTS.with_stem("default-masked")
+    assert path.stat().st_size <= 45_000_000
+    twin = pem.load_model(path, device="cpu")
+    theirs = dataclasses.replace(twin.config, attention="prototype", training=model.config.training)
+    assert twin.config.attention == "masked" and theirs == model.config
+    labels = {segment.label for segment in pem.predict(twin, EXAMPLES / "cat.jpg").segments}
+    assert "cat" in labels
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,18 @@ import base64
 import dataclasses
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from halves_model import CAT_SCORE, SIMILARITY, HalvesModel, picked_token
+from halves_model import CAT_SCORE, SIMILARITY, HalvesModel, HalvesTwin, picked_token
 from PIL import Image
 from small_model import small_model
 
 import pem
-from ui.engine import MAX_SHOWN_PX, TASKS, Engine, Reading, ResultGone
+from ui.engine import MAX_SHOWN_PX, TASKS, TWIN, Engine, Reading, ResultGone
 from ui.results import KeptResult, ResultStore
 from ui.viewer.payload import reading_payload, result_payload
 from ui.viewer.server import open_result, server_functions
@@ -107,20 +108,48 @@ def test_an_example_is_run_when_it_is_asked_for_and_not_kept(tmp_path: Path) -> 
     assert model.forwards == 3
 
 
+def test_the_twin_runs_when_it_is_asked_for_and_is_kept_like_any_other() -> None:
+    model, twin = HalvesModel(), HalvesTwin()
+    engine = Engine(model, twin=twin)
+    result_id = engine.run(PHOTO, "noise")
+    assert (model.forwards, twin.forwards) == (1, 0)
+    other_id = engine.other(result_id)
+    assert other_id is not None and engine.other(other_id) == result_id
+    result, other = engine.result(result_id), engine.result(other_id)
+    assert (result.config.attention, other.config.attention) == ("prototype", "masked")
+    assert other.name == "noise" and other.original_size == result.original_size
+    drawn_by = [engine.read(each, "panoptic").segmentation.segments[0].queries for each in (result, other)]
+    assert drawn_by == [(0,), (0,)]
+    assert engine.result(other_id) is other and (model.forwards, twin.forwards) == (1, 1)
+    with pytest.raises(ResultGone, match="press Segment again"):
+        engine.result("forgotten" + TWIN)
+
+
 def test_the_twin_is_asked_for_the_query_with_the_most_similar_mask() -> None:
-    class Mirrored(HalvesModel):
-        """Its query 1 draws what query 0 of the other draws, and the other way round."""
-
-        def decoder(self, mask_features, levels, trace=False):
-            output = super().decoder(mask_features, levels, trace)
-            return dataclasses.replace(output, mask_embed=output.mask_embed[:, [1, 0, 2]])
-
-    engine = Engine(HalvesModel(), twin=Mirrored())
-    result = engine.result(engine.run(PHOTO))
-    choice, query, iou = engine.twin_choice(result, 0, 2, 0)
+    engine = Engine(HalvesModel(), twin=HalvesTwin())
+    result_id = engine.run(PHOTO)
+    kept, choice, query, iou = engine.twin_choice(result_id, 0, 2, 0)
     assert (query, iou) == (1, 1.0)
-    np.testing.assert_array_equal(choice.scores, engine.choice(result, 1, 2, 0).scores)
-    assert Engine(HalvesModel()).twin_choice(dataclasses.replace(result, twin=None), 0, 2, 0) is None
+    np.testing.assert_array_equal(choice.scores, engine.choice(engine.result(result_id), 1, 2, 0).scores)
+    assert kept is engine.result(result_id + TWIN).layers[2]
+    assert engine.twin_choice(result_id + TWIN, 0, 2, 0) is None
+
+
+def test_of_many_that_ask_for_the_twin_at_once_one_runs_it() -> None:
+    twin = HalvesTwin()
+    engine = Engine(HalvesModel(), twin=twin)
+    other_id = engine.run(PHOTO) + TWIN
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(engine.result, [other_id] * 8))
+    assert twin.forwards == 1 and all(result is found[0] for result in found)
+
+
+def test_without_a_twin_there_is_no_other_result() -> None:
+    engine = Engine(HalvesModel())
+    result_id = engine.run(PHOTO)
+    assert engine.other(result_id) is None and engine.twin_choice(result_id, 0, 2, 0) is None
+    with pytest.raises(ResultGone):
+        engine.result(result_id + TWIN)
 
 
 # -------------------------------------------------------------------------------------------------------------- store
@@ -230,7 +259,8 @@ def test_a_payload_is_json_of_at_most_a_megabyte_and_is_shown_in_the_photo_s_sha
 
 
 def test_the_server_answers_the_viewer_with_json_or_one_sentence(engine: Engine, result_id: str, tmp_path) -> None:
-    read, choice, export = server_functions(engine, tmp_path)
+    read, other, choice, export = server_functions(engine, tmp_path)
+    assert other([result_id, "semantic"])["id"] == result_id  # there is no other network
     assert [s["category"] for s in read([result_id, "panoptic", 0.7, 0.6])["segments"]] == ["cat"]
     assert read([result_id, "panoptic", 2, 0.6])["error"] == "object_threshold is 2; it must lie between 0 and 1."
     assert "press Segment again" in read(["gone", "panoptic", 0.7, 0.6])["error"]

@@ -16,7 +16,6 @@ from small_model import small_model
 
 import pem
 from analysis.prototypes import Evolution
-from pem.config import PEMConfig
 from ui.engine import Engine
 from ui.export import KINDS, export_file, trace_arrays, trace_json
 from ui.results import KeptLayer, KeptOutput, KeptResult
@@ -36,7 +35,7 @@ def result(engine: Engine) -> KeptResult:
 
 
 @pytest.fixture
-def hand_made() -> tuple[PEMConfig, KeptResult]:
+def hand_made() -> KeptResult:
     """A photo of 50 x 100 that filled 60 x 120 of an input of 64 x 128; one layer, one head, three queries, two steps.
 
     Query 0 picked token (0, 0), query 1 token (1, 3), which reaches into the padding, query 2 had no foreground.
@@ -65,11 +64,11 @@ def hand_made() -> tuple[PEMConfig, KeptResult]:
     logits[0, :, 0] = torch.tensor([0.0, 20.0, 0.0])
     output = KeptOutput(logits, torch.zeros(1, 3, 16, 32, dtype=torch.float16))
     sizes = {"original_size": (50, 100), "shown_size": (50, 100), "content_size": (60, 120), "padded_size": (64, 128)}
-    return config, KeptResult("", b"", output=output, evolution=evolution, layers=(layer,), stage_ms={}, **sizes)
+    return KeptResult("", config, b"", output=output, evolution=evolution, layers=(layer,), stage_ms={}, **sizes)
 
 
 def test_prototypes_lie_at_the_centres_of_their_cells_in_pixels_of_the_photo(hand_made) -> None:
-    trace = json.loads(json.dumps(trace_json(*hand_made)))
+    trace = json.loads(json.dumps(trace_json(hand_made)))
     assert trace["photo"] == {"name": "", "height": 50, "width": 100}
     assert trace["layers"] == [{"stride": 32, "rows": 2, "cols": 4}]
     first, second, third = (query["layers"][0] for query in trace["queries"])
@@ -86,11 +85,10 @@ def test_prototypes_lie_at_the_centres_of_their_cells_in_pixels_of_the_photo(han
 
 
 def test_a_trace_tells_each_step_and_can_be_of_one_query(hand_made) -> None:
-    config, result = hand_made
-    trace = trace_json(config, result, query=1)
-    assert trace["queries"] == [trace_json(config, result)["queries"][1]]
+    trace = trace_json(hand_made, query=1)
+    assert trace["queries"] == [trace_json(hand_made)["queries"][1]]
     last = trace["queries"][0]["steps"][1]
-    assert last["category"] == pem.categories.categories_for(config)[1].name
+    assert last["category"] == pem.categories.categories_for(hand_made.config)[1].name
     assert {**last, "category": ""} == {
         "category_id": 1,
         "category": "",
@@ -101,18 +99,17 @@ def test_a_trace_tells_each_step_and_can_be_of_one_query(hand_made) -> None:
     }
     for query in (-1, 3):
         with pytest.raises(ValueError, match="from 0 to 2"):
-            trace_json(config, result, query)
+            trace_json(hand_made, query)
 
 
 def test_the_arrays_say_the_same(hand_made) -> None:
-    config, result = hand_made
-    arrays = trace_arrays(config, result)
+    arrays = trace_arrays(hand_made)
     assert arrays["prototype_index"].tolist() == [[[0, 7, 0]]]
     assert arrays["prototype_x"][0, 0, :2] == pytest.approx([16 / 120 * 100, 112 / 120 * 100])
     assert arrays["prototype_y"][0, 0, :2] == pytest.approx([16 / 60 * 50, 48 / 60 * 50])
     assert arrays["allowed_fraction"].tolist() == [[0.5, 1, 0]]
     assert (arrays["strides"].tolist(), arrays["grid_sizes"].tolist()) == ([32], [[2, 4]])
-    assert (arrays["masks"] == result.evolution.masks).all()
+    assert (arrays["masks"] == hand_made.evolution.masks).all()
     assert arrays["class_probs"].sum(1) == pytest.approx([1, 1, 1])
     assert arrays["class_probs"][:, 0] == pytest.approx([1 / 48, 1, 1 / 48], abs=1e-6)
     assert len(arrays["categories"]) == 47
@@ -155,7 +152,7 @@ def test_the_overlay_is_painted_over_the_photo(engine: Engine, result: KeptResul
 def test_traces_are_files_that_open(engine: Engine, result: KeptResult, tmp_path: Path) -> None:
     path = export_file(engine, result, "trace-json", tmp_path, "panoptic")
     assert path.name == "cat_trace.json"
-    assert json.loads(path.read_text()) == trace_json(engine.model.config, result)
+    assert json.loads(path.read_text()) == trace_json(result)
     path = export_file(engine, result, "trace-npz", tmp_path, "panoptic")
     assert path.name == "cat_trace.npz"
     with np.load(path) as arrays:

@@ -26,7 +26,7 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
             reading = engine.read(result, task, object_threshold, overlap_threshold)
         except (ResultGone, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
-        files = segments_files(config, result, reading.segmentation)
+        files = segments_files(result, reading.segmentation)
         segments = write(files, result, "segments", new_folder(export_root))
         return pem.render(result.photo, reading.segmentation), str(segments), describe(result_id, reading)
 
@@ -38,10 +38,10 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
     def trace(result_id: str, query: float):
         try:
             result = engine.result(result_id)
-            found = trace_json(config, result, query=int(query))
+            found = trace_json(result, query=int(query))
         except (ResultGone, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return str(write(arrays_files(config, result), result, "trace-npz", new_folder(export_root))), found
+        return str(write(arrays_files(result), result, "trace-npz", new_folder(export_root))), found
 
     # Endpoints take and give components; these are never drawn.
     with gr.Row(visible=False):
@@ -74,7 +74,8 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
         [overlay, file, json],
         api_name="read",
         api_description="Reads a kept result again for another task or other thresholds; the network does not run. "
-        "Returns what /segment returns. Results are kept until newer ones need the room.",
+        "Returns what /segment returns. Results are kept until newer ones need the room. Where the page has a switch "
+        "for the attention, the same photo by the masked-attention twin has its result_id with ~masked at the end.",
         queue=False,
     )
     gr.on(

@@ -20,11 +20,21 @@ from analysis.latency import measure_ms
 from analysis.prototypes import Choice, evolution, explain_choice, match_queries
 from pem.outputs import PEMOutput, Segmentation
 from pem.predict import READINGS
-from ui.results import KeptLayer, KeptOutput, KeptResult, KeptTwin, ResultStore
+from pem.weights import DEFAULT_WEIGHTS
+from ui.results import KeptLayer, KeptOutput, KeptResult, ResultStore
 
 TASKS = ("panoptic", "semantic", "instance")
+# What the twin made of a photo has the same id, but for this at its end.
+TWIN = "~masked"
 # The viewer draws larger photos at this size, so that a reading and a redraw take no noticeable time.
 MAX_SHOWN_PX = 1280
+
+
+def load_twin(name: str) -> pem.PEM | None:
+    """The same network trained with masked attention, where its checkpoint NAME-masked.safetensors lies beside it."""
+    path = DEFAULT_WEIGHTS if name == "default" else Path(name)
+    path = path.with_name(f"{path.stem}-masked.safetensors")
+    return pem.load_model(path, device="auto") if path.exists() else None
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,8 @@ class Engine:
     """One model and its kept results. ``on_gpu`` wraps the forward pass where a GPU is lent call by call.
 
     The results of ``examples`` have the ids "example-NAME", and are made whenever they are asked for and not kept.
-    ``twin`` is the same network trained with masked attention, whose attention maps are shown for comparison.
+    ``twin`` is the same network trained with masked attention, for comparison. It runs on a photo when somebody asks
+    for what it makes of it, by the id of the photo's result with TWIN at its end.
     """
 
     def __init__(
@@ -62,17 +73,20 @@ class Engine:
         self.examples = {f"example-{path.stem}": path for path in examples}
         self.results = ResultStore(budget_bytes)
         self._forward = on_gpu(self._forward_on_cpu_tensors)
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = threading.RLock()
 
     def run(self, image: np.ndarray, name: str = "", result_id: str = "") -> str:
-        """Photo uint8 [H0, W0, 3] to the id of its kept result. The only place where the network runs."""
+        """Photo uint8 [H0, W0, 3] to the id of its kept result. The only place where a network runs."""
+        by_twin = result_id.endswith(TWIN)
+        config = self._network(by_twin).config
         with self._one_at_a_time:
             start = time.perf_counter()
-            batch = pem.preprocess([image], self.model.config)
+            batch = pem.preprocess([image], config)
             preprocess_ms = (time.perf_counter() - start) * 1000
-            passed = self._forward(batch.pixels, batch.content_sizes[0])
+            passed = self._forward(batch.pixels, batch.content_sizes[0], by_twin)
         result = KeptResult(
             name=name,
+            config=config,
             jpeg=_encode_jpeg(image),
             original_size=batch.original_sizes[0],
             shown_size=_shown_size(batch.original_sizes[0]),
@@ -85,13 +99,30 @@ class Engine:
     def result(self, result_id: str) -> KeptResult:
         """Raises ResultGone where it is no longer kept."""
         result = self.results.get(result_id)
-        if result is None and result_id in self.examples:
-            path = self.examples[result_id]
-            self.run(np.asarray(pem.load_image(path)), path.stem, result_id)
-            result = self.results.get(result_id)
         if result is None:
-            raise ResultGone("This result is no longer kept on the server: please press Segment again.")
+            with self._one_at_a_time:  # of several that ask for the same, one makes it and the others find it
+                result = self.results.get(result_id) or self._make(result_id)
         return result
+
+    def _make(self, result_id: str) -> KeptResult:
+        """What can be made from the id alone: an example, or what the twin makes of a kept photo."""
+        if result_id in self.examples:
+            path = self.examples[result_id]
+            image, name = np.asarray(pem.load_image(path)), path.stem
+        elif self.twin is not None and result_id.endswith(TWIN):
+            photo = self.result(result_id.removesuffix(TWIN))
+            image, name = np.asarray(photo.photo), photo.name
+        else:
+            raise ResultGone("This result is no longer kept on the server: please press Segment again.")
+        made = self.results.get(self.run(image, name, result_id))
+        assert made is not None  # the newest is always kept
+        return made
+
+    def other(self, result_id: str) -> str | None:
+        """The id of what the other network makes of the same photo; None where there is no other network."""
+        if self.twin is None:
+            return None
+        return result_id.removesuffix(TWIN) if result_id.endswith(TWIN) else result_id + TWIN
 
     def read(
         self,
@@ -108,7 +139,7 @@ class Engine:
         """
         if task not in TASKS:
             raise ValueError(f"There is no task {task!r}; choose one of: {', '.join(TASKS)}.")
-        config = self.model.config
+        config = result.config
         object_threshold = config.object_threshold if object_threshold is None else object_threshold
         overlap_threshold = config.overlap_threshold if overlap_threshold is None else overlap_threshold
         thresholds: dict[str, dict[str, Any]] = {
@@ -131,43 +162,49 @@ class Engine:
             raise ValueError(f"There is no query {query}; choose one from 0 to {len(kept.target) - 1}.")
         return explain_choice(kept.target[query], kept.key, kept.banned(query), head, len(kept.prototype_index))
 
-    def twin_choice(self, result: KeptResult, query: int, layer: int, head: int) -> tuple[Choice, int, float] | None:
-        """What the twin's most similar query attends to in the same layer and head: that, its index, and their IoU."""
-        if result.twin is None:
+    def twin_choice(
+        self, result_id: str, query: int, layer: int, head: int
+    ) -> tuple[KeptLayer, Choice, int, float] | None:
+        """What the twin's query with the most similar mask attends to in the same layer and head: the layer, that, its
+        index, and the IoU of the masks. None without a twin, and for what the twin itself made."""
+        if self.twin is None or result_id.endswith(TWIN):
             return None
-        match, iou = int(result.twin.query[query]), float(result.twin.iou[query])
-        kept = result.twin.layers[layer]
-        return explain_choice(kept.target[match], kept.key, kept.banned(match), head, len(kept.similarity)), match, iou
+        result, twin = self.result(result_id), self.result(result_id + TWIN)
+        matches, ious = match_queries(result.output, twin.output, result.content_size)
+        match, kept = int(matches[query]), twin.layers[layer]
+        choice = explain_choice(kept.target[match], kept.key, kept.banned(match), head, len(kept.similarity))
+        return kept, choice, match, float(ious[query])
+
+    def _network(self, by_twin: bool) -> pem.PEM:
+        network = self.twin if by_twin else self.model
+        assert network is not None
+        return network
 
     @torch.inference_mode()
-    def _forward_on_cpu_tensors(self, pixels: Tensor, content_size: tuple[int, int]) -> dict[str, Any]:
+    def _forward_on_cpu_tensors(self, pixels: Tensor, content_size: tuple[int, int], by_twin: bool) -> dict[str, Any]:
         # CPU in, CPU out: a lent GPU lives in another process.
-        device = next(self.model.parameters()).device
+        network = self._network(by_twin)
+        device = next(network.parameters()).device
         pixels = pixels.to(device)
         output: PEMOutput | None = None
 
         def run(stage_done: Callable[[], None]) -> None:
             nonlocal output
-            features = self.model.backbone(pixels)
+            features = network.backbone(pixels)
             stage_done()
-            mask_features, levels = self.model.pixel_decoder(features)
+            mask_features, levels = network.pixel_decoder(features)
             stage_done()
-            output = self.model.decoder(mask_features, levels, trace=True)
+            output = network.decoder(mask_features, levels, trace=True)
             stage_done()
 
         with torch.autocast(device.type, enabled=device.type == "cuda"):
             times_ms = measure_ms(run, device)
-            twin_output = self.twin(pixels, trace=True) if self.twin else None
         assert output is not None
-        twin = None
-        if twin_output is not None:
-            twin = KeptTwin(_keep_layers(twin_output), *match_queries(output, twin_output, content_size))
         return {
             "output": KeptOutput(output.pred_logits.half().cpu(), output.pred_masks.half().cpu()),
             "evolution": evolution(output, content_size),
             "layers": _keep_layers(output),
-            "stage_ms": dict(zip(("backbone", "pixel decoder", "decoder"), times_ms)),
-            "twin": twin,
+            "stage_ms": dict(zip(("backbone", "pixel decoder", "decoder + trace"), times_ms)),
         }
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pem
 from pem.conditions import conditions
-from ui.engine import TASKS, Engine
+from pem.weights import DEFAULT_WEIGHTS
+from ui.engine import TASKS, Engine, load_twin
 from ui.viewer.payload import reading_payload
 from ui.viewer.server import open_result
 
@@ -21,7 +22,6 @@ ASSETS = Path(__file__).parent.parent / "assets"
 EXAMPLES = sorted((ASSETS / "examples").glob("*.jpg"))
 FIRST_EXAMPLE = "cat"
 FILE = ASSETS / "examples" / f"{FIRST_EXAMPLE}.json.gz"
-WEIGHTS = ASSETS / "weights" / "default.safetensors"
 
 
 def load() -> dict[str, Any]:
@@ -30,7 +30,7 @@ def load() -> dict[str, Any]:
 
 
 def make() -> dict[str, Any]:
-    engine = Engine(pem.load_model("default", device="cpu"), examples=EXAMPLES)
+    engine = Engine(pem.load_model("default", device="cpu"), examples=EXAMPLES, twin=load_twin("default"))
     result_id = f"example-{FIRST_EXAMPLE}"
     for _ in range(5):  # the first passes through a network are slower than any later one
         engine.result(result_id)
@@ -38,7 +38,7 @@ def make() -> dict[str, Any]:
     value = open_result(engine, result_id, engine.model.config.task)
     result = engine.result(result_id)
     value["readings"] = [reading_payload(engine.read(result, task, size=result.shown_size)) for task in TASKS]
-    value["weights_sha256"] = sha256(WEIGHTS.read_bytes()).hexdigest()
+    value["weights_sha256"] = sha256(DEFAULT_WEIGHTS.read_bytes()).hexdigest()
     value["measured_on"] = conditions("cpu")["device"]
     return value
 

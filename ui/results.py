@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.prototypes import Evolution
+from pem.config import PEMConfig
 from pem.outputs import Batch
 
 
@@ -44,19 +45,11 @@ class KeptOutput(NamedTuple):
 
 
 @dataclass(frozen=True)
-class KeptTwin:
-    """What the masked-attention twin of the model made of the same photo."""
-
-    layers: tuple[KeptLayer, ...]
-    query: np.ndarray  # int [Q]: for each query of the model, the twin's with the most similar mask ...
-    iou: np.ndarray  # float32 [Q]: ... and how similar they are
-
-
-@dataclass(frozen=True)
 class KeptResult:
     """One photo and what the network said of it: about 10 MiB for the bundled model."""
 
     name: str  # of an example photo; empty for the visitor's own
+    config: PEMConfig  # of the network
     jpeg: bytes  # the photo in its own size, for exports
     original_size: tuple[int, int]
     shown_size: tuple[int, int]  # what the viewer draws; never larger than the original
@@ -66,7 +59,6 @@ class KeptResult:
     evolution: Evolution
     layers: tuple[KeptLayer, ...]
     stage_ms: dict[str, float]  # in the order in which the stages ran
-    twin: KeptTwin | None = None
 
     def batch(self, size: tuple[int, int]) -> Batch:
         """The geometry that leads a reading to this size; its pixels take no memory."""
@@ -80,7 +72,7 @@ class KeptResult:
     @property
     def num_bytes(self) -> int:
         arrays = [*self.output, self.evolution.masks]
-        for layer in (*self.layers, *(self.twin.layers if self.twin else ())):
+        for layer in self.layers:
             arrays += [layer.target, layer.key, layer.banned_bits, layer.similarity, layer.prototype_index]
         return len(self.jpeg) + sum(array.nbytes for array in arrays)
 

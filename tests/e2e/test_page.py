@@ -264,7 +264,7 @@ def test_the_choice_tells_similarity_banned_tokens_and_the_pick(uploaded: Page) 
     choice = uploaded.locator("#choice")
     expect(choice).to_contain_text("96 of 192")  # tokens allowed: half of 12 x 16
     expect(choice).to_contain_text("0.750")
-    expect(choice).to_contain_text("Softmax of the same similarities")
+    expect(choice).to_contain_text("Attention of the masked-attention twin (its query 1, mask IoU 1.00)")
 
 
 def test_the_mask_grows_from_nothing_to_half_the_photo(uploaded: Page) -> None:
@@ -359,6 +359,31 @@ def test_a_link_with_other_thresholds_reads_again(page: Page) -> None:
     expect(page.locator("#score-threshold input[type=number]")).to_have_value("0.70")
     expect(page.locator("#legend")).not_to_contain_text("couch")
     expect(page.locator("#legend")).to_contain_text("not recognised")
+
+
+@pytest.mark.parametrize("page", [{"query": "?example=cat&attention=masked&layer=2"}], indirect=True, ids=["link"])
+def test_a_link_may_show_the_twin(page: Page) -> None:
+    expect(page.get_by_label("masked attention")).to_be_checked()
+    expect(page.locator("#layer input").nth(1)).to_be_checked()
+    expect(page.locator("#legend")).to_contain_text("query 1")
+
+
+# ------------------------------------------------------------------------------------------------ the other attention
+
+
+def test_a_flip_of_the_attention_shows_the_twin_in_the_same_view(uploaded: Page) -> None:
+    cat = uploaded.locator("#legend li", has_text="cat")
+    expect(cat).to_contain_text("query 0")
+    uploaded.get_by_label("semantic").check()
+    uploaded.locator("#layer input").nth(2).check(force=True)
+    uploaded.get_by_label("masked attention").check(force=True)
+    expect(cat).to_contain_text("query 1")  # the twin draws it with another query
+    expect(uploaded.get_by_label("semantic")).to_be_checked()
+    expect(uploaded.locator("#layer input").nth(2)).to_be_checked()
+    expect(uploaded.locator("#walk")).to_be_hidden()  # it tells of prototypes
+    uploaded.get_by_label("prototypes", exact=True).check(force=True)
+    expect(cat).to_contain_text("query 0")
+    expect(uploaded.locator("#walk")).to_be_visible()
 
 
 # --------------------------------------------------------------------------------------------------- keys, bad input

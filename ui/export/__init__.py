@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pem.config import PEMConfig
 from pem.outputs import Segmentation
 from pem.render import id_map_png, panoptic_json, render
 from ui.engine import Engine
@@ -49,25 +48,25 @@ def export_file(
     """
     if what not in KINDS:
         raise ValueError(f"There is no export {what!r}; choose one of: {', '.join(KINDS)}.")
-    config, name = engine.model.config, _name(result)
+    name = _name(result)
     files: dict[str, bytes] = {}
     if what in ("overlay", "segments", "all"):
         segmentation = engine.read(result, task, object_threshold, overlap_threshold).segmentation
     if what in ("overlay", "all"):
         files[f"{name}_overlay.png"] = _png(render(result.photo, segmentation, opacity))
     if what in ("segments", "all"):
-        files |= segments_files(config, result, segmentation)
+        files |= segments_files(result, segmentation)
     if what in ("trace-json", "all"):
-        files[f"{name}_trace.json"] = json.dumps(trace_json(config, result), allow_nan=False).encode()
+        files[f"{name}_trace.json"] = json.dumps(trace_json(result), allow_nan=False).encode()
     if what in ("trace-npz", "all"):
-        files |= arrays_files(config, result)
+        files |= arrays_files(result)
     return write(files, result, what, folder)
 
 
-def segments_files(config: PEMConfig, result: KeptResult, segmentation: Segmentation) -> dict[str, bytes]:
+def segments_files(result: KeptResult, segmentation: Segmentation) -> dict[str, bytes]:
     """The id map as a PNG and the COCO panoptic JSON that belongs to it, by their names."""
     name = _name(result)
-    annotation = panoptic_json(segmentation, config, f"{name}.jpg", f"{name}_segments.png")
+    annotation = panoptic_json(segmentation, result.config, f"{name}.jpg", f"{name}_segments.png")
     if segmentation.masks is not None:
         annotation["note"] = OVERLAP_NOTE
     return {
@@ -76,10 +75,10 @@ def segments_files(config: PEMConfig, result: KeptResult, segmentation: Segmenta
     }
 
 
-def arrays_files(config: PEMConfig, result: KeptResult) -> dict[str, bytes]:
+def arrays_files(result: KeptResult) -> dict[str, bytes]:
     """What ``trace_arrays`` describes, by its name."""
     archive = io.BytesIO()
-    np.savez_compressed(archive, **trace_arrays(config, result))
+    np.savez_compressed(archive, **trace_arrays(result))
     return {f"{_name(result)}_trace.npz": archive.getvalue()}
 
 

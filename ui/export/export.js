@@ -6,6 +6,7 @@ import { ask, find, findAll, make, notify, onChange, state } from "../viewer/sta
 export function linkToView({ result, task, objectThreshold, overlapThreshold, query, layer, head, show, step }) {
   const parameters = {
     example: result.name,
+    attention: result.other_id && result.model.attention === "masked" ? "masked" : null,
     task,
     score: objectThreshold.toFixed(2),
     overlap: overlapThreshold.toFixed(2),

@@ -11,12 +11,11 @@ import numpy as np
 
 from analysis.prototypes import cell_centres
 from pem.categories import categories_for
-from pem.config import PEMConfig
 from pem.layers import to_float
 from ui.results import KeptLayer, KeptResult
 
 
-def trace_json(config: PEMConfig, result: KeptResult, query: int | None = None) -> dict[str, Any]:
+def trace_json(result: KeptResult, query: int | None = None) -> dict[str, Any]:
     """What happened to one query, or to all of them. All indices start at 0.
 
     - ``model``, ``attention``: the model's name, and "prototype" or "masked".
@@ -41,8 +40,8 @@ def trace_json(config: PEMConfig, result: KeptResult, query: int | None = None) 
     queries = range(num_queries) if query is None else [query]
     places = [_places(result, layer) for layer in result.layers]
     return {
-        "model": config.name,
-        "attention": config.attention,
+        "model": result.config.name,
+        "attention": result.config.attention,
         "photo": {"name": result.name, "height": result.original_size[0], "width": result.original_size[1]},
         "content_size": list(result.content_size),
         "padded_size": list(result.padded_size),
@@ -53,14 +52,14 @@ def trace_json(config: PEMConfig, result: KeptResult, query: int | None = None) 
             {
                 "query": q,
                 "layers": [_layer_json(layer, at, q) for layer, at in zip(result.layers, places, strict=True)],
-                "steps": _steps_json(config, result, q),
+                "steps": _steps_json(result, q),
             }
             for q in queries
         ],
     }
 
 
-def trace_arrays(config: PEMConfig, result: KeptResult) -> dict[str, np.ndarray]:
+def trace_arrays(result: KeptResult) -> dict[str, np.ndarray]:
     """The same of all queries as arrays. L layers, h heads, Q queries, K classes.
 
     - ``prototype_index`` int32, ``similarity``, ``prototype_x``, ``prototype_y`` float32 [L, h, Q]: x and y in pixels
@@ -89,7 +88,7 @@ def trace_arrays(config: PEMConfig, result: KeptResult) -> dict[str, np.ndarray]
         "final_iou": steps.final_iou,
         "masks": steps.masks,
         "class_probs": to_float(result.output.pred_logits[0]).nan_to_num().softmax(-1).numpy(),
-        "categories": np.array([category.name for category in categories_for(config)]),
+        "categories": np.array([category.name for category in categories_for(result.config)]),
         "original_size": np.array(result.original_size),
         "content_size": np.array(result.content_size),
         "padded_size": np.array(result.padded_size),
@@ -137,8 +136,8 @@ def _layer_json(layer: KeptLayer, at: _Places, query: int) -> dict[str, Any]:
     }
 
 
-def _steps_json(config: PEMConfig, result: KeptResult, query: int) -> list[dict[str, Any]]:
-    steps, categories = result.evolution, categories_for(config)
+def _steps_json(result: KeptResult, query: int) -> list[dict[str, Any]]:
+    steps, categories = result.evolution, categories_for(result.config)
     return [
         {
             "category_id": int(category_id),

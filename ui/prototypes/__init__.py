@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import gradio as gr
 import numpy as np
 
 from ui.engine import Engine
-from ui.results import KeptResult
 
 
-def choice_payload(engine: Engine, result: KeptResult, query: int, layer: int, head: int) -> dict[str, Any]:
+def choice_payload(engine: Engine, result_id: str, query: int, layer: int, head: int) -> dict[str, Any]:
     """Why one head of one query took its prototype, as JSON; the maps are base64 of one byte per token.
 
     Raises ValueError for a query, layer or head that does not exist.
     """
+    result = engine.result(result_id)
     choice, kept = engine.choice(result, query, layer, head), result.layers[layer]
     low, high = float(choice.scores.min()), float(choice.scores.max())
     max_weight = float(choice.weights.max())
@@ -23,7 +24,7 @@ def choice_payload(engine: Engine, result: KeptResult, query: int, layer: int, h
         "query": query,
         "layer": layer,
         "head": head,
-        "kind": "similarity" if engine.model.config.attention == "prototype" else "logit",
+        "kind": "similarity" if result.config.attention == "prototype" else "logit",
         "rows": kept.grid_size[0],
         "cols": kept.grid_size[1],
         "channels": kept.key.shape[1],
@@ -40,16 +41,19 @@ def choice_payload(engine: Engine, result: KeptResult, query: int, layer: int, h
         # The network's own, where `choice` knows only the half floats that were kept of what it compared.
         "index": int(kept.prototype_index[head, query]),
         "similarity": float(kept.similarity[head, query]),
-        "twin": _twin_payload(engine, result, query, layer, head),
+        "twin": _twin_payload(engine, result_id, query, layer, head),
     }
 
 
-def _twin_payload(engine: Engine, result: KeptResult, query: int, layer: int, head: int) -> dict[str, Any] | None:
-    found = engine.twin_choice(result, query, layer, head)
-    if found is None or result.twin is None:
+def _twin_payload(engine: Engine, result_id: str, query: int, layer: int, head: int) -> dict[str, Any] | None:
+    try:
+        found = engine.twin_choice(result_id, query, layer, head)
+    except gr.Error:  # a GPU that is lent call by call may be refused; the network's own choice is known all the same
+        found = None
+    if found is None:
         return None
-    choice, twin_query, iou = found
-    rows, cols = result.twin.layers[layer].grid_size
+    kept, choice, twin_query, iou = found
+    rows, cols = kept.grid_size
     max_weight = float(choice.weights.max())
     return {
         "query": twin_query,

@@ -57,22 +57,23 @@ function layerLine() {
     const empty = result.model.num_queries - queries;
     const picks = counts.reduce((sum, count) => sum + count, 0);
     const cells = counts.filter((count) => count > 0).length;
-    return `${grid}. The ${picks} picks of all queries fall on ${plural(cells, "token")}, at most ${max} on one${
+    return `${grid}. The ${picks} ${usesPrototypes() ? "picks" : "largest weights"} of all queries fall on ${plural(cells, "token")}, at most ${max} on one${
       empty ? `; ${plural(empty, "query").replace("querys", "queries")} without foreground here left out` : ""
     }.`;
   }
   if (query === null) return "";
   if (!hasForeground(query, layer)) return `No foreground in this layer: ${whatThen(query, layer)}`;
   const points = pointsOf(query, layer);
+  const took = usesPrototypes() ? "picked" : "looked most at"; // masked attention reads all tokens, this one most
   const beside = points.filter((point) => point.inPadding).length;
   const padding = beside ? ` ${plural(beside, "hollow point")}: in the padding beside the photo.` : "";
   if (head !== null) {
     const [{ row, col }] = points;
-    return `${grid}. Head ${head + 1} of query ${query} picked row ${row + 1}, column ${col + 1}.${padding}`;
+    return `${grid}. Head ${head + 1} of query ${query} ${took} row ${row + 1}, column ${col + 1}.${padding}`;
   }
   const most = Math.max(...points.map((point) => point.heads.length));
   const agree = most > 1 ? `; on one, ${most} heads agree` : ", each its own";
-  return `${grid}. The ${result.model.num_heads} heads of query ${query} picked ${points.length}${agree}.${padding}`;
+  return `${grid}. The ${result.model.num_heads} heads of query ${query} ${took} ${plural(points.length, "token")}${agree}.${padding}`;
 }
 
 // What a query without foreground does, by the rule of its checkpoint.

@@ -167,9 +167,9 @@ function showChoice() {
   if (hasForeground(query, layer)) {
     const { row, col } = tokenAt(layer, choice.index);
     facts.unshift(
-      ["picked", `row ${row + 1}, column ${col + 1}`],
+      [choice.kind === "logit" ? "largest weight on" : "picked", `row ${row + 1}, column ${col + 1}`],
       [scoreName(), decimal(choice.similarity)],
-      ["the same token was picked by", agreeText(choice)],
+      [choice.kind === "logit" ? "the same token is first for" : "the same token was picked by", agreeText(choice)],
     );
   }
   const list = facts.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", {}, value)));

@@ -10,7 +10,7 @@ import { setUpWalk } from "../prototypes/walk.js";
 import { setUpCanvas, showPhoto } from "./canvas.js";
 import { keepReading, readingFor, settingsOf, setUpControls } from "./controls.js";
 import { setUpLegend } from "./legend.js";
-import { find, segmentOfQuery, state, update } from "./state.js";
+import { ask, find, onChange, segmentOfQuery, state, update } from "./state.js";
 import { setUpTiming } from "./timing.js";
 
 // The largest segment is selected at first: there is something to see before anything was clicked.
@@ -19,15 +19,33 @@ function firstLook(reading) {
   return { segment: largest?.id ?? null, query: largest?.queries[0] ?? null };
 }
 
+const received = new Map(); // the latest results, by their ids, to flip between them
 const linkToFollow = new URLSearchParams(location.search);
 
-async function takeIn() {
+function takeIn() {
   // gr.HTML hands out a proxy whose every access costs; what is read a thousand times had better be plain.
   const value = props.value ? JSON.parse(JSON.stringify(props.value)) : null;
   if (!value || value.id === state.result?.id) return;
+  // The view of a link is for the first result that it means, and for no other.
+  const means = (name, own) => (linkToFollow.get(name) ?? own) === own;
+  const isMeant =
+    linkToFollow.has("example") && means("example", value.name) && means("attention", value.model.attention);
+  const view = isMeant ? viewFromLink(location.search, value) : {};
+  if (isMeant) linkToFollow.delete("example");
+  enqueue(value, view);
+}
+
+// One after the other: pictures of an older result that were slow to decode must not replace those of a newer one.
+let lastShown = Promise.resolve();
+function enqueue(value, view) {
+  lastShown = lastShown.then(() => showResult(value, view)).catch(console.error);
+}
+
+// Shows a result with its first reading, and of the view what is given.
+async function showResult(value, view) {
   const { readings, ...result } = value;
-  const view = linkToFollow.get("example") === result.name ? viewFromLink(location.search, result) : {};
-  linkToFollow.delete("example"); // the view of a link is for the first result only
+  received.set(value.id, value);
+  if (received.size > 8) received.delete(received.keys().next().value);
   await Promise.all([showPhoto(result), loadMaskSheets(result)]);
   for (const reading of readings) await keepReading(reading, result);
   const wanted = { ...settingsOf(readings[0]), ...view };
@@ -53,7 +71,33 @@ async function takeIn() {
   });
 }
 
+// The same photo by the network with the other attention, in the view of now. The queries of the two have the same
+// numbers, but only by their common start do they look for the same things.
+async function flipAttention() {
+  const { result, task, objectThreshold, overlapThreshold, layer, step, head, show: what } = state;
+  find("#attention").setAttribute("aria-busy", "true");
+  const value = received.get(result.other_id) ?? (await ask("other", result.id, task));
+  find("#attention").removeAttribute("aria-busy");
+  if (!value || state.result !== result) return showAttention();
+  const query = value.readings[0].segments.some(({ queries }) => queries.includes(state.query))
+    ? { query: state.query }
+    : {};
+  enqueue(value, { task, objectThreshold, overlapThreshold, layer, step, head, show: what, ...query });
+}
+
+function showAttention() {
+  const { model, other_id: other } = state.result;
+  find("#attention").hidden = !other;
+  find(`#attention input[value=${model.attention}]`).checked = true;
+}
+
+function setUpAttention() {
+  find("#attention").addEventListener("change", flipAttention);
+  onChange(["result"], showAttention);
+}
+
 setUpControls();
+setUpAttention();
 setUpCanvas();
 setUpLegend();
 setUpTiming();

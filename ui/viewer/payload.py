@@ -29,19 +29,20 @@ MAX_SHEETS_BYTES = 240_000
 
 def result_payload(engine: Engine, result_id: str) -> dict[str, Any]:
     """Photo, prototypes, evolution and times of a kept result; its readings come from ``reading_payload``."""
-    result, config = engine.result(result_id), engine.model.config
+    result = engine.result(result_id)
     start = time.perf_counter()
     height, width = result.shown_size
     rows, cols = result.evolution.masks.shape[2:]
     payload = {
         "id": result_id,
+        "other_id": engine.other(result_id),  # of the same photo by the network with the other attention, or null
         "name": result.name,
         "photo": data_uri(_photo(result), "jpeg"),
         "height": height,
         "width": width,
         "original_size": list(result.original_size),
         "content_size": list(result.content_size),
-        "model": _model(config),
+        "model": _model(result.config),
         "layers": [
             {
                 "stride": layer.stride,

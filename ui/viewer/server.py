@@ -1,4 +1,5 @@
-"""What the viewer may ask the server for after it got a photo; none of it runs the network on a kept photo."""
+"""What the viewer may ask the server for after it got a photo. Of a kept result all is known; only what the twin makes
+of the photo is run when it is first asked for."""
 
 from __future__ import annotations
 
@@ -50,8 +51,12 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
         return reading_payload(engine.read(result, task, object_threshold, overlap_threshold, result.shown_size))
 
     @answers
+    def other(result_id: str, task: str) -> dict[str, Any]:
+        return open_result(engine, engine.other(result_id) or result_id, task)
+
+    @answers
     def choice(result_id: str, query: int, layer: int, head: int) -> dict[str, Any]:
-        return choice_payload(engine, engine.result(result_id), query, layer, head)
+        return choice_payload(engine, result_id, query, layer, head)
 
     @answers
     def export(
@@ -62,7 +67,7 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
         path = export_file(engine, engine.result(result_id), what, folder, task, *thresholds, opacity)
         return {"url": f"gradio_api/file={path}", "name": path.name}
 
-    return [read, choice, export]
+    return [read, other, choice, export]
 
 
 def new_folder(root: Path) -> Path:

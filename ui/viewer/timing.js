@@ -7,7 +7,7 @@ const STAGE_COLORS = {
   preprocess: "#8a8f98",
   backbone: "#0072b2",
   "pixel decoder": "#56b4e9",
-  decoder: "#e69f00",
+  "decoder + trace": "#e69f00", // what the studio shows of its inside is recorded, and takes its time
   reading: "#009e73",
   drawing: "#cc79a7",
 };

@@ -1,0 +1,43 @@
+"""The bundled model beside its masked-attention twin, both trained: what they score, and what they cost.
+
+``python -m analysis.twins --data FOLDER``. The twin is no run of its own from the start: it took over all of the model
+but the cross-attention, and was trained on, as the model card tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pem
+from analysis.ablations import costs, scores
+from analysis.latency import parse_size
+from analysis.results import RESULTS, save_tables
+from pem.conditions import conditions
+from pem.training.data import open_split
+from pem.weights import DEFAULT_WEIGHTS
+
+NETWORKS = {"PEM": DEFAULT_WEIGHTS, "masked attention": DEFAULT_WEIGHTS.with_stem("default-masked")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.twins", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", required=True, type=Path, help="folder with panoptic_val.json and its photos")
+    parser.add_argument("--size", type=parse_size, default=(288, 384), metavar="HEIGHTxWIDTH", help="for the costs")
+    parser.add_argument("--repeats", type=int, default=20, help="for the costs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "twins.json")
+    arguments = parser.parse_args()
+    try:
+        models = {name: pem.load_model(path, device="cpu") for name, path in NETWORKS.items()}
+        val_split = open_split(arguments.data, "val", models["PEM"].config)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    cost = costs(models, arguments.size, arguments.repeats)
+    rows = [{"variant": name, **scores(model, val_split), **cost[name]} for name, model in models.items()]
+    about = {"batch": 1, "size": "x".join(map(str, arguments.size))}
+    save_tables({"conditions": conditions("cpu") | about, "rows": rows}, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
