@@ -363,7 +363,7 @@ def test_a_link_with_other_thresholds_reads_again(page: Page) -> None:
 
 @pytest.mark.parametrize("page", [{"query": "?example=cat&attention=masked&layer=2"}], indirect=True, ids=["link"])
 def test_a_link_may_show_the_twin(page: Page) -> None:
-    expect(page.get_by_label("masked attention")).to_be_checked()
+    expect(page.get_by_label("masked", exact=True)).to_be_checked()
     expect(page.locator("#layer input").nth(1)).to_be_checked()
     expect(page.locator("#legend")).to_contain_text("query 1")
 
@@ -376,7 +376,7 @@ def test_a_flip_of_the_attention_shows_the_twin_in_the_same_view(uploaded: Page)
     expect(cat).to_contain_text("query 0")
     uploaded.get_by_label("semantic").check()
     uploaded.locator("#layer input").nth(2).check(force=True)
-    uploaded.get_by_label("masked attention").check(force=True)
+    uploaded.get_by_label("masked", exact=True).check(force=True)
     expect(cat).to_contain_text("query 1")  # the twin draws it with another query
     expect(uploaded.get_by_label("semantic")).to_be_checked()
     expect(uploaded.locator("#layer input").nth(2)).to_be_checked()
