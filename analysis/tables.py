@@ -133,11 +133,14 @@ def classes(result: Result) -> str:
 def intervals(result: Result) -> str:
     """Of a validation, in percent: the value and its 95 % interval over resampled photos."""
 
-    def cell(score: dict[str, float]) -> str:
+    def cell(score: dict[str, float | None]) -> str:
+        if score["value"] is None:  # VOC has no true stuff
+            return "–"
         return f"{percent(score['value'])} ({percent(score['low'])} to {percent(score['high'])})"
 
+    keys = {"miou": "mIoU", "pq": "PQ", "pq_things": "PQ things", "pq_stuff": "PQ stuff"}
     return markdown_table(
-        {"source": source, "photos": row["photos"], "mIoU": cell(row["miou"]), "PQ": cell(row["pq"])}
+        {"source": source, "photos": row["photos"]} | {name: cell(row[key]) for key, name in keys.items()}
         for source, row in result["per_source"].items()
     )
 

@@ -39,6 +39,7 @@ class Judged:
 
     names: list[str]
     sources: list[str]
+    is_thing: np.ndarray  # bool [K]
     # iou_sum, true positives, false positives, false negatives at each pair of thresholds: [object, overlap, I, 4, K]
     counts: np.ndarray
     # of the semantic reading, in pixels: intersection, union, labelled; [I, 3, K]
@@ -72,6 +73,7 @@ def judge(model: pem.PEM, dataset: PanopticDataset) -> Judged:
     return Judged(
         names=[record.file_name for record in dataset.records],
         sources=[record.source for record in dataset.records],
+        is_thing=np.array(is_thing),
         counts=np.stack(counts, axis=1).reshape(*grid, len(dataset), 4, config.num_classes),
         areas=np.stack(areas),
         segments=np.array(segments).reshape(-1, 2),
@@ -113,11 +115,15 @@ def mean_where(chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def interval(per_photo: np.ndarray, score: Any) -> dict[str, float]:
-    """``score`` of the sum over photos [I, ...], with the 95 % interval of ``NUM_RESAMPLES`` bootstrap samples."""
+    """``score`` of the sum over photos [I, ...], with the 95 % interval of ``NUM_RESAMPLES`` bootstrap samples.
+
+    All are nan where there is nothing to judge; samples without anything to judge are left out.
+    """
     num_photos = len(per_photo)
     times_drawn = np.random.default_rng(0).multinomial(num_photos, np.full(num_photos, 1 / num_photos), NUM_RESAMPLES)
     resampled = score(np.tensordot(times_drawn, per_photo, axes=1))
-    low, high = np.percentile(resampled, (2.5, 97.5))
+    judged = resampled[~np.isnan(resampled)]
+    low, high = np.percentile(judged, (2.5, 97.5)) if len(judged) else (np.nan, np.nan)
     return {"value": float(score(per_photo.sum(0))), "low": float(low), "high": float(high)}
 
 
@@ -147,12 +153,20 @@ def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
             source: {
                 "photos": int((sources == source).sum()),
                 "pq": interval(at_default[sources == source], panoptic_quality),
+                "pq_things": of_kind(at_default[sources == source], judged.is_thing),
+                "pq_stuff": of_kind(at_default[sources == source], ~judged.is_thing),
                 "miou": interval(judged.areas[sources == source], mean_iou),
             }
             for source in sorted(set(judged.sources))
         },
         "worst": [{"photo": judged.names[n], "source": judged.sources[n], "pq": float(quality[n])} for n in worst],
     }
+
+
+def of_kind(counts: np.ndarray, chosen: np.ndarray) -> dict[str, float | None]:
+    """The interval of PQ over the chosen classes; None, as JSON has no nan, where there was none to find."""
+    found = interval(counts[..., chosen], panoptic_quality)
+    return {name: None if np.isnan(score) else score for name, score in found.items()}
 
 
 def truth(target: Target, config: PEMConfig) -> Segmentation:

@@ -39,6 +39,8 @@ def test_the_scores_are_those_of_the_evaluation(dataset: PanopticDataset) -> Non
     for source, scores in expected["per_source"].items():
         assert found["per_source"][source]["pq"]["value"] == pytest.approx(scores["pq"], abs=1e-5)
         assert found["per_source"][source]["miou"]["value"] == pytest.approx(scores["miou"], abs=1e-5)
+        for kind in ("pq_things", "pq_stuff"):  # None where a source has none of them
+            assert found["per_source"][source][kind]["value"] == pytest.approx(scores[kind], abs=1e-5)
     row, col = found["thresholds"]["object"].index(0.2), found["thresholds"]["overlap"].index(0.8)
     assert found["thresholds"]["pq"][row][col] == pytest.approx(expected["overall"]["pq"], abs=1e-5)
     assert expected["overall"]["miou"] > 0
