@@ -164,9 +164,9 @@ def test_prototypes_are_chosen_by_comparisons_and_fetched_by_bytes() -> None:
     cost = count("cityscapes-panoptic-r50", (1024, 2048))
     rows = {row.operator: row for row in cost.rows if row.part == "cross_attention"}
     tokens = 2 * (32 * 64 + 64 * 128 + 128 * 256)
-    # One per head, query and token for the argmax, which is taken in 68 blocks of 655 tokens; is a query without any
-    # token is asked of each query and token, and was nothing found once per choice.
-    assert rows["comparison"].comparisons == 8 * 100 * tokens + 2 * 8 * 100 * 68 + 100 * tokens + 6 * 8 * 100
+    # One per head, query and token for the argmax, which is taken in 68 blocks of 655 tokens; was nothing found is
+    # asked once per choice. (Is a query without any token? That is put together from what is true already.)
+    assert rows["comparison"].comparisons == 8 * 100 * tokens + 2 * 8 * 100 * 68 + 6 * 8 * 100
     fetched = 6 * 100 * 256 * 4
     indices = 6 * 8 * 100 * 8  # where to fetch them: an int64 per layer, head and query, itself taken from 68 blocks
     assert rows["gather"].written_mib * 2**20 == fetched + indices
