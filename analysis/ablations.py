@@ -32,8 +32,13 @@ from pem.training.data import PanopticDataset, open_split
 from pem.training.train import Trainer, train
 
 
+class Unmodulated(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()  # the top-down path adds to what it gets
+
+
 def switch_modulation_off(model: pem.PEM) -> None:
-    model.pixel_decoder.modulation = nn.ModuleList(nn.Identity() for _ in model.pixel_decoder.modulation)
+    model.pixel_decoder.modulation = nn.ModuleList(Unmodulated() for _ in model.pixel_decoder.modulation)
 
 
 class PlainUpsample(DeformableUpsample):

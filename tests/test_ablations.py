@@ -41,6 +41,16 @@ def test_all_variants_start_from_one_backbone_and_differ_in_the_rest(start: pem.
     assert len(shapes_and_sums) >= len(VARIANTS) - 1
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_all_parts_of_a_variant_learn(start: pem.PEM, name: str) -> None:
+    model = build(VARIANTS[name], start.config, start.backbone.state_dict(), seed=0).train()
+    model.backbone.requires_grad_(False)
+    output = model(torch.randn(2, 3, SIDE_PX, SIDE_PX))
+    (output.pred_masks.square().mean() + output.pred_logits.square().mean()).backward()
+    still = {key for key, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert not still
+
+
 def test_a_plain_convolution_is_a_deformable_one_that_does_not_move(start: pem.PEM) -> None:
     model = build(VARIANTS["plain convolution"], start.config, start.backbone.state_dict(), seed=0)
     plain = model.pixel_decoder.upsample[0]
