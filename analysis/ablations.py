@@ -2,7 +2,8 @@
 
 ``python -m analysis.ablations --data FOLDER --runs FOLDER`` trains them one after the other; started again, it goes on
 where it was stopped. All share the photos of every step, the schedule and a frozen backbone, the one of ``--start``, so
-that a short run is spent on what differs. Scores after so few steps rank parts; they do not say how good PEM can be.
+that a short run is spent on what differs. But for "louder prototypes" all start as published, ``prototype_gain`` 1.
+Scores after so few steps rank parts; they do not say how good PEM can be.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from pem.config import PEMConfig
 from pem.layers import conv_norm
 from pem.pixel_decoder import DeformableUpsample
 from pem.training.data import PanopticDataset, open_split
-from pem.training.train import Trainer, train
+from pem.training.train import Trainer, raise_prototypes, train
 
 
 class Unmodulated(nn.Module):
@@ -75,6 +77,7 @@ VARIANTS = {
     "reference's empty-mask rule": Variant({"empty_mask": "reference"}),
     "3 layers": Variant({"num_layers": 3}),
     "100 queries": Variant({"num_queries": 100}),
+    "louder prototypes": Variant(change=partial(raise_prototypes, gain=8.0)),
 }
 
 

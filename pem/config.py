@@ -43,6 +43,9 @@ class TrainingConfig:
     # 0 = off, as published.
     auxiliary_semantic_weight: float = 0.0
     ema_decay: float = 0.0  # 0 = off, as published
+    # How much louder prototypes speak at first. A prototype is a unit vector, and as published (1) a layer begins by
+    # adding a tenth of what a query holds: it learns slowly.
+    prototype_gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ def _default() -> PEMConfig:
             class_weight=5.0,
             auxiliary_semantic_weight=4.0,
             ema_decay=0.998,
+            prototype_gain=8.0,
         ),
     )
 

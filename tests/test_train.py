@@ -18,7 +18,16 @@ from torch import distributed, multiprocessing
 
 import pem
 from pem.training.data import PanopticDataset, Target, collate
-from pem.training.train import RepeatableSampler, SeededDataset, Trainer, learning_rate, main, start_from, train
+from pem.training.train import (
+    RepeatableSampler,
+    SeededDataset,
+    Trainer,
+    learning_rate,
+    main,
+    raise_prototypes,
+    start_from,
+    train,
+)
 
 BASE = pem.get_config("default")
 CONFIG = dataclasses.replace(
@@ -109,6 +118,23 @@ def test_autocast_spares_the_depthwise_convolutions_whose_gradients_are_slow() -
         before = trainer.average(images).pred_logits
         torch.nn.init.zeros_(trainer.core.model.backbone.net.blocks[1][0].conv_dw.weight)
         assert torch.equal(trainer.average(images).pred_logits, before)
+
+
+def test_prototypes_speak_as_loud_as_the_queries_with_a_gain_of_8() -> None:
+    torch.manual_seed(0)
+    model = pem.build_model(pem.get_config("default"))
+    attention = model.decoder.layers[0].cross_attention
+    query, source = torch.randn(1, 50, 256), torch.randn(1, 256, 18, 24)
+
+    def added() -> float:
+        nothing_banned = torch.zeros(1, 50, 18 * 24, dtype=torch.bool)
+        with torch.no_grad():
+            new = attention(query, torch.zeros(50, 256), source, torch.zeros(1, 256, 18, 24), nothing_banned)[0]
+        return float((new - query - attention.final.bias.detach()).std() / query.std())
+
+    assert 0.05 < added() < 0.15
+    raise_prototypes(model, 8.0)
+    assert 0.4 < added() < 1.2
 
 
 def test_a_twin_starts_from_all_but_the_cross_attention() -> None:

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from pem.attention import PrototypeCrossAttention
 from pem.config import PEMConfig, TrainingConfig, get_config
 from pem.model import PEM
 from pem.training.backbone import load_imagenet_backbone
@@ -337,6 +338,14 @@ def start_from(model: PEM, other: PEM) -> None:
     model.load_state_dict(theirs, strict=False)
 
 
+@torch.no_grad()
+def raise_prototypes(model: PEM, gain: float) -> None:
+    """Multiplies what the prototypes of a network with random weights add to the queries."""
+    for layer in model.decoder.layers:
+        if isinstance(layer.cross_attention, PrototypeCrossAttention):
+            layer.cross_attention.final.weight.mul_(gain)
+
+
 def main() -> None:
     arguments = parse_arguments()
     if arguments.threads:
@@ -353,6 +362,7 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         dataset = open_split(arguments.data, "train", config)
         model = PEM(config)
+        raise_prototypes(model, config.training.prototype_gain)
         if arguments.start and not checkpoint.is_file():
             start_from(model, load_model(arguments.start, device="cpu"))
         elif not arguments.random_backbone and not checkpoint.is_file():
