@@ -191,7 +191,7 @@ def classify_pixels(masks: Masks, probs: Tensor, resize_evidence: bool) -> np.nd
             mask_probs = _resize(window, rows.to_input, cols.to_input).sigmoid_()
             evidence = _resize(torch.tensordot(weights, mask_probs, 1), rows.to_original, cols.to_original)
         else:
-            evidence = torch.tensordot(weights, _resize(window, rows.both, cols.both).sigmoid_(), 1)
+            evidence = torch.tensordot(weights, masks.tile(rows, cols).sigmoid_(), 1)
         labels[rows.pixels, cols.pixels] = contenders[_strongest(evidence)].cpu().numpy()
     return labels
 

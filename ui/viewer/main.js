@@ -79,9 +79,7 @@ async function flipAttention() {
   const value = received.get(result.other_id) ?? (await ask("other", result.id, task));
   find("#attention").removeAttribute("aria-busy");
   if (!value || state.result !== result) return showAttention();
-  const query = value.readings[0].segments.some(({ queries }) => queries.includes(state.query))
-    ? { query: state.query }
-    : {};
+  const query = segmentOfQuery(state.query, value.readings[0]) ? { query: state.query } : {};
   enqueue(value, { task, objectThreshold, overlapThreshold, layer, step, head, show: what, ...query });
 }
 
