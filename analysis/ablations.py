@@ -122,15 +122,18 @@ def scores(model: pem.PEM, dataset: PanopticDataset) -> dict[str, float]:
     }
 
 
-def costs(models: dict[str, pem.PEM], size: tuple[int, int], repeats: int) -> dict[str, dict[str, float]]:
-    """Parameters, and for one photo MACs, median time and peak memory; all models in turns."""
-    device = torch.device("cpu")
-    workloads = {name: model_workload(model, size) for name, model in models.items()}
+def costs(
+    networks: dict[str, tuple[pem.PEM, str]], size: tuple[int, int], repeats: int, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Parameters, and for one photo MACs, median time and peak memory; each in its precision, all in turns."""
+    workloads = {
+        name: model_workload(model, size, precision=precision) for name, (model, precision) in networks.items()
+    }
     times_ms, _ = measure_rounds(workloads, device, repeats)
     found = {}
-    for name, model in models.items():
+    for name, (model, _) in networks.items():
         with mac_counter() as counter:
-            _ = model(torch.zeros(1, 3, *size)).pred_masks
+            _ = model(torch.zeros(1, 3, *size, device=device)).pred_masks
         found[name] = {
             "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
             "gmacs": counter.total().gmacs,
@@ -177,7 +180,8 @@ def main() -> None:
         models[name] = train_variant(model, train_split, folder, arguments.seed)
         found[name] = kept_scores(models[name], val_split, folder / "scores.json")
         print({key: round(value, 1) for key, value in found[name].items()}, flush=True)
-    cost = costs(models, arguments.size, arguments.repeats)
+    in_float32 = {name: (model, "float32") for name, model in models.items()}
+    cost = costs(in_float32, arguments.size, arguments.repeats, torch.device("cpu"))
     rows = [{"variant": name} | found[name] | cost[name] for name in models]
     about = {"batch": 1, "size": "x".join(map(str, arguments.size)), "training": dataclasses.asdict(schedule)}
     save_tables({"conditions": conditions("cpu") | about, "rows": rows}, arguments.out)

@@ -1,4 +1,4 @@
-"""The bundled model beside its masked-attention twin, both trained: what they score, and what they cost.
+"""The bundled model beside its masked-attention twin, both trained: what they score and cost, also in half precision.
 
 ``python -m analysis.twins --data FOLDER``. The twin is no run of its own from the start: it took over all of the model
 but the cross-attention, and was trained on, as the model card tells.
@@ -10,9 +10,11 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 import pem
 from analysis.ablations import costs, scores
-from analysis.latency import parse_size
+from analysis.latency import at_precision, parse_size
 from analysis.results import RESULTS, save_tables
 from pem.conditions import conditions
 from pem.training.data import open_split
@@ -26,17 +28,27 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="folder with panoptic_val.json and its photos")
     parser.add_argument("--size", type=parse_size, default=(288, 384), metavar="HEIGHTxWIDTH", help="for the costs")
     parser.add_argument("--repeats", type=int, default=20, help="for the costs")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=RESULTS / "twins.json")
     arguments = parser.parse_args()
     try:
-        models = {name: pem.load_model(path, device="cpu") for name, path in NETWORKS.items()}
+        models = {name: pem.load_model(path, device=arguments.device) for name, path in NETWORKS.items()}
         val_split = open_split(arguments.data, "val", models["PEM"].config)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    cost = costs(models, arguments.size, arguments.repeats)
-    rows = [{"variant": name, **scores(model, val_split), **cost[name]} for name, model in models.items()]
+    device = torch.device(arguments.device)
+    networks = {
+        name if precision == "float32" else f"{name}, {precision}": (model, precision)
+        for precision in ("float32", "bfloat16")
+        for name, model in models.items()
+    }
+    cost = costs(networks, arguments.size, arguments.repeats, device)
+    rows = []
+    for name, (model, precision) in networks.items():
+        with at_precision(precision, device):
+            rows.append({"variant": name, **scores(model, val_split), **cost[name]})
     about = {"batch": 1, "size": "x".join(map(str, arguments.size))}
-    save_tables({"conditions": conditions("cpu") | about, "rows": rows}, arguments.out)
+    save_tables({"conditions": conditions(device) | about, "rows": rows}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,11 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()  # the meta device, say, knows no autocast
 
 
+def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast on a GPU; elsewhere what the caller has switched on."""
+    return torch.autocast("cuda") if device.type == "cuda" else nullcontext()
+
+
 def l2_normalize(x: Tensor, dim: int, in_place: bool = False) -> Tensor:
     """Unit vectors along ``dim``. In float32 at least: the floor of 1e-12 is 0 in half precision."""
     x = to_float(x)

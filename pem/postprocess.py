@@ -6,8 +6,9 @@ Every reading also says what became of each query: its outcomes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Concatenate, NamedTuple, ParamSpec, TypeAlias
 
 import numpy as np
 import torch
@@ -16,12 +17,26 @@ from torch import Tensor
 
 from pem.categories import Category, categories_for, shade
 from pem.config import PEMConfig
-from pem.layers import to_float
+from pem.layers import to_float, without_autocast
 from pem.outputs import Batch, Fate, PEMOutput, QueryOutcome, Segment, Segmentation
 from pem.tiles import Masks, assign_pixels, classify_pixels, cut_out, evidence_inside
 
+P = ParamSpec("P")
+Reading: TypeAlias = Callable[Concatenate[PEMOutput, P], list[Segmentation]]
 
-@torch.no_grad()
+
+def in_full_precision(read: Reading[P]) -> Reading[P]:
+    """No autocast, which the caller may have on for the network, and no gradients."""
+
+    @wraps(read)
+    def run(output: PEMOutput, *args: P.args, **kwargs: P.kwargs) -> list[Segmentation]:
+        with torch.no_grad(), without_autocast(output.pred_logits.device):
+            return read(output, *args, **kwargs)
+
+    return run
+
+
+@in_full_precision
 def panoptic(
     output: PEMOutput,
     batch: Batch,
@@ -88,7 +103,7 @@ def panoptic(
     return results
 
 
-@torch.no_grad()
+@in_full_precision
 def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segmentation]:
     """One Segmentation per image, with one segment per class that occurs; no pixel is left out.
 
@@ -124,7 +139,7 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
     return results
 
 
-@torch.no_grad()
+@in_full_precision
 def instances(
     output: PEMOutput, batch: Batch, config: PEMConfig, top_k: int = 100, score_threshold: float = 0.5
 ) -> list[Segmentation]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pem.layers import mixed_precision
 from pem.model import PEM
 from pem.outputs import Segmentation
 from pem.postprocess import instances, panoptic, semantic
@@ -39,7 +40,8 @@ def predict(
 
     ``task`` is "panoptic", "semantic" or "instance"; ``thresholds`` are those of ``pem.panoptic`` or ``pem.instances``.
     A list is run in batches of photos of equal size: PEM does not mask padding, so photos of different sizes in one
-    batch would change each other's results. On a GPU the network runs in mixed precision.
+    batch would change each other's results. On a GPU the network runs in mixed precision, on a CPU
+    in whatever precision ``torch.autocast`` around this call asks for.
 
     Raises ValueError for an unknown task, and ImageError for a file that is no usable photo.
     """
@@ -68,6 +70,6 @@ def _open(photo: Photo) -> np.ndarray:
 def _predict_batch(model: PEM, arrays: list[np.ndarray], task: str, thresholds: dict[str, Any]) -> list[Segmentation]:
     device = next(model.parameters()).device
     batch = preprocess(arrays, model.config, device)
-    with torch.autocast(device.type, enabled=device.type == "cuda"):
+    with mixed_precision(device):
         output = model(batch.pixels)
     return READINGS[task](output, batch, model.config, **thresholds)

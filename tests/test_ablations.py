@@ -115,6 +115,8 @@ def test_the_twins_are_scored_and_timed_side_by_side(
         sys, "argv", ["twins", "--data", str(data), "--out", str(out), "--size", "64x64", "--repeats", "1"]
     )
     twins.main()
-    ours, theirs = json.loads(out.read_text())["rows"]
-    assert (ours["variant"], theirs["variant"]) == ("PEM", "masked attention")
+    rows = {row["variant"]: row for row in json.loads(out.read_text())["rows"]}
+    ours, theirs, ours_halved, _ = rows.values()
+    assert list(rows) == ["PEM", "masked attention", "PEM, bfloat16", "masked attention, bfloat16"]
     assert ours["gmacs"] < theirs["gmacs"] and ours["pq"] >= 0 and theirs["median_ms"] > 0
+    assert ours_halved["gmacs"] == ours["gmacs"] and ours_halved["peak_mib"] != ours["peak_mib"]

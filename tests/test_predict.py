@@ -12,7 +12,7 @@ from small_model import small_model
 
 import pem
 from pem.outputs import PEMOutput
-from pem.predict import MAX_BATCH, predict
+from pem.predict import MAX_BATCH, READINGS, predict
 
 SIZES = [(40, 60), (48, 48), (40, 60), (60, 40), (48, 48)]
 
@@ -82,6 +82,18 @@ def test_thresholds_reach_the_reading(model: pem.PEM, photos: list[np.ndarray]) 
     everything = predict(model, photos[0], object_threshold=0.0, overlap_threshold=0.0)
     nothing = predict(model, photos[0], object_threshold=1.0)
     assert len(everything.segments) > 0 and nothing.segments == ()
+
+
+def test_autocast_around_it_is_for_the_network_alone(model: pem.PEM, photos: list[np.ndarray]) -> None:
+    batch = pem.preprocess(photos[:1], model.config)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        output = model(batch.pixels)
+    assert output.pred_logits.dtype == torch.bfloat16
+    for task, read in READINGS.items():
+        expected = read(output, batch, model.config)[0].ids
+        with torch.autocast("cpu", torch.bfloat16):
+            assert np.array_equal(predict(model, photos[0], task).ids, expected)
+            assert np.array_equal(read(output, batch, model.config)[0].ids, expected)
 
 
 def test_an_unknown_task_is_refused(model: pem.PEM, photos: list[np.ndarray]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 import pem
 from analysis.latency import measure_ms
 from analysis.prototypes import Choice, evolution, explain_choice, match_queries
+from pem.layers import mixed_precision
 from pem.outputs import PEMOutput, Segmentation
 from pem.predict import READINGS
 from pem.weights import DEFAULT_WEIGHTS
@@ -197,7 +198,7 @@ class Engine:
             output = network.decoder(mask_features, levels, trace=True)
             stage_done()
 
-        with torch.autocast(device.type, enabled=device.type == "cuda"):
+        with mixed_precision(device):
             times_ms = measure_ms(run, device)
         assert output is not None
         return {
