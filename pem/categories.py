@@ -152,14 +152,27 @@ _SETS: dict[str, tuple[Category, ...]] = {
 }
 
 
+def named_categories(config: PEMConfig) -> tuple[Category, ...]:
+    """The categories of a model by class index, or () when nobody has named them.
+
+    A config made with ``dataclasses.replace(config, num_classes=...)`` still names the set of its preset, which
+    then has the wrong length.
+    """
+    if isinstance(config.categories, str):
+        named = _SETS.get(config.categories, ())
+        return named if len(named) == config.num_classes else ()
+    return tuple(
+        Category(category_id, name, is_thing, _EVERYDAY_COLORS.get(name) or _spread_color(index))
+        for index, (category_id, name, is_thing) in enumerate(config.categories)
+    )
+
+
 def categories_for(config: PEMConfig) -> tuple[Category, ...]:
     """The ``config.num_classes`` categories of a model, by class index.
 
-    A config made with ``dataclasses.replace(config, num_classes=...)`` still names the set of its preset, which
-    then has the wrong length: its classes are nobody's, so they get plain names and all count as things (a thing
-    is never merged with another, so nothing is hidden).
+    Where nobody has named them they get plain names, and all count as things (a thing is never merged with another,
+    so nothing is hidden).
     """
-    named = _SETS.get(config.categories, ())
-    if len(named) == config.num_classes:
+    if named := named_categories(config):
         return named
     return tuple(Category(index, f"class {index}", True, _spread_color(index)) for index in range(config.num_classes))

@@ -5,8 +5,50 @@ Vary a preset with ``dataclasses.replace(get_config("cityscapes-panoptic-r50"), 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+# The least and the largest value of a number. Where nothing is said here, whole numbers start at 1 and others at 0.
+_RANGES = {
+    "conv_dim": (2, math.inf),
+    "warmup_iterations": (0, math.inf),
+    "oversample_ratio": (1, math.inf),
+    "pixel_std": (1e-6, math.inf),
+    **dict.fromkeys(("object_threshold", "overlap_threshold", "importance_ratio", "ema_decay"), (0, 1)),
+}
+
+
+def _check(config: TrainingConfig | PEMConfig) -> None:
+    """Raises ValueError for a value of another type than its field's, or out of range: configs come from files, too."""
+    kinds = get_type_hints(type(config))
+    for this in fields(config):
+        value, kind = getattr(config, this.name), kinds[this.name]
+        least, most = _RANGES.get(this.name, (1 if "int" in str(this.type) else 0, math.inf))
+        numbers = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, (int, float))]
+        if not _is_a(value, kind):
+            choices = get_args(kind) if get_origin(kind) is Literal else ()
+            wanted = " or ".join(map(repr, choices)) or f"of type {this.type}"
+        elif not all(least <= x <= most for x in numbers):
+            wanted = f"{least} or more" if most == math.inf else f"from {least} to {most}"
+        else:
+            continue
+        raise ValueError(f"{this.name} is {value!r}; it must be {wanted}.")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type: a class, Literal, tuple or union. An int is a float, too."""
+    members = get_args(kind)
+    if get_origin(kind) is Literal:
+        return value in members
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple) or not value:
+            return False
+        kinds = members[:1] * len(value) if members[-1] is ... else members
+        return len(value) == len(kinds) and all(map(_is_a, value, kinds))
+    if members:
+        return any(_is_a(value, member) for member in members)
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 @dataclass(frozen=True)
@@ -21,7 +63,6 @@ class TrainingConfig:
     batch_size: int = 32
     iterations: int = 90_000
     warmup_iterations: int = 0
-    schedule: Literal["cosine", "poly"] = "cosine"
     # Large-scale jitter: the short side is drawn from these, the long side is capped, then a crop is cut.
     short_sides_px: tuple[int, ...] = tuple(int(0.1 * x * 1024) for x in range(5, 21))
     max_long_side_px: int = 4096
@@ -47,15 +88,19 @@ class TrainingConfig:
     # adding a tenth of what a query holds: it learns slowly.
     prototype_gain: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check(self)
+
 
 @dataclass(frozen=True)
 class PEMConfig:
     """The network, how an image enters it, and how its output is read. Sizes are (height, width)."""
 
     name: str
-    backbone: str  # "resnet50", "stdc1", "stdc2", or any timm model that supports features_only
+    backbone: str  # "resnet50", "stdc1", "stdc2", or a timm model (see pem.backbones.build.TimmBackbone)
     num_classes: int
-    categories: str  # a name in pem.categories: "cityscapes", "ade20k", "everyday"
+    # A name in pem.categories ("cityscapes", "ade20k", "everyday"), or the (id, name, is_thing) of each class.
+    categories: str | tuple[tuple[int, str, bool], ...]
     num_queries: int = 100
     hidden_dim: int = 256
     num_heads: int = 8
@@ -78,12 +123,11 @@ class PEMConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        _check(self)
+        if not isinstance(self.categories, str) and len(self.categories) != self.num_classes:
+            raise ValueError(f"num_classes is {self.num_classes}; it must be {len(self.categories)}, as in categories.")
         if self.hidden_dim % self.num_heads or self.hidden_dim % 4:
             raise ValueError(f"hidden_dim {self.hidden_dim} must be divisible by 4 and by num_heads {self.num_heads}.")
-        if self.attention not in ("prototype", "masked"):
-            raise ValueError(f"attention is {self.attention!r}; it must be 'prototype' or 'masked'.")
-        if self.empty_mask not in ("reference", "release"):
-            raise ValueError(f"empty_mask is {self.empty_mask!r}; it must be 'reference' or 'release'.")
 
 
 _BACKBONES = {"r50": "resnet50", "stdc1": "stdc1", "stdc2": "stdc2"}

@@ -39,7 +39,7 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-def norm_as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def norm_as_affine(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
     """What a batch norm does out of training: times ``scale``, plus ``shift``, both [C]."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -47,11 +47,11 @@ def norm_as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(conv(x))`` of a Conv2d without bias and a BatchNorm2d; out of training as one convolution.
+    """``norm(conv(x))`` of a Conv2d without bias and a batch norm; out of training as one convolution.
 
     The folded weights are made anew each time: it takes 1 % of the convolutions, and they are never out of date.
     """
-    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and conv.bias is None
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm) and conv.bias is None
     if norm.training:
         return norm(conv(x))
     scale, shift = norm_as_affine(norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from pem.backbones import build_backbone
@@ -26,7 +27,11 @@ class PEM(nn.Module):
 
         ``trace=True`` also returns what each layer did; it changes no bit of the rest.
         Padding is not masked anywhere: images of different sizes in one batch influence their own results.
+        Raises ValueError for other sizes, and for a model whose parameters are in half precision.
         """
+        dtype = self.decoder.query_feat.weight.dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"The model is in {dtype}; keep it in float32 and run it under torch.autocast instead.")
         if pixels.shape[-2] % 32 or pixels.shape[-1] % 32:
             raise ValueError(
                 f"The image is {tuple(pixels.shape[-2:])}; both sides must be multiples of 32 (see pem.preprocess)."

@@ -51,13 +51,13 @@ def panoptic(
     query that owns less than ``overlap_threshold`` of its own mask is dropped. All stuff of one class is one segment;
     its score is the mean of its queries' scores, weighted by what each painted. None takes a threshold from the config.
 
-    Raises ValueError for a threshold outside 0..1.
+    Raises ValueError for a threshold outside 0..1, and for an output of another model or batch.
     """
     object_threshold = config.object_threshold if object_threshold is None else object_threshold
     overlap_threshold = config.overlap_threshold if overlap_threshold is None else overlap_threshold
     _check_thresholds(object_threshold=object_threshold, overlap_threshold=overlap_threshold)
     categories = categories_for(config)
-    probs = _class_probs(output)
+    probs = _class_probs(output, batch, config)
     scores, labels = probs.max(-1)
     is_object = labels != config.num_classes
     counts = (scores > object_threshold) & is_object
@@ -111,9 +111,11 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
     evidence wins. A segment's score is its class's share of all evidence inside it. Its queries are those that give at
     least a tenth of the evidence for its class there, and in any case the strongest one; strongest first. Both are
     measured in one pixel per mask cell.
+
+    Raises ValueError for an output of another model or batch.
     """
     categories = categories_for(config)
-    all_probs = _class_probs(output)
+    all_probs = _class_probs(output, batch, config)
     probs = all_probs[..., :-1]  # [B, Q, K]
 
     results = []
@@ -149,14 +151,14 @@ def instances(
     A mask is where the logit is positive; the score is the class probability times the mean mask probability inside.
     Instances that score no more than ``score_threshold`` are left out.
 
-    Raises ValueError for a threshold outside 0..1 or ``top_k`` below 1.
+    Raises ValueError for a threshold outside 0..1 or ``top_k`` below 1, and for an output of another model or batch.
     """
     _check_thresholds(score_threshold=score_threshold)
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1.")
     categories = categories_for(config)
     is_thing = np.array([category.is_thing for category in categories])
-    probs = _class_probs(output)
+    probs = _class_probs(output, batch, config)
     pair_probs = probs[..., :-1].flatten(1)  # [B, Q * K]
     top_probs, top_pairs = pair_probs.topk(min(top_k, pair_probs.shape[1]))
 
@@ -200,8 +202,19 @@ def instances(
     return results
 
 
-def _class_probs(output: PEMOutput) -> Tensor:
+def _class_probs(output: PEMOutput, batch: Batch, config: PEMConfig) -> Tensor:
     """[B, Q, K+1]"""
+    num_images, _, num_logits = output.pred_logits.shape
+    if num_logits != config.num_classes + 1:
+        raise ValueError(
+            f"The output has {num_logits - 1} classes and the config ({config.name}) {config.num_classes}; "
+            "pass the config of the model that made it."
+        )
+    if num_images != len(batch.original_sizes):
+        raise ValueError(
+            f"The output is of {num_images} images and the batch of {len(batch.original_sizes)}; "
+            "pass the batch that it was made from."
+        )
     # In float16 a large logit may have become infinite, and the softmax of two of them is no number.
     return to_float(output.pred_logits).nan_to_num().softmax(-1)
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
-from PIL import Image
 
 from pem.layers import mixed_precision
 from pem.model import PEM
 from pem.outputs import Segmentation
 from pem.postprocess import instances, panoptic, semantic
-from pem.preprocess import load_image, preprocess, to_array
-
-Photo: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
+from pem.preprocess import Photo, preprocess, to_array
 
 READINGS: dict[str, Callable[..., list[Segmentation]]] = {
     "panoptic": panoptic,
@@ -40,17 +36,20 @@ def predict(
 
     ``task`` is "panoptic", "semantic" or "instance"; ``thresholds`` are those of ``pem.panoptic`` or ``pem.instances``.
     A list is run in batches of photos of equal size: PEM does not mask padding, so photos of different sizes in one
-    batch would change each other's results. On a GPU the network runs in mixed precision, on a CPU
-    in whatever precision ``torch.autocast`` around this call asks for.
+    batch would change each other's results. A float32 model runs in mixed precision on a GPU, and on a CPU in whatever
+    precision ``torch.autocast`` around this call asks for; a float64 model runs in float64.
 
-    Raises ValueError for an unknown task, and ImageError for a file that is no usable photo.
+    Raises ValueError for an unknown task and for a model in training mode or half precision, and ImageError for a file
+    that is no usable photo.
     """
+    if model.training:
+        raise ValueError("The model is in training mode; call model.eval() first.")
     if task not in READINGS:
         raise ValueError(f"There is no task {task!r}; choose one of: {', '.join(READINGS)}.")
     if not isinstance(image, list):
-        return _predict_batch(model, [_open(image)], task, thresholds)[0]
+        return _predict_batch(model, [to_array(image)], task, thresholds)[0]
 
-    arrays = [_open(photo) for photo in image]
+    arrays = [to_array(photo) for photo in image]
     indices_of_size: dict[tuple[int, ...], list[int]] = {}
     for index, array in enumerate(arrays):
         indices_of_size.setdefault(array.shape, []).append(index)
@@ -63,13 +62,9 @@ def predict(
     return [results[index] for index in range(len(arrays))]
 
 
-def _open(photo: Photo) -> np.ndarray:
-    return to_array(load_image(photo) if isinstance(photo, (str, os.PathLike)) else photo)
-
-
 def _predict_batch(model: PEM, arrays: list[np.ndarray], task: str, thresholds: dict[str, Any]) -> list[Segmentation]:
-    device = next(model.parameters()).device
-    batch = preprocess(arrays, model.config, device)
-    with mixed_precision(device):
-        output = model(batch.pixels)
+    parameter = next(model.parameters())
+    batch = preprocess(arrays, model.config, parameter.device)
+    with mixed_precision(parameter.device):
+        output = model(batch.pixels.to(parameter.dtype))
     return READINGS[task](output, batch, model.config, **thresholds)

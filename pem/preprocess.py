@@ -6,7 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ MAX_PIXELS = 40_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 # Said of every other exception: for broken data Pillow's parsers raise half a dozen unrelated types.
 _DAMAGED = "The image file is damaged or incomplete."
+
+Photo: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 
 
 class ImageError(ValueError):
@@ -68,15 +70,18 @@ def load_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
             raise ImageError(_DAMAGED) from error
 
 
-def to_array(image: np.ndarray | Image.Image) -> np.ndarray:
-    """The image as uint8 RGB [H0, W0, 3]; a PIL image is read as ``load_image`` reads a file.
+def to_array(image: Photo) -> np.ndarray:
+    """A photo (path, PIL image or uint8 RGB [H0, W0, 3]) as uint8 RGB [H0, W0, 3].
 
-    Raises ValueError for an array of another dtype or shape.
+    A PIL image is read as ``load_image`` reads a file. Raises ValueError for an array of another dtype or shape, and
+    ImageError for a file that is no usable photo.
     """
+    if isinstance(image, (str, os.PathLike)):
+        return np.asarray(load_image(image))
     if isinstance(image, Image.Image):
         return np.asarray(_to_rgb(image))
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"An image must be a numpy array or a PIL image, not {type(image).__name__}.")
+        raise ValueError(f"An image must be a path, a PIL image or a numpy array, not {type(image).__name__}.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(
             f"An image array must be uint8 RGB of shape [height, width, 3], not {image.dtype} of {list(image.shape)}."
@@ -84,17 +89,15 @@ def to_array(image: np.ndarray | Image.Image) -> np.ndarray:
     return image
 
 
-def preprocess(
-    images: Sequence[np.ndarray | Image.Image], config: PEMConfig, device: torch.device | str | None = None
-) -> Batch:
-    """Make a batch of images (uint8 RGB [H0, W0, 3] or PIL) ready for the network, on ``device``.
+def preprocess(images: Sequence[Photo], config: PEMConfig, device: torch.device | str | None = None) -> Batch:
+    """Make a batch of photos (paths, PIL images or uint8 RGB [H0, W0, 3]) ready for the network, on ``device``.
 
     The shortest side becomes ``config.short_side_px``, unless the longest would exceed ``config.max_long_side_px``.
     Padding, up to the largest image of the batch and to multiples of 32, lies right and below and is 0 after
     normalisation. The network sees it as black-ish image: for results that do not depend on the company, batch
     images of one size.
     """
-    if isinstance(images, (np.ndarray, Image.Image)) or not images:
+    if isinstance(images, (str, os.PathLike, np.ndarray, Image.Image)) or not images:
         raise ValueError("preprocess takes a list of at least one image; put a single image in brackets.")
     arrays = [to_array(image) for image in images]
     original_sizes = tuple((array.shape[0], array.shape[1]) for array in arrays)

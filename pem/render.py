@@ -6,29 +6,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pem.categories import Color, categories_for
 from pem.config import PEMConfig
 from pem.outputs import Segmentation
+from pem.preprocess import Photo, to_array
 
 ROWS_AT_ONCE = 32  # of a photo: what is made of them on the way to the result stays in the cache
 
 
-def render(image: np.ndarray | Image.Image, segmentation: Segmentation, opacity: float = 0.5) -> np.ndarray:
-    """The image with its segments painted over it, uint8 RGB [H0, W0, 3].
+def render(image: Photo, segmentation: Segmentation, opacity: float = 0.5) -> np.ndarray:
+    """The photo, read as ``pem.predict`` reads it, with its segments painted over it: uint8 RGB [H0, W0, 3].
 
-    ``opacity`` 0 leaves the image as it is, 1 hides it under flat colours. White lines part the segments; void stays
-    unpainted. Raises ValueError for an opacity outside 0..1 and for an image of another size than the segmentation.
+    ``opacity`` 0 leaves the photo as it is, 1 hides it under flat colours. White lines part the segments; void stays
+    unpainted. Raises ValueError for an opacity outside 0..1 and for a photo of another size than the segmentation.
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it must lie between 0 and 1.")
-    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    ids = segmentation.ids
-    if pixels.dtype != np.uint8 or pixels.shape != (*ids.shape, 3):
-        raise ValueError(
-            f"The segmentation belongs to an image of uint8 {[*ids.shape, 3]}, not {pixels.dtype} {list(pixels.shape)}."
-        )
+    pixels, ids = to_array(image), segmentation.ids
+    if pixels.shape[:2] != ids.shape:
+        raise ValueError(f"The segmentation belongs to an image of {list(ids.shape)}, not {list(pixels.shape[:2])}.")
     colors = np.zeros((len(segmentation.segments) + 1, 3), np.uint8)
     for segment in segmentation.segments:
         colors[segment.id] = np.multiply(segment.color, opacity)

@@ -144,9 +144,12 @@ def save_weights(
     """Writes a ``.safetensors`` file that ``load_model`` can rebuild the model from: the config is in its metadata.
 
     ``dtype=torch.float16`` halves the file. Vectors (norms, biases, running statistics) keep their precision: they
-    weigh nothing, and a variance may exceed the range of float16. The file appears whole or not at all.
+    weigh nothing, and a variance may exceed the range of float16. The file appears whole or not at all. Raises
+    ValueError for a name with another ending, by which ``load_model`` could not tell what it is.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} has another ending than .safetensors; add it, or load_model cannot read the file.")
     tensors = {
         name: (tensor.to(dtype) if dtype and tensor.ndim > 1 else tensor).contiguous()
         for name, tensor in model.state_dict().items()
@@ -237,13 +240,15 @@ def _download(repository: str, revision: str) -> Path:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is "cuda" where there is one. Raises ValueError for one that is not there."""
+    """The CPU or GPU of that name; "auto" is "cuda" where there is one. Raises ValueError for one that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"There is no device {device!r}; use 'auto', 'cpu' or 'cuda'.") from None
+    except (RuntimeError, TypeError):
+        target = None
+    if target is None or target.type not in ("cpu", "cuda"):
+        raise ValueError(f"There is no device {device!r}; use 'auto', 'cpu' or 'cuda'.")
     if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"This machine has no CUDA device {device!r}; use device='cpu' or 'auto'.")
     return target
@@ -272,7 +277,9 @@ def _read_config(path: Path) -> PEMConfig:
         )
     try:
         fields = json.loads(metadata["config"])
-        training = _record(TrainingConfig, fields.pop("training", {}))
+        training = fields.pop("training", {})
+        training.pop("schedule", None)  # older files name it; there is only one
+        training = _record(TrainingConfig, training)
         return _record(PEMConfig, {**fields, "training": training})
     except (AttributeError, TypeError, ValueError) as error:
         raise WeightsError(f"The config in {path} cannot be used: {_first_line(error)}.") from error
@@ -283,7 +290,11 @@ def _record(kind: type[Any], fields: dict[str, Any]) -> Any:
     unknown = fields.keys() - {field.name for field in dataclasses.fields(kind)}
     if unknown:
         raise ValueError(f"this version does not know {', '.join(sorted(unknown))}; update this project.")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    return kind(**{name: _frozen(value) for name, value in fields.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _match(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> tuple[LoadReport, dict[str, Tensor]]:

@@ -64,6 +64,26 @@ def test_a_timm_model_without_the_strides_is_refused() -> None:
         build_backbone("vit_tiny_patch16_224")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "swin_tiny_patch4_window7_224",  # takes one size only
+        "inception_v3",  # does not pad: 96 / 4 is not its 21
+        "mambaout_femto",  # channels last
+    ],
+)
+def test_a_timm_model_with_features_of_other_shapes_is_refused(name) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=rf"timm's {name} cannot be a backbone: PEM needs"):
+        build_backbone(name)
+
+
+def test_trying_a_timm_model_leaves_no_trace() -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone("mobilenetv3_small_050")
+    assert all(module.training for module in backbone.modules())
+    assert not backbone.net.bn1.num_batches_tracked and not backbone.net.bn1.running_mean.any()
+
+
 def test_imagenet_weights_of_the_default_backbone() -> None:
     """The package names its tensors otherwise than timm, and many have the same shape: the order decides."""
     package = pytest.importorskip(

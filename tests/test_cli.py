@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from halves_model import CAT_SCORE, HalvesModel
 from PIL import Image
 
@@ -21,9 +22,9 @@ from pem.__main__ import main
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a photo and a model to hand."""
 
-    def load_halves(name: str, device: str, weights: str | None) -> HalvesModel:
+    def load_halves(name: str, device: str, weights: str | None) -> torch.nn.Module:
         assert (name, device, weights) == ("default", "auto", None)
-        return HalvesModel()
+        return HalvesModel().eval()
 
     monkeypatch.setattr(pem.__main__, "load_model", load_halves)
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from pem.config import PRESETS, get_config
+from pem.config import PRESETS, TrainingConfig, get_config
 
 
 def test_the_presets_are_the_published_models_and_the_default() -> None:
@@ -64,8 +64,39 @@ def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
         ({"num_heads": 7}, "hidden_dim 256 must be divisible by 4 and by num_heads 7"),
         ({"attention": "softmax"}, "'prototype' or 'masked'"),
         ({"empty_mask": "keep"}, "'reference' or 'release'"),
+        ({"task": "foo"}, "task is 'foo'; it must be 'panoptic' or 'semantic'"),
+        ({"num_heads": 0}, "num_heads is 0; it must be 1 or more"),
+        ({"num_queries": -1}, "num_queries is -1; it must be 1 or more"),
+        ({"num_queries": "a"}, "num_queries is 'a'; it must be of type int"),
+        ({"short_side_px": 0}, "short_side_px is 0; it must be 1 or more"),
+        ({"backbone": None}, "backbone is None; it must be of type str"),
+        ({"object_threshold": 1.5}, "object_threshold is 1.5; it must be from 0 to 1"),
+        ({"object_threshold": float("nan")}, "object_threshold is nan"),
+        ({"pixel_std": (0.0, 1.0, 1.0)}, "pixel_std is .* 1e-06 or more"),
+        ({"pixel_mean": (1.0, 2.0)}, "pixel_mean is .* of type tuple"),
+        ({"training": {}}, "training is {}; it must be of type TrainingConfig"),
+        ({"num_classes": 2, "categories": ((1, "leaf"),)}, "categories is .* of type str"),
+        ({"num_classes": 2, "categories": ((1, "leaf", True),)}, "num_classes is 2; it must be 1, as in categories"),
     ],
 )
 def test_values_that_cannot_work_are_refused_when_the_config_is_made(changes, message) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(get_config("default"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": -2}, "iterations is -2; it must be 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0; it must be 1 or more"),
+        ({"base_lr": -1e-3}, "base_lr is -0.001; it must be 0 or more"),
+        ({"crop_px": (0, 64)}, r"crop_px is \(0, 64\); it must be 1 or more"),
+        ({"crop_px": 64}, r"crop_px is 64; it must be of type tuple\[int, int\]"),
+        ({"short_sides_px": ()}, r"short_sides_px is \(\); it must be of type"),
+        ({"pad_to_crop": "no"}, "pad_to_crop is 'no'; it must be of type bool"),
+        ({"importance_ratio": 2}, "importance_ratio is 2; it must be from 0 to 1"),
+    ],
+)
+def test_training_that_cannot_work_is_refused_when_the_config_is_made(changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**changes)

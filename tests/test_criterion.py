@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from small_model import small_model
 
 import pem
 from pem.outputs import PEMOutput
@@ -118,3 +119,11 @@ def test_more_segments_than_queries() -> None:
     ids = [[2, 3, 4, 5]] * 4
     losses = Criterion(CONFIG)(output([[0.0] * 4] * 2, [DRAWS_LEFT, DRAWS_RIGHT]), [target(ids, [0, 1, 2, 2])])
     assert all(torch.isfinite(x) for x in losses.values())
+
+
+def test_without_segments_everything_still_gets_a_gradient() -> None:
+    """Else a process whose photos show nothing would leave the others waiting in distributed training."""
+    model = small_model(num_classes=3).train()
+    nothing = target([[1] * 64] * 64, [])
+    sum(Criterion(model.config)(model(torch.rand(2, 3, 64, 64)), [nothing, nothing]).values()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []

@@ -15,7 +15,7 @@ from PIL import Image
 
 import pem
 from pem.config import PEMConfig, TrainingConfig
-from pem.training.data import PanopticDataset, collate, open_split
+from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
 
 CATEGORIES = [  # deliberately neither sorted nor gapless
     {"id": 9, "name": "sky", "isthing": 0},
@@ -252,3 +252,40 @@ def test_unknown_categories_and_lists_and_sizes_are_refused(tmp_path: Path) -> N
     other_size = write_split(tmp_path / "c", FOUR_BY_FOUR, [], image=np.zeros((4, 5, 3), np.uint8))
     with pytest.raises(ValueError, match="differ in size"):
         open_split(other_size, "val", config_for()).original(0)
+
+
+@pytest.mark.parametrize("which", ["val/photo.png", "panoptic_val/photo.png"])
+def test_a_damaged_file_is_named(tmp_path: Path, which: str) -> None:
+    folder = write_split(tmp_path, FOUR_BY_FOUR, [{"id": 300, "category_id": 3}])
+    (folder / which).write_bytes((folder / which).read_bytes()[:50])
+    with pytest.raises(ValueError, match=f"{which} cannot be read .*; replace the file"):
+        open_split(folder, "val", config_for()).original(0)
+    (folder / "train").symlink_to(folder / "val")
+    (folder / "panoptic_train").symlink_to(folder / "panoptic_val")
+    (folder / "panoptic_train.json").symlink_to(folder / "panoptic_val.json")
+    with pytest.raises(ValueError, match="photo.png cannot be read .*; replace the file"):
+        open_split(folder, "train", config_for()).augmented(0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"images": [], "annotations": []}', '{"categories": [{"id": 1, "name": "cat"}]}', "\x00"]
+)
+def test_a_json_in_another_format_is_refused(tmp_path: Path, text: str) -> None:
+    folder = write_split(tmp_path, FOUR_BY_FOUR, [])
+    (folder / "panoptic_val.json").write_text(text)
+    with pytest.raises(ValueError, match="panoptic_val.json is not in the COCO panoptic format"):
+        open_split(folder, "val", config_for())
+
+
+def test_data_with_other_classes_need_another_model(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, FOUR_BY_FOUR, [{"id": 300, "category_id": 3}], split="train")
+    preset = pem.get_config("cityscapes-panoptic-r50")
+    config = with_classes_of(preset, folder)
+    assert config.categories == ((3, "person", True), (5, "dog", True), (9, "sky", False)) and config.num_classes == 3
+    assert with_classes_of(config, folder) is config
+    assert len(open_split(folder, "train", config)) == 1
+    spelled = dataclasses.replace(config, categories=((3, "Person", True), (5, "hound", True), (9, "sky", False)))
+    assert with_classes_of(spelled, folder) is spelled, "most names agree"
+    birds = dataclasses.replace(config, categories=((1, "finch", True), (2, "wren", True), (3, "sky", False)))
+    with pytest.raises(ValueError, match="calls a class 'person' that config .* calls 'finch'; use a model made"):
+        open_split(folder, "train", birds)

@@ -117,10 +117,10 @@ def test_sources_are_scored_apart_and_pooled(tmp_path: Path) -> None:
         Clairvoyant({**TRUTH, 10: DOG}).eval(), CONFIG, open_split(write_photos(tmp_path), "val", CONFIG)
     )
     assert result["per_source"]["homes"]["pq"] == ONE
-    # Persons 1, sky 0; no dog was to be found.
+    # Persons 1, sky 0, and the invented dog 0.
     towns = result["per_source"]["towns"]
-    assert (towns["pq"], towns["miou"]) == (pytest.approx(0.5, abs=0.001), pytest.approx(0.5, abs=0.001))
-    assert result["overall"]["pq_things"] == ONE and result["overall"]["pq_stuff"] == 0
+    assert (towns["pq"], towns["miou"]) == (pytest.approx(1 / 3, abs=0.001), pytest.approx(0.5, abs=0.001))
+    assert result["overall"]["pq_things"] == pytest.approx(0.5, abs=0.001) and result["overall"]["pq_stuff"] == 0
 
 
 def test_limit_and_conditions(tmp_path: Path) -> None:

@@ -73,10 +73,11 @@ def test_full_labels() -> None:
     target = truth(TWO_PERSONS, SKY, PERSON, PERSON)
     person, dog, sky = panoptic_quality(predicted, target)
     # Sky: 7 of 8 px shared, IoU 7/8: one hit. The person on the left: 4 px shared, union 7 + 4 - 4, IoU 4/7: one hit;
-    # the one on the right is missed, so SQ 4/7, RQ 1 / (1 + 1/2) = 2/3. The dog is wrong, but no dog was to be found.
+    # the one on the right is missed, so SQ 4/7, RQ 1 / (1 + 1/2) = 2/3. No dog was to be found, but one was: 0, as in
+    # the benchmark.
     assert sky == close([7 / 8, 7 / 8, 1])
     assert person == close([4 / 7 * 2 / 3, 4 / 7, 2 / 3])
-    assert dog == close(NOTHING)
+    assert dog == [0, 0, 0]
     # Pixels of class person: 7 predicted, 8 labelled, 6 shared.
     assert iou(predicted, target) == close([6 / 9, NAN, 7 / 8])
 
@@ -168,6 +169,18 @@ def test_where_nothing_is_partial_it_is_torchmetrics_quality() -> None:
     # torchmetrics: things first, then stuff; here that is the order of the classes.
     torch.testing.assert_close(ours.compute(), theirs.compute())
     assert 0.1 < float(ours.compute()[:, 0].mean()) < 0.95
+
+
+def test_a_class_that_is_only_invented_counts_in_the_mean_as_in_torchmetrics() -> None:
+    ours = PartialPanopticQuality(IS_THING)
+    theirs = PanopticQuality(things={PERSON, DOG}, stuffs={SKY}, return_sq_and_rq=True)
+    labelled, predicted = np.ones((4, 4), int), np.repeat([[1, 1, 1, 2]], 4, axis=0)
+    ours.update(prediction(predicted, SKY, DOG), truth(labelled + 1, SKY))
+    classes = np.array([SKY, DOG])
+    theirs.update(as_pairs(predicted, classes), as_pairs(labelled, classes))
+    assert ours.compute().tolist() == [close(NOTHING), [0, 0, 0], close([0.75, 0.75, 1])]
+    torch.testing.assert_close(ours.compute().nanmean(0), theirs.compute())
+    assert ours.num_segments.tolist() == [0, 0, 1]
 
 
 def as_pairs(ids: np.ndarray, classes: np.ndarray) -> torch.Tensor:

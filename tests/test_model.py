@@ -176,7 +176,7 @@ def test_configs_vary_by_replace() -> None:
     assert model.decoder.query_feat.num_embeddings == 50
 
 
-def test_any_timm_backbone_works() -> None:
+def test_a_timm_backbone_works() -> None:
     model = small_model(backbone="mobilenetv2_100")
     with torch.no_grad():
         assert model(random_pixels()).pred_masks.shape == (1, 12, 16, 24)

@@ -243,6 +243,16 @@ def test_a_query_may_be_kept_as_instances_of_several_classes() -> None:
     assert (outcome.fate, outcome.segment_ids, outcome.label) == ("kept", (1, 2), "sky")
 
 
+@pytest.mark.parametrize("read", [panoptic, semantic, instances])
+def test_an_output_of_another_model_or_batch_is_refused(read) -> None:
+    output, batch = hand_made((PERSON, 0.9, LEFT))
+    with pytest.raises(ValueError, match="output has 19 classes and the config .* 150; pass the config of the model"):
+        read(output, batch, get_config("ade20k-panoptic-r50"))
+    two = replace(batch, original_sizes=2 * batch.original_sizes, content_sizes=2 * batch.content_sizes)
+    with pytest.raises(ValueError, match="output is of 1 images and the batch of 2; pass the batch"):
+        read(output, two, CITYSCAPES)
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_thresholds_outside_0_to_1_are_refused(value: float) -> None:
     output, batch = hand_made((PERSON, 0.8, LEFT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +100,34 @@ def test_autocast_around_it_is_for_the_network_alone(model: pem.PEM, photos: lis
 def test_an_unknown_task_is_refused(model: pem.PEM, photos: list[np.ndarray]) -> None:
     with pytest.raises(ValueError, match="no task 'depth'; choose one of: panoptic, semantic, instance"):
         predict(model, photos[0], "depth")
+
+
+def test_a_model_in_training_mode_is_refused_and_left_alone(photos: list[np.ndarray]) -> None:
+    model = small_model().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"in training mode; call model\.eval\(\) first"):
+        predict(model, photos[:2])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_model_in_double_precision_is_run_in_it(model: pem.PEM, photos: list[np.ndarray]) -> None:
+    double = copy.deepcopy(model).double()
+    batch = pem.preprocess(photos[:1], model.config)
+    with torch.inference_mode():
+        (expected,) = pem.semantic(double(batch.pixels.double()), batch, model.config)
+    assert np.array_equal(predict(double, photos[0], "semantic").ids, expected.ids)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_sent_to_autocast(
+    model: pem.PEM, photos: list[np.ndarray], dtype: torch.dtype
+) -> None:
+    with pytest.raises(ValueError, match=f"in {dtype}; keep it in float32 and run it under torch.autocast"):
+        predict(copy.deepcopy(model).to(dtype), photos[0])
+
+
+def test_what_is_no_photo_is_refused(model: pem.PEM) -> None:
+    with pytest.raises(ValueError, match="put a single image in brackets"):
+        pem.preprocess("photo.jpg", model.config)
+    with pytest.raises(ValueError, match="must be a path, a PIL image or a numpy array, not NoneType"):
+        predict(model, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,10 +69,25 @@ def test_the_image_is_left_alone_and_may_be_pil() -> None:
     assert np.array_equal(render(Image.fromarray(image), halves()), painted)
 
 
+def test_a_photo_is_read_as_predict_reads_it(tmp_path: Path) -> None:
+    """Upright, with transparency on white and deep pixels scaled, from a path or from PIL."""
+    nothing = Segmentation(np.zeros((12, 8), np.int32), ())
+    path = tmp_path / "photo.png"
+    stored = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8))
+    exif = stored.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    stored.save(path, exif=exif)
+    upright = np.asarray(stored.rotate(-90, expand=True))
+    for photo in (path, str(path), Image.open(path)):
+        assert np.array_equal(render(photo, nothing), upright)
+    assert (render(Image.new("RGBA", (8, 12)), nothing) == 255).all()
+    assert (render(Image.new("I;16", (8, 12), 65535 // 5), nothing) == 51).all()
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="belongs to an image"):
         render(np.zeros((8, 9, 3), np.uint8), halves())
-    with pytest.raises(ValueError, match="belongs to an image"):
+    with pytest.raises(ValueError, match=r"must be uint8 RGB of shape \[height, width, 3\], not float32"):
         render(np.zeros((8, 8, 3), np.float32), halves())
     with pytest.raises(ValueError, match="opacity is 1.5"):
         render(np.zeros((8, 8, 3), np.uint8), halves(), opacity=1.5)

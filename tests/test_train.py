@@ -14,14 +14,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_model import small_config, small_model
+from timm.layers import convert_sync_batchnorm
 from torch import distributed, multiprocessing
 
 import pem
+from pem.categories import categories_for
+from pem.training.backbone import load_imagenet_backbone
 from pem.training.data import PanopticDataset, Target, collate
 from pem.training.train import (
     RepeatableSampler,
     SeededDataset,
     Trainer,
+    forget_after,
     learning_rate,
     main,
     raise_prototypes,
@@ -163,6 +168,29 @@ def test_frozen_backbone_keeps_its_weights_and_its_norms() -> None:
     assert changed == {"pixel_decoder", "decoder"}
 
 
+def test_frozen_norms_keep_scale_and_shift_too() -> None:
+    trainer = make_trainer()
+    norms = trainer.core.frozen_norms()
+    before = [{name: value.clone() for name, value in norm.state_dict().items()} for norm in norms]
+    trainer.train_step(*two_images())
+    assert len(norms) > 10
+    for norm, kept in zip(norms, before):
+        for name, value in norm.state_dict().items():
+            assert torch.equal(value, kept[name]), name
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv2_050", "resnet50", "stdc1"])
+def test_synchronised_norms_compute_the_same(backbone: str) -> None:
+    """With several GPUs all norms become synchronised ones, which on a CPU run out of training only."""
+    model = small_model(backbone=backbone)
+    with torch.no_grad():
+        expected = model(torch.ones(1, 3, 64, 64))
+        found = convert_sync_batchnorm(model).eval()(torch.ones(1, 3, 64, 64))
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
+    torch.testing.assert_close(found.pred_logits, expected.pred_logits)
+    torch.testing.assert_close(found.pred_masks, expected.pred_masks)
+
+
 def test_weight_decay_spares_norms_and_embeddings_only() -> None:
     trainer = make_trainer()
     decays = {p: group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
@@ -190,14 +218,12 @@ def test_schedules() -> None:
     assert learning_rate(0, config) == pytest.approx(0.1)
     assert learning_rate(50, config) == pytest.approx(0.55)  # half way down the cosine
     assert learning_rate(100, config) == pytest.approx(0.1)
-    poly = dataclasses.replace(config, schedule="poly")
-    assert learning_rate(50, poly) == pytest.approx(0.1 + 0.9 * 0.5**0.9)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--data", "nowhere"], "nowhere has neither a folder 'train' nor train*.tar"),
+        (["--data", "nowhere"], "There is no nowhere/panoptic_train.json"),
         (["--data", "nowhere", "--config", "cityscape"], "no preset 'cityscape'"),
         (["--data", "nowhere", "--device", "cuda:99"], "no CUDA device 'cuda:99'"),
     ],
@@ -259,6 +285,66 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(dataset: PanopticDataset
     last = json.loads((whole / "log.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 6 and last["photos_per_s"] > 0 and last["eta_s"] == 0
     assert pem.load_model(whole / "model.safetensors").config == CONFIG
+
+
+def test_a_checkpoint_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    make_trainer().save(path)
+    training = dataclasses.replace(CONFIG.training, backbone_lr_factor=0.5)
+    with pytest.raises(ValueError, match="made with another backbone_lr_factor, seed; go on with the same settings"):
+        make_trainer(dataclasses.replace(CONFIG, training=training), seed=1).load(path)
+    path.write_bytes(path.read_bytes()[:5_000])
+    with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another version; delete it"):
+        make_trainer().load(path)
+
+
+def test_steps_after_the_last_checkpoint_are_logged_once(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    forget_after(3, log)
+    assert not log.exists()
+    log.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3, 4, 5)) + '{"step": 6, "cla')
+    forget_after(3, log)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_model_learns_the_classes_of_its_data(
+    dataset: PanopticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command takes the classes from the data, and all other weights from the model that it starts from."""
+    start = small_model(seed=1, num_classes=4)
+    pem.save_weights(start, tmp_path / "start.safetensors")
+    small = small_config(num_classes=19, training=dataclasses.replace(CONFIG.training, iterations=1, base_lr=1e-9))
+    monkeypatch.setattr("pem.training.train.get_config", lambda name: small)
+    command = ["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--workers", "0", "--float32"]
+    monkeypatch.setattr(sys, "argv", ["train", *command, "--start", str(tmp_path / "start.safetensors")])
+    main()
+    trained = pem.load_model(tmp_path / "run" / "model.safetensors")
+    assert [(c.id, c.name, c.is_thing) for c in categories_for(trained.config)] == [
+        (1, "class 1", True),
+        (2, "class 2", True),
+        (3, "class 3", True),
+    ]
+    assert trained.decoder.class_embed.out_features == 4
+    theirs = start.state_dict()
+    for name in ("backbone.features.0.conv.weight", "decoder.query_feat.weight"):
+        torch.testing.assert_close(trained.state_dict()[name], theirs[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "stdc1"])
+def test_a_backbone_starts_from_a_file(backbone: str, tmp_path: Path) -> None:
+    source, model = small_model(seed=1, backbone=backbone), small_model(seed=2, backbone=backbone)
+    state = {f"module.{name}": tensor for name, tensor in source.backbone.state_dict().items()}
+    path = tmp_path / "imagenet.tar"
+    torch.save({"state_dict": state | {"module.fc.weight": torch.zeros(3)}}, path)
+    load_imagenet_backbone(model, path)
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, source.backbone.state_dict()[name]), name
+    torch.save({"fc.weight": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="imagenet.tar does not hold the weights of this backbone"):
+        load_imagenet_backbone(model, path)
+    path.write_text("no weights")
+    with pytest.raises(ValueError, match="imagenet.tar is missing, damaged or no torch file"):
+        load_imagenet_backbone(model, path)
 
 
 def test_a_batch_larger_than_the_split_is_refused(dataset: PanopticDataset) -> None:

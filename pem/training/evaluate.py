@@ -38,7 +38,8 @@ class _Scores:
         self.num_images += 1
 
     def summary(self, names: list[str]) -> dict[str, Any]:
-        """Means over the classes that occur, and the classes themselves; None where there is nothing to judge."""
+        """Means over the classes that occur (of PQ also over those that were invented), and the classes themselves;
+        None where there is nothing to judge."""
         quality, iou = self.panoptic.compute(), self.iou.compute()
         classes = zip(names, self.is_thing.tolist(), self.panoptic.num_segments.tolist(), quality, iou, strict=True)
         return {
@@ -66,7 +67,8 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
     Each image is run once, by itself and at the preset's size; PQ, SQ and RQ judge its panoptic reading and IoU its
     semantic one, at the original size. The result, ready for JSON, holds ``conditions``, ``overall`` and the same for
     each data source in ``per_source``. Scores are fractions 0..1, pooled over the images, then averaged over the
-    classes that occur; None where no class does. Raises ValueError for a model in training mode.
+    classes that occur, of PQ, SQ and RQ also over those that were invented; None where no class does. Raises
+    ValueError for a model in training mode.
     """
     if model.training:
         raise ValueError("The model is in training mode; call model.eval() first.")
@@ -80,7 +82,7 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
         image, target = dataset.original(index)
         batch = preprocess([image], config, parameter.device)
         with torch.inference_mode():
-            output = model(batch.pixels)
+            output = model(batch.pixels.to(parameter.dtype))
         readings = panoptic(output, batch, config)[0], semantic(output, batch, config)[0]
         for scores in (overall, per_source.setdefault(dataset.records[index].source, _Scores(is_thing))):
             scores.update(*readings, target)
@@ -127,6 +129,7 @@ def format_table(result: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pem.training.evaluate", description=__doc__)
     parser.add_argument("--weights", default="default", help="what pem.load_model takes: a name, a file or a Hub id")
+    parser.add_argument("--config", help="the preset that a published checkpoint, --weights, belongs to")
     parser.add_argument("--data", required=True, help="folder with panoptic_SPLIT.json and the images or their tars")
     parser.add_argument("--split", default="val")
     parser.add_argument("--device", default="auto")
@@ -136,11 +139,12 @@ def main(arguments: list[str] | None = None) -> None:
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit is {options.limit}; it must be at least 1.")
     try:
-        model = load_model(options.weights, device=options.device)
+        published = options.config and options.weights
+        model = load_model(options.config or options.weights, device=options.device, weights=published)
         dataset = open_split(options.data, options.split, model.config)
+        result = evaluate(model, model.config, dataset, options.limit)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    result = evaluate(model, model.config, dataset, options.limit)
     result["conditions"]["split"] = options.split
     print(format_table(result))
     if options.out:

@@ -13,11 +13,13 @@ import dataclasses
 import json
 import math
 import os
+import pickle
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -26,11 +28,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from pem.attention import PrototypeCrossAttention
+from pem.categories import categories_for
 from pem.config import PEMConfig, TrainingConfig, get_config
 from pem.model import PEM
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.criterion import Criterion
-from pem.training.data import PanopticDataset, Target, collate, open_split
+from pem.training.data import PanopticDataset, Target, collate, open_split, with_classes_of
 from pem.weights import load_model, pick_device, save_weights
 
 REPEAT_THRESHOLD = 0.05  # classes on fewer of the photos than this share are shown more often
@@ -50,11 +53,15 @@ class TrainingStep(nn.Module):
 
     def train(self, mode: bool = True) -> TrainingStep:
         super().train(mode)
-        if self.model.config.training.freeze_backbone_norm:
-            for module in self.model.backbone.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for norm in self.frozen_norms():
+            norm.eval()
         return self
+
+    def frozen_norms(self) -> list[nn.Module]:
+        """Those whose statistics, scale and shift stay as they are."""
+        if not self.model.config.training.freeze_backbone_norm:
+            return []
+        return [x for x in self.model.backbone.modules() if isinstance(x, nn.modules.batchnorm._BatchNorm)]
 
     def forward(self, images: Tensor, targets: list[Target], autocast: bool) -> dict[str, Tensor]:
         """images uint8 [B, 3, H, W] -> weighted losses."""
@@ -157,11 +164,10 @@ def build_optimizer(step: TrainingStep, config: TrainingConfig) -> torch.optim.A
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then half a cosine or a polynomial (power 0.9) down to end_lr."""
+    """Linear warm-up, then half a cosine down to end_lr."""
     if step < config.warmup_iterations:
         return config.base_lr * (step + 1) / config.warmup_iterations
-    progress = step / config.iterations
-    left = (1 + math.cos(math.pi * progress)) / 2 if config.schedule == "cosine" else (1 - progress) ** 0.9
+    left = (1 + math.cos(math.pi * step / config.iterations)) / 2
     return config.end_lr + (config.base_lr - config.end_lr) * left
 
 
@@ -192,6 +198,8 @@ class Trainer:
             model.backbone.requires_grad_(False)
         # Channels last is the layout that the convolutions of both kinds of device like best.
         self.core = TrainingStep(model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for norm in self.core.frozen_norms():
+            norm.requires_grad_(False)
         self.average = copy.deepcopy(model).eval().requires_grad_(False) if self.config.ema_decay else None
         if device.type == "cpu" and autocast:
             keep_slow_gradients_in_float32(model)
@@ -199,7 +207,10 @@ class Trainer:
         self.module: nn.Module = self.core
         if distributed.is_initialized():
             if device.type == "cuda":
-                self.core = nn.SyncBatchNorm.convert_sync_batchnorm(self.core)
+                # Unlike torch's, it keeps the activations in timm's norms.
+                from timm.layers import convert_sync_batchnorm
+
+                self.core = convert_sync_batchnorm(self.core)
             self.module = DistributedDataParallel(self.core)
         self.module.train()
 
@@ -229,13 +240,30 @@ class Trainer:
             "module": self.core.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "settings": self.settings,
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(path)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a run must have in common with its checkpoint, else it would be neither the one nor the other."""
+        config = dataclasses.asdict(self.core.model.config)
+        settings = config | config.pop("training") | {"seed": self.seed, "autocast": self.autocast}
+        return json.loads(json.dumps(settings))
+
     def load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        """Goes on where ``save`` was called. Raises ValueError for a damaged file, or one with other settings."""
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            theirs = state["settings"]
+        except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, KeyError) as error:
+            raise ValueError(f"{path} is damaged or of another version; delete it, or use another --out.") from error
+        if other := [name for name, value in self.settings.items() if theirs.get(name) != value]:
+            raise ValueError(
+                f"{path} was made with another {', '.join(other)}; go on with the same settings, or use another --out."
+            )
         self.core.load_state_dict(state["module"])
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
@@ -253,6 +281,8 @@ def train(
 ) -> None:
     """Runs to the last iteration; writes log.jsonl, checkpoint.pt and at the end model.safetensors into ``out``."""
     config, (rank, _) = trainer.config, rank_and_world_size()
+    if rank == 0:
+        forget_after(trainer.step, out / "log.jsonl")
     sampler = RepeatableSampler(dataset, config.batch_size, trainer.step, config.iterations, trainer.seed)
     loader = DataLoader(SeededDataset(dataset), batch_sampler=sampler, num_workers=workers, collate_fn=collate)
     bar = tqdm(total=config.iterations, initial=trainer.step, unit="it", disable=rank > 0, dynamic_ncols=True)
@@ -287,6 +317,13 @@ def train(
         save_weights(trainer.best_model, out / "model.safetensors")
 
 
+def forget_after(step: int, log: Path) -> None:
+    """Takes out what a run that was killed had logged after its last checkpoint: those steps come again."""
+    if log.is_file():
+        lines = log.read_text().splitlines(keepends=True)
+        log.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pem.training.train", description=__doc__.split("\n")[0])
     parser.add_argument("--config", default="default", help="preset name (default: %(default)s)")
@@ -301,7 +338,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--short-sides", type=int, nargs="+", help="of the scale jitter, instead of the preset's")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
     parser.add_argument("--attention", choices=("prototype", "masked"), help="instead of the preset's")
-    parser.add_argument("--start", help="weights to start from instead of ImageNet's: what pem.load_model takes")
+    parser.add_argument(
+        "--start", help="start from a whole model: what pem.load_model takes, or a published checkpoint of the preset"
+    )
+    parser.add_argument("--backbone-weights", type=Path, help="a file of ImageNet weights, where no library has them")
     parser.add_argument("--random-backbone", action="store_true", help="do not start from ImageNet weights")
     parser.add_argument("--workers", type=int, default=1, help="processes that load photos (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads of this process")
@@ -325,10 +365,13 @@ def configure(arguments: argparse.Namespace) -> PEMConfig:
 
 
 def start_from(model: PEM, other: PEM) -> None:
-    """Takes over the weights of another model; of one with the other attention, all but the cross-attention's."""
+    """Takes over the weights of another model; where it has the other attention, all but the cross-attention's, and
+    where it knows other classes, all but those of its class logits."""
     theirs = other.state_dict()
     if model.config.attention != other.config.attention:
         theirs = {name: tensor for name, tensor in theirs.items() if "cross_attention" not in name}
+    if categories_for(model.config) != categories_for(other.config):
+        theirs = {name: tensor for name, tensor in theirs.items() if "class_embed" not in name}
     unfit = [name for name, tensor in model.state_dict().items() if theirs.get(name, tensor).shape != tensor.shape]
     if unfit or model.config.backbone != other.config.backbone:
         raise ValueError(
@@ -355,6 +398,7 @@ def main() -> None:
     try:
         config = configure(arguments)
         device = pick_device(arguments.device)
+        config = with_classes_of(config, arguments.data)
         if "RANK" in os.environ:  # started by torchrun, which gives each process a GPU of its own
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
             if device.type == "cuda":
@@ -364,15 +408,18 @@ def main() -> None:
         model = PEM(config)
         raise_prototypes(model, config.training.prototype_gain)
         if arguments.start and not checkpoint.is_file():
-            start_from(model, load_model(arguments.start, device="cpu"))
+            published = Path(arguments.start).suffix in (".pth", ".pkl")
+            name, weights = (arguments.config, arguments.start) if published else (arguments.start, None)
+            start_from(model, load_model(name, device="cpu", weights=weights))
         elif not arguments.random_backbone and not checkpoint.is_file():
-            load_imagenet_backbone(model)
+            load_imagenet_backbone(model, arguments.backbone_weights)
         trainer = Trainer(model, device, autocast=not arguments.float32, seed=arguments.seed)
         if checkpoint.is_file():
             trainer.load(checkpoint)
         train(trainer, dataset, arguments.out, arguments.workers)
     except (OSError, ValueError, FloatingPointError) as error:
-        sys.exit(str(error))
+        # From a process that loads photos comes its traceback, at whose end is the sentence.
+        sys.exit(str(error).strip().splitlines()[-1].removeprefix("ValueError: "))
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
