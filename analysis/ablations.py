@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 import pem
+from analysis.arguments import natural, one_sentence, parse_size
 from analysis.flops import mac_counter
-from analysis.latency import measure_peak_mib, measure_rounds, model_workload, parse_size, percentiles
+from analysis.latency import measure_peak_mib, measure_rounds, model_workload, percentiles
 from analysis.results import RESULTS, save_tables
 from analysis.validation import interval, judge, mean_iou, panoptic_quality
 from pem.conditions import conditions
@@ -143,33 +143,33 @@ def costs(
     return found
 
 
+@one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.ablations", description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, type=Path, help="folder with panoptic_train.json and its photos")
     parser.add_argument("--runs", required=True, type=Path, help="folder for the checkpoints and logs of the runs")
     parser.add_argument("--start", default="default", help="whose backbone they share (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--iterations", type=int, default=1_000)
-    parser.add_argument("--crop", type=int, default=192, help="side of the training crops in px (default: %(default)s)")
+    parser.add_argument("--iterations", type=natural, default=1_000)
+    parser.add_argument(
+        "--crop", type=natural, default=192, help="side of the training crops in px (default: %(default)s)"
+    )
     parser.add_argument("--size", type=parse_size, default=(288, 384), metavar="HEIGHTxWIDTH", help="for the costs")
-    parser.add_argument("--repeats", type=int, default=10, help="for the costs")
+    parser.add_argument("--repeats", type=natural, default=10, help="for the costs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "ablations.json")
     arguments = parser.parse_args()
-    try:
-        start = pem.load_model(arguments.start, device="cpu")
-        schedule = dataclasses.replace(
-            start.config.training,
-            iterations=arguments.iterations,
-            crop_px=(arguments.crop, arguments.crop),
-            short_sides_px=tuple(range(arguments.crop - 32, arguments.crop + 129, 32)),
-            backbone_lr_factor=0.0,
-        )
-        base = dataclasses.replace(start.config, training=schedule)
-        train_split = open_split(arguments.data, "train", base)
-        val_split = open_split(arguments.data, "val", base)
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    start = pem.load_model(arguments.start, device="cpu")
+    schedule = dataclasses.replace(
+        start.config.training,
+        iterations=arguments.iterations,
+        crop_px=(arguments.crop, arguments.crop),
+        short_sides_px=tuple(range(arguments.crop - 32, arguments.crop + 129, 32)),
+        backbone_lr_factor=0.0,
+    )
+    base = dataclasses.replace(start.config, training=schedule)
+    train_split = open_split(arguments.data, "train", base)
+    val_split = open_split(arguments.data, "val", base)
     backbone = start.backbone.state_dict()
 
     models, found = {}, {}

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
+from analysis.arguments import natural, parse_device, parse_grid
 from analysis.closed_forms import masked_attention_macs, prototype_attention_macs
 from analysis.latency import (
     PRECISIONS,
@@ -19,7 +21,6 @@ from analysis.latency import (
     at_precision,
     measure_peak_mib,
     measure_rounds,
-    parse_size,
     percentiles,
 )
 from analysis.results import result_path, save_tables
@@ -46,6 +47,7 @@ class AttentionRow:
     median_ms: float | None
     p10_ms: float | None
     p90_ms: float | None
+    speedup: float | None  # over "sdpa": median over the rounds of its time by this method's
     gmacs: float
     moved_mib: float  # the least that must be moved: least_bytes
     peak_mib: float | None
@@ -234,12 +236,14 @@ def compare_attention(
         moved = least_bytes(method, num_tokens, num_queries, token_bytes, backward)
         ran = method in times_ms
         median_ms, p10_ms, p90_ms = percentiles(times_ms[method][:, 0]) if ran else (None, None, None)
+        paired = ran and "sdpa" in times_ms
         rows.append(
             AttentionRow(
                 method,
                 median_ms,
                 p10_ms,
                 p90_ms,
+                speedup=float(np.median(times_ms["sdpa"] / times_ms[method])) if paired else None,
                 gmacs=macs / 1e9,
                 moved_mib=moved / 2**20,
                 peak_mib=max(measure_peak_mib(workloads[method], target)) if ran else None,
@@ -256,17 +260,17 @@ def main() -> None:
     )
     parser.add_argument(
         "--tokens",
-        type=parse_size,
+        type=parse_grid,
         nargs="+",
         default=[(16, 32), (32, 64), (64, 128)],
         metavar="HEIGHTxWIDTH",
         help="default: the levels of a 512x1024 image",
     )
-    parser.add_argument("--queries", type=int, nargs="+", default=[20, 100, 300])
+    parser.add_argument("--queries", type=natural, nargs="+", default=[20, 100, 300])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--repeats", type=natural, default=10)
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=parse_device, default="auto")
     parser.add_argument("--out", type=Path, help="JSON to write, with CSV and Markdown beside it")
     args = parser.parse_args()
 

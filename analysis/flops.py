@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import pem
+from analysis.arguments import parse_preset, parse_size
 from analysis.results import save_json
 from pem.conditions import conditions
 from pem.config import PEMConfig
@@ -186,10 +187,6 @@ class OperatorCounter(TorchDispatchMode):
         for row in self._rows.values():
             result = _add(result, row)
         return result
-
-    def get_total_flops(self) -> int:
-        """2 per MAC. The name is that of torch's own FlopCounterMode."""
-        return round(self.total().gmacs * 2e9)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -366,8 +363,8 @@ def count_with_fvcore(model: nn.Module, pixels: Tensor) -> FvcoreCount:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.flops", description="What PEMs cost, counted.")
-    parser.add_argument("--preset", help="one preset; without it, those of the paper and the default")
-    parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--preset", type=parse_preset, help="without it: those of the paper, and the default")
+    parser.add_argument("--size", type=parse_size, default=(1024, 2048), metavar="HEIGHTxWIDTH")
     parser.add_argument("--attention", choices=("prototype", "masked"), default="prototype", help="of that preset")
     parser.add_argument("--by", choices=("stage", "operator"), default="stage")
     parser.add_argument("--fvcore", action="store_true", help="what fvcore counts beside it: runs every network once")
@@ -380,7 +377,7 @@ def main() -> None:
         return paper.report(args.out)
 
     cases = []
-    for name, size, attention in [(args.preset, tuple(args.size), args.attention)] if args.preset else CASES:
+    for name, size, attention in [(args.preset, args.size, args.attention)] if args.preset else CASES:
         config = replace(pem.get_config(name), attention=attention)
         cost = count_macs(config, size)
         print(

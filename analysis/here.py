@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 import pem
+from analysis.arguments import check_size
 from analysis.attention import attention_workloads
 from analysis.latency import Round, Workload, at_precision, percentiles, rounds
 from analysis.results import machine
 from pem.conditions import conditions
 from pem.decoder import STRIDES, Decoder
+from pem.tiles import MASK_STRIDE
 
 REPEATS = 40
 FEWEST_ROUNDS = 3  # a comparison of fewer is left out
@@ -68,8 +70,7 @@ def measure_here(
     only the round in progress can run past ``seconds``. The decoder is the paper's, with random weights. Raises
     ValueError when a side of ``size_px`` is not a multiple of 32, or for an unknown precision.
     """
-    if size_px[0] % 32 or size_px[1] % 32:
-        raise ValueError(f"The image is {size_px[0]}x{size_px[1]} px; both sides must be multiples of 32.")
+    check_size(size_px)
     target = torch.device(device)
     at_precision(precision, target)
     grids = [(size_px[0] // stride, size_px[1] // stride) for stride in STRIDES]
@@ -114,7 +115,8 @@ def decoder_workloads(
     def random(channels: int, stride: int) -> torch.Tensor:
         return torch.randn(1, channels, size_px[0] // stride, size_px[1] // stride, device=device).relu().to(dtype)
 
-    mask_features, levels = random(config.hidden_dim, 4), [random(config.conv_dim, stride) for stride in STRIDES]
+    mask_features = random(config.hidden_dim, MASK_STRIDE)
+    levels = [random(config.conv_dim, stride) for stride in STRIDES]
 
     def workload(decoder: Decoder) -> Workload:
         @torch.inference_mode()

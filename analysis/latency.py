@@ -17,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import pem
+from analysis.arguments import check_size, natural, parse_device, parse_preset, parse_size
 from analysis.results import result_path, save_tables
 from pem.conditions import conditions
 
@@ -70,7 +71,8 @@ def measure_latency(
 
     Stages are timed by calling the model's parts one after the other, which is all that its forward does: nothing is
     hooked, and each run's stages add up to its total. ``warmup`` runs at most precede the ``repeats`` that count, fewer
-    when the times are stable before. Raises ValueError for a model in training mode.
+    when the times are stable before. Raises ValueError for a model in training mode and for a size that is no multiple
+    of 32.
     """
     run = model_workload(model, size, batch, precision)
     device = next(model.parameters()).device
@@ -86,9 +88,13 @@ def measure_latency(
 
 
 def model_workload(model: pem.PEM, size: tuple[int, int], batch: int = 1, precision: str = "float32") -> Workload:
-    """A forward pass of ``model``, without gradients; its parts are STAGES. Raises ValueError in training mode."""
+    """A forward pass of ``model``, without gradients; its parts are STAGES.
+
+    Raises ValueError in training mode and for a size (height, width) that is no multiple of 32.
+    """
     if model.training:
         raise ValueError("The model is in training mode; call model.eval() first.")
+    check_size(size)  # the model's own check is in its forward pass
     weight = next(model.parameters())
     pixels = torch.randn(batch, 3, *size, device=weight.device, dtype=weight.dtype)
 
@@ -241,23 +247,17 @@ def measure_peak_mib(run: Workload, device: torch.device) -> list[float]:
 END_OF_PART = "analysis: end of part"
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """ "512x1024" is (512, 1024): height, width."""
-    height, _, width = text.partition("x")
-    return int(height), int(width)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.latency", description="Latency and memory of presets with random weights, by stage."
     )
-    parser.add_argument("--preset", nargs="+", default=PRESETS)
+    parser.add_argument("--preset", type=parse_preset, nargs="+", default=PRESETS)
     parser.add_argument("--size", type=parse_size, default=(512, 1024), metavar="HEIGHTxWIDTH")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--batch", type=natural, default=1)
+    parser.add_argument("--repeats", type=natural, default=10)
     parser.add_argument("--warmup", type=int, default=20, help="at most; fewer when the times are stable before")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=parse_device, default="auto")
     parser.add_argument("--out", type=Path, help="JSON to write, with CSV and Markdown beside it")
     args = parser.parse_args()
 

@@ -23,11 +23,13 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 import pem
+from analysis.arguments import natural, parse_device, parse_size
 from analysis.flops import mac_counter
 from analysis.latency import measure_rounds, percentiles
 from analysis.results import result_path, save_tables
 from pem.conditions import conditions
 
+RIVAL = "Mask2Former R50"  # what the speed of all others is told by
 NUM_CLASSES, NUM_QUERIES = 19, 100  # Cityscapes; OneFormer keeps its 150 queries, SegFormer has none
 
 MISSING = "not measured: transformers is not installed; run `pip install -r requirements-peers.txt`."
@@ -62,6 +64,7 @@ class NetworkRow:
     p10_ms: float | None = None
     p90_ms: float | None = None
     ratio: float | None = None  # median over the rounds of its time by that of the first network
+    speedup: float | None = None  # median over the rounds of RIVAL's time by its own; None without RIVAL
 
 
 def peers() -> tuple[Peer, ...]:
@@ -71,7 +74,7 @@ def peers() -> tuple[Peer, ...]:
         *_pem("PEM R50", "cityscapes-panoptic-r50"),
         *_pem("PEM STDC1", "cityscapes-panoptic-stdc1"),
         *_pem("PEM default", "default"),
-        Peer("Mask2Former R50", _mask2former, _run, unfused),
+        Peer(RIVAL, _mask2former, _run, unfused),
         Peer("MaskFormer R50", partial(_maskformer, depths=(3, 4, 6, 3)), _run),
         Peer("MaskFormer R101", partial(_maskformer, depths=(3, 4, 23, 3)), _run),
         Peer("OneFormer R50", _oneformer, _run_oneformer, f"150 queries; {unfused}"),
@@ -232,21 +235,23 @@ def compare_networks(
             continue
         gmacs, params = costs[peer.name]
         ratio = float(np.median(times_ms[peer.name] / times_ms[present[0].name]))
-        timing = (*percentiles(times_ms[peer.name]), ratio)
+        speedup = float(np.median(times_ms[RIVAL] / times_ms[peer.name])) if RIVAL in times_ms else None
+        timing = (*percentiles(times_ms[peer.name]), ratio, speedup)
         rows.append(NetworkRow(peer.name, "measured", peer.note, gmacs, params / 1e6, *timing))
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.peers", description="PEM beside other networks.")
-    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--networks", nargs="*", default=(), metavar="NAME", help="default: all")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", type=parse_size, default=(512, 1024), metavar="HEIGHTxWIDTH")
+    names = [peer.name for peer in peers()]
+    parser.add_argument("--networks", nargs="*", choices=names, default=(), metavar="NAME", help="default: all")
+    parser.add_argument("--repeats", type=natural, default=5)
+    parser.add_argument("--device", type=parse_device, default="auto")
     parser.add_argument("--out", help="JSON file to write; a table as CSV and as Markdown is put beside it")
     args = parser.parse_args()
 
-    rows = compare_networks(tuple(args.size), args.networks, args.repeats, device=args.device)
+    rows = compare_networks(args.size, args.networks, args.repeats, device=args.device)
     measured_on = conditions(args.device)
     if importlib.util.find_spec("transformers"):
         measured_on["transformers"] = importlib.metadata.version("transformers")

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from pem.layers import to_float
 from pem.outputs import PEMOutput, Prediction
-
-MASK_STRIDE = 4  # a mask has one cell for so many pixels of the network's input, along each side
+from pem.tiles import MASK_STRIDE
 
 
 def cell_centres(count: int, stride: int, content_px: int) -> np.ndarray:
@@ -99,17 +98,21 @@ def evolution(output: PEMOutput, content_size: tuple[int, int], max_mask_side: i
 
 @torch.no_grad()
 def match_queries(output: PEMOutput, other: PEMOutput, content_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """For each query of the first image of ``output``, the query of another network whose final mask is most like its.
+    """For each query of the first image of ``output``, the query of another network that says most nearly the same.
 
-    Queries of two networks have nothing to do with each other, whatever their numbers. Returns the indices, int [Q],
-    and the IoU of the two masks, float32 [Q]; 0 where there is nothing to compare.
+    Queries of two networks have nothing to do with each other, whatever their numbers. Of the queries that draw much
+    the same mask all but one say no-object, so the IoU of the final masks is weighed by how alike the class
+    probabilities are (their Bhattacharyya coefficient). Returns the indices, int [Q], and the IoU of the two masks,
+    float32 [Q]; 0 where no mask overlaps.
     """
     rows, cols = (-(-side // MASK_STRIDE) for side in content_size)
     ours, theirs = (to_float(_content_masks(each, rows, cols) > 0).flatten(1) for each in (output, other))
     intersection = ours @ theirs.T
     union = ours.sum(1)[:, None] + theirs.sum(1) - intersection
-    iou, index = (intersection / union.clamp(min=1)).max(1)
-    return index.cpu().numpy(), iou.float().cpu().numpy()
+    iou = intersection / union.clamp(min=1)
+    our_probs, their_probs = (to_float(each.pred_logits[0]).nan_to_num().softmax(-1) for each in (output, other))
+    index = (iou * (our_probs.sqrt() @ their_probs.sqrt().T)).argmax(1)
+    return index.cpu().numpy(), iou.gather(1, index[:, None])[:, 0].float().cpu().numpy()
 
 
 def _content_masks(prediction: Prediction, rows: int, cols: int) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 import analysis
 import pem
+from analysis.arguments import natural, one_sentence, parse_device, parse_preset
 from analysis.attention import attention_workloads, layer_macs
 from analysis.latency import (
     PRECISIONS,
@@ -171,20 +171,21 @@ def growths(rows: list[Row]) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.scaling", description=__doc__)
-    parser.add_argument("--long-sides", type=int, nargs="*", default=[256, 512, 1024, 1536, 2048], metavar="PX")
-    parser.add_argument("--queries", type=int, nargs="*", default=[20, 50, 100, 200, 300])
-    parser.add_argument("--heads", type=int, nargs="*", default=[2, 4, 8, 16, 32])
+    parser.add_argument("--long-sides", type=natural, nargs="*", default=[256, 512, 1024, 1536, 2048], metavar="PX")
+    parser.add_argument("--queries", type=natural, nargs="*", default=[20, 50, 100, 200, 300])
+    parser.add_argument("--heads", type=natural, nargs="*", default=[2, 4, 8, 16, 32])
     parser.add_argument(
         "--backbones",
+        type=parse_preset,
         nargs="*",
         default=PRESETS,
         metavar="PRESET",
         help=f"all other sweeps use {BASE.backbone}",
     )
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=natural, default=5)
     parser.add_argument("--seconds", type=float, default=20, help="per 512x1024 point; larger images have more")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=parse_device, default="auto")
     parser.add_argument("--out", type=Path, help="JSON to write or continue, with CSV and Markdown beside it")
     args = parser.parse_args()
 
@@ -201,14 +202,12 @@ def main() -> None:
     def measure(point: Point) -> list[Row]:
         print(f"{points.index(point) + 1:2}/{len(points)} {point.backbone}, {point.long_side_px} px, ", end="")
         print(f"{point.num_queries} queries, {point.num_heads} heads: ", end="", flush=True)
-        return measure_point(point, torch.device(args.device), args.precision, args.repeats, args.seconds)
+        return measure_point(point, args.device, args.precision, args.repeats, args.seconds)
 
-    try:
+    with one_sentence():
         for rows in measure_points(points, path, measured_on, measure):
             totals = (f"{row['subject']} {row['median_ms']:.1f} ms" for row in rows if row["stage"] == "total")
             print(", ".join(totals), flush=True)
-    except ValueError as error:
-        sys.exit(str(error))
     for fit in json.loads(path.read_text())["growth"]:
         print(f"{fit['subject']:20} {fit['stage']:8} {fit['quantity']:9} grows as ", end="")
         print(f"{fit['swept']} ** {fit['exponent']:.2f} +- {fit['standard_error']:.2f}")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import pem
+from analysis.arguments import natural, parse_device, parse_size
 from analysis.latency import (
     PRECISIONS,
     Workload,
@@ -22,12 +23,12 @@ from analysis.latency import (
     measure_peak_mib,
     measure_rounds,
     model_workload,
-    parse_size,
     percentiles,
 )
 from analysis.plain import plain_backbone, plain_decoder, plain_pixel_decoder
 from analysis.results import result_path, save_tables
 from pem.conditions import conditions
+from pem.config import PRESETS
 
 STAGES = ("backbone", "decoders", "total")  # the second: pixel decoder, decoder and masks
 BASE_SIZE, BASE_QUERIES = (512, 1024), 100
@@ -87,7 +88,9 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.speedup", description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", default="cityscapes-panoptic-r50", help="of resnet50 or stdc (%(default)s)")
+    # The backbones that are written plainly.
+    presets = [name for name, config in PRESETS.items() if config.backbone in ("resnet50", "stdc1", "stdc2")]
+    parser.add_argument("--preset", choices=presets, default="cityscapes-panoptic-r50", metavar="PRESET")
     parser.add_argument(
         "--sizes",
         type=parse_size,
@@ -96,10 +99,10 @@ def main() -> None:
         metavar="HEIGHTxWIDTH",
         help=f"with {BASE_QUERIES} queries",
     )
-    parser.add_argument("--queries", type=int, nargs="+", default=[20, 300], help="at {}x{} px".format(*BASE_SIZE))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--queries", type=natural, nargs="+", default=[20, 300], help="at {}x{} px".format(*BASE_SIZE))
+    parser.add_argument("--repeats", type=natural, default=5)
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=parse_device, default="auto")
     parser.add_argument("--out", type=Path, help="JSON to write, with CSV and Markdown beside it")
     args = parser.parse_args()
 
@@ -107,7 +110,7 @@ def main() -> None:
     settings = [(size, BASE_QUERIES) for size in args.sizes] + [(BASE_SIZE, n) for n in args.queries]
     rows = []
     for size, num_queries in settings:
-        found = compare(args.preset, size, num_queries, torch.device(args.device), args.precision, args.repeats)
+        found = compare(args.preset, size, num_queries, args.device, args.precision, args.repeats)
         rows += found
         for row in found:
             print(f"{size[0]}x{size[1]}, {num_queries:3} queries, {row['stage']:9}", end="")

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 import pem
+from analysis.arguments import natural
 from analysis.results import save_json
 from pem.conditions import conditions
 from pem.outputs import PEMOutput
@@ -79,8 +80,8 @@ def make_batch(batch_size: int, size_px: int, num_classes: int) -> tuple[Tensor,
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.training_speed", description=__doc__.split("\n")[0])
     parser.add_argument("--size", type=int, default=256, help="side of the photos in pixels (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch-size", type=natural, default=8)
+    parser.add_argument("--repeats", type=natural, default=5)
     parser.add_argument("--out", type=Path, help="JSON to write")
     arguments = parser.parse_args()
 
@@ -115,7 +116,6 @@ def main() -> None:
                 made.train_step(images, targets)
                 if repeat:  # the first is a warm-up
                     seconds[name].append(time.perf_counter() - start)
-    base = statistics.median(seconds["straightforward"])
     rows = []
     for name, times in seconds.items():
         median = statistics.median(times)
@@ -123,7 +123,7 @@ def main() -> None:
             "variant": name,
             "photos_per_s": round(arguments.batch_size / median, 2),
             "step_ms": [round(1e3 * t) for t in sorted(times)],
-            "speedup": round(base / median, 2),
+            "speedup": round(statistics.median(a / b for a, b in zip(seconds["straightforward"], times)), 2),
         }
         rows.append(row)
         print(f"{name:48}{row['photos_per_s']:8.2f} photos/s{row['speedup']:8.2f}x")

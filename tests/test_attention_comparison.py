@@ -3,6 +3,7 @@ from __future__ import annotations
 from functools import partial
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -50,7 +51,7 @@ def test_closed_forms_equal_the_counter() -> None:
         with mac_counter() as counter:
             method(*inputs)
         # Two images: what belongs to the queries and what belongs to the tokens, twice.
-        assert counter.get_total_flops() == 2 * 2 * macs
+        assert round(counter.total().gmacs * 1e9) == 2 * macs
 
 
 def test_per_token_costs() -> None:
@@ -98,6 +99,8 @@ def test_rows_of_a_comparison(precision: str, backward: bool) -> None:
         assert row.p10_ms is not None and row.median_ms is not None and row.p90_ms is not None
         assert 0 < row.p10_ms <= row.median_ms <= row.p90_ms
         assert row.achieved is not None and row.achieved > 0
+        assert row.speedup is not None and row.speedup > 0
+    assert sdpa.speedup == 1
     # Spelled out, the scores of 8 heads, 20 queries and 512 tokens lie in memory, 4 bytes each (2 in half precision).
     assert softmax.peak_mib is not None and softmax.peak_mib > 8 * 20 * 512 * 2 / 2**20
 
@@ -106,6 +109,17 @@ def test_achieved_is_a_share_of_the_roofline() -> None:
     ceilings = Roofline(matrix_gmacs_per_s=1.0, copy_gb_per_s=1e9)
     rows = analysis.compare_attention((2, 2), 3, repeats=1, warmup=0, methods=["sdpa"], roofline=ceilings)
     assert rows[0].achieved == pytest.approx(rows[0].gmacs / (rows[0].median_ms / 1e3))
+
+
+def test_a_speedup_is_the_median_of_the_ratios_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The machine slows down ten-fold in the second round; the ratio does not see it, that of the medians (2 / 4) would.
+    times_ms = {"prototype": np.array([[1.0], [10.0], [4.0]]), "sdpa": np.array([[2.0], [20.0], [2.0]])}
+    monkeypatch.setattr(analysis.attention, "measure_rounds", lambda *_: (times_ms, 0))
+    prototype, sdpa = analysis.compare_attention((2, 2), 3, methods=list(times_ms), roofline=Roofline(1.0, 1.0))
+    assert (prototype.speedup, sdpa.speedup) == (2, 1)
+    monkeypatch.setattr(analysis.attention, "measure_rounds", lambda *_: ({"prototype": times_ms["prototype"]}, 0))
+    (alone,) = analysis.compare_attention((2, 2), 3, methods=["prototype"], roofline=Roofline(1.0, 1.0))
+    assert alone.speedup is None
 
 
 def test_a_method_that_does_not_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

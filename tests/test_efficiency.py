@@ -98,7 +98,7 @@ def test_the_roofline_bends_where_both_ceilings_meet(results: Path) -> None:
 
 def test_growth_is_drawn_over_pixels_with_its_fitted_exponent(results: Path) -> None:
     (curve,) = (t for name, t in traces(charts.stored_charts("test")["resolution"]).items() if name.startswith("PEM"))
-    assert curve.name == "PEM, ^0.87 ± 0.04"
+    assert curve.name == "PEM, exponent 0.87 ± 0.04"
     assert (list(curve.x), list(curve.y)) == ([256 * 128, 512 * 256], [3.0, 10.0])
 
 

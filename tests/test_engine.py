@@ -135,6 +135,15 @@ def test_the_twin_is_asked_for_the_query_with_the_most_similar_mask() -> None:
     assert engine.twin_choice(result_id + TWIN, 0, 2, 0) is None
 
 
+def test_a_query_without_a_mask_has_no_match_in_the_twin() -> None:
+    engine = Engine(HalvesModel(), twin=HalvesTwin())
+    result_id = engine.run(PHOTO)
+    with torch.inference_mode():
+        engine.result(result_id).output.pred_masks[0, 1] = -1
+    assert engine.twin_choice(result_id, 0, 2, 0) is not None
+    assert engine.twin_choice(result_id, 1, 2, 0) is None
+
+
 def test_of_many_that_ask_for_the_twin_at_once_one_runs_it() -> None:
     twin = HalvesTwin()
     engine = Engine(HalvesModel(), twin=twin)

@@ -41,6 +41,11 @@ def test_training_mode_is_refused() -> None:
         analysis.measure_latency(small_model().train(), size=(64, 64))
 
 
+def test_a_size_that_the_network_cannot_take_is_refused() -> None:
+    with pytest.raises(ValueError, match="100x96 px; both sides must be multiples of 32"):
+        analysis.measure_latency(small_model(), size=(100, 96))
+
+
 def test_parts_of_a_run_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 10.5, 12.5])
     monkeypatch.setattr(latency.time, "perf_counter", lambda: next(clock))

@@ -44,7 +44,7 @@ def test_rivals_that_are_absent_say_so_and_the_rest_is_measured() -> None:
     assert rows[0].status == "measured" and rows[0].ratio == 1
     for row in rows[1:]:
         assert row.status == MISSING and "pip install -r requirements-peers.txt" in row.status
-        assert row.gmacs is row.params_m is row.median_ms is row.ratio is None
+        assert row.gmacs is row.params_m is row.median_ms is row.ratio is row.speedup is None
 
 
 @pytest.mark.usefixtures("without_transformers")
@@ -135,6 +135,10 @@ def test_networks_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == ["b", "c"] + ["b", "c"] * 3
     assert [row.network for row in rows] == ["b", "c"]
     assert rows[0].ratio == 1
+    assert rows[0].speedup is rows[1].speedup is None
+    monkeypatch.setattr(peers_module, "RIVAL", "c")
+    b, c = compare_networks((32, 32), ["b", "c"], repeats=1, max_warmup=0)
+    assert c.speedup == 1 and b.speedup == c.ratio  # of a single round
     for row in rows:
         assert 0 < row.p10_ms <= row.median_ms <= row.p90_ms
 
@@ -145,7 +149,7 @@ def test_an_unknown_network_is_refused() -> None:
 
 
 def test_the_command_writes_its_table_with_conditions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    arguments = ["peers", "--size", "64", "64", "--repeats", "1", "--device", "cpu"]
+    arguments = ["peers", "--size", "64x64", "--repeats", "1", "--device", "cpu"]
     monkeypatch.setattr(
         sys, "argv", [*arguments, "--networks", "PEM default", "PEM default, masked", "--out", str(tmp_path / "x.json")]
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_model import small_model
 
-from analysis.prototypes import Choice, cell_centres, evolution, explain_choice
+from analysis.prototypes import Choice, cell_centres, evolution, explain_choice, match_queries
 from pem.outputs import PEMOutput, Prediction
 
 
@@ -116,3 +116,16 @@ def test_large_masks_are_kept_smaller_and_measured_whole() -> None:
     assert steps.masks.shape == (2, 2, 1, 1)
     assert steps.masks[0, 0, 0, 0] in (127, 128)  # the mean of two sure cells and two that are sure of the contrary
     assert steps.area_fraction[0, 0] == 0.5
+
+
+def test_a_query_matches_the_one_that_says_the_same_class() -> None:
+    features = torch.eye(4).view(1, 4, 2, 2)
+
+    def says(probs: list[list[float]], masks: list[list[float]]) -> PEMOutput:
+        return PEMOutput(torch.tensor([probs]).log(), torch.tensor([masks]), features)
+
+    left, nearly_left, nothing = [1.0, -1, 1, -1], [1.0, -1, 1, 1], [-1.0, -1, -1, -1]
+    ours = says([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1]], [left, left, nothing])
+    theirs = says([[0.1, 0.9], [0.8, 0.2]], [left, nearly_left])
+    matches, ious = match_queries(ours, theirs, content_size=(8, 8))
+    assert matches[:2].tolist() == [1, 0] and ious.tolist() == pytest.approx([2 / 3, 1, 0])

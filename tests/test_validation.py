@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -46,6 +47,26 @@ def test_the_scores_are_those_of_the_evaluation(dataset: PanopticDataset) -> Non
     assert expected["overall"]["miou"] > 0
 
 
+def test_a_class_that_is_only_invented_counts_in_both(dataset: PanopticDataset) -> None:
+    model = clairvoyant({**TRUTH, 10: DOG})  # the sky; the street has no dog
+    expected = evaluation.evaluate(model, CONFIG, dataset)["per_source"]["towns"]
+    found = report(judge(model, dataset), CONFIG)["per_source"]["towns"]
+    for name, score in (("pq", 1 / 3), ("pq_things", 1 / 2), ("pq_stuff", 0)):
+        assert expected[name] == pytest.approx(score, abs=0.001)
+        assert found[name]["value"] == pytest.approx(expected[name], abs=1e-5)
+
+
+def test_thresholds_of_the_model_that_are_not_in_the_grid_are_judged_too(dataset: PanopticDataset) -> None:
+    config = dataclasses.replace(CONFIG, object_threshold=0.65, overlap_threshold=0.75)
+    model = clairvoyant(TRUTH)
+    model.config = config
+    judged = judge(model, dataset)
+    table = report(judged, config)["thresholds"]
+    assert table["object"] == [0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.8]
+    assert table["overlap"] == [0.4, 0.5, 0.6, 0.7, 0.75, 0.8]
+    assert np.shape(table["pq"]) == judged.counts.shape[:2] == (8, 6)
+
+
 def test_who_knows_everything_is_right_at_every_threshold_and_certain(dataset: PanopticDataset) -> None:
     found = report(judge(clairvoyant(TRUTH), dataset), CONFIG)
     assert np.array(found["thresholds"]["pq"]) == pytest.approx(1, abs=0.002)
@@ -71,8 +92,8 @@ def test_the_interval_is_that_of_drawing_photos_again() -> None:
     assert (found["low"], found["high"]) == (pytest.approx(low, abs=0.02), pytest.approx(high, abs=0.02))
 
 
-def test_classes_without_labels_are_in_no_mean() -> None:
-    assert panoptic_quality(np.array([[0.8, 0, 0], [1, 0, 0], [0, 5, 0], [0, 0, 0]])) == pytest.approx(0.8)
+def test_classes_without_labels_are_in_no_mean_unless_they_were_invented() -> None:
+    assert panoptic_quality(np.array([[0.8, 0, 0], [1, 0, 0], [0, 5, 0], [0, 0, 0]])) == pytest.approx(0.4)
     assert mean_iou(np.array([[5, 0], [10, 7], [8, 0]])) == pytest.approx(0.5)
     assert np.isnan(panoptic_quality(np.zeros((4, 3))))
 

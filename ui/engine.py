@@ -166,12 +166,15 @@ class Engine:
     def twin_choice(
         self, result_id: str, query: int, layer: int, head: int
     ) -> tuple[KeptLayer, Choice, int, float] | None:
-        """What the twin's query with the most similar mask attends to in the same layer and head: the layer, that, its
-        index, and the IoU of the masks. None without a twin, and for what the twin itself made."""
+        """What the twin's query that says most nearly the same attends to in the same layer and head: the layer, that,
+        its index, and the IoU of the masks. None without a twin, for what the twin itself made, and where no query of
+        the twin draws anything there."""
         if self.twin is None or result_id.endswith(TWIN):
             return None
         result, twin = self.result(result_id), self.result(result_id + TWIN)
         matches, ious = match_queries(result.output, twin.output, result.content_size)
+        if ious[query] == 0:
+            return None
         match, kept = int(matches[query]), twin.layers[layer]
         choice = explain_choice(kept.target[match], kept.key, kept.banned(match), head, len(kept.similarity))
         return kept, choice, match, float(ious[query])

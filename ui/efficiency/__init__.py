@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from analysis.here import Measurement, describe, measure_here
+from analysis.tables import variants
 from pem.decoder import STRIDES
 from ui.efficiency.charts import PAPER, RESULTS, Chart, machines, measured_figure, stored_charts
 from ui.viewer.server import new_folder
@@ -90,6 +91,7 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
 
     names = machines()
     gr.Markdown("## Stored results", elem_id="stored")
+    gr.Markdown(twins_table(), elem_id="twins")
     machine = gr.Dropdown(
         list(names.items()),
         value=next(iter(names.values()), None),
@@ -117,6 +119,17 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
 
     # Drawn when they are looked at: the plotting library is larger than the rest of the page.
     gr.on([tab.select, machine.change], draw, machine, outputs, queue=False, show_progress="hidden", **private)
+
+
+def twins_table() -> str:
+    """What the bundled model and its masked twin score and cost."""
+    result = json.loads((RESULTS / "twins.json").read_text())
+    about = result["conditions"]
+    return (
+        f"The bundled model on its validation photos, beside the same network with masked attention: scores in percent "
+        f"with 95 % intervals; one photo of {about['size']} px on {about['device']}, {about['threads']} threads, in "
+        f"turns. `python -m analysis.twins --data DATA`\n\n{variants(result)}"
+    )
 
 
 CANCELLED = '<p class="state">Cancelled.</p>'

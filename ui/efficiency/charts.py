@@ -87,14 +87,14 @@ def _figure(x: str, y: str, log_x: bool = False, log_y: bool = False, **layout: 
         # Plotly writes only every tenth number of a logarithmic axis in full.
         values = [digit * 10.0**power for power in range(-4, 8) for digit in (1, 2, 5)]
         ticks = {"type": "log", "tickvals": values, "ticktext": [_short(value) for value in values]} if log else {}
-        return {"title": title, **colors, **ticks}
+        return {"title": {"text": title, "standoff": 8}, "tickangle": 0, **colors, **ticks}
 
     return go.Figure(
         layout={
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"color": GREY, "size": 12},
-            "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+            "legend": {"orientation": "h", "y": -0.28, "yanchor": "top", "x": 0},
             "margin": {"l": 52, "r": 12, "t": 12, "b": 44},
             "height": 360,
             "xaxis": axis(x, log_x),
@@ -105,21 +105,26 @@ def _figure(x: str, y: str, log_x: bool = False, log_y: bool = False, **layout: 
 
 
 def _short(value: float) -> str:
-    return f"{value / 1e6:g} M" if value >= 1e6 else f"{value:g}"
+    if value >= 1e6:
+        return f"{value / 1e6:g} M"
+    return f"{value / 1e3:g} k" if value >= 1e4 else f"{value:g}"
 
 
 # ------------------------------------------------------------------------------------------------------ from the paper
 
 PAPER_CAPTION = (
-    "Accuracy against multiply-accumulates, as the paper reports both. Stars are PEM with its three backbones, the "
-    "rest its rivals: hover for names. Up and left is better."
+    "Accuracy against multiply-accumulates, as the paper reports both. Stars are PEM with its three backbones, circles "
+    "its rivals, whose names are in the data and under the pointer. Up and left is better."
 )
+
+
+NAMED = ("PEM R50", "PEM STDC1", "Mask2Former R50")  # more names would lie upon one another
 
 
 def paper_chart() -> Chart | None:
     if not PAPER.exists():
         return None
-    figure = _figure("GMACs", "PQ or mIoU, %", log_x=True)
+    figure = _figure("GMACs", "PQ or mIoU, %", log_x=True, height=420)
     with PAPER.open() as file:
         rows = [row for row in csv.DictReader(file) if row["gmacs"]]
     tasks = dict.fromkeys((row["dataset"], row["task"], row["metric"]) for row in rows)
@@ -130,7 +135,11 @@ def paper_chart() -> Chart | None:
             x=[float(row["gmacs"]) for row in chosen],
             y=[float(row["value"]) for row in chosen],
             name=f"{dataset}, {metric}",
-            mode="markers",
+            mode="markers+text",
+            text=[name.replace("Former R50", "Former") if name in NAMED else "" for name in names],
+            textposition=["bottom center" if name.startswith("PEM") else "top left" for name in names],
+            textfont={"size": 10},
+            cliponaxis=False,
             customdata=names,
             hovertemplate="%{customdata}: %{y} at %{x} GMACs",
             marker={
@@ -153,18 +162,19 @@ ROOFLINE_CAPTION = (
     "measured copy rate on the left. A point far below the line loses its time elsewhere."
 )
 RESOLUTION_CAPTION = (
-    "Time of the whole network (STDC1, 100 queries) and of the attention on the level of stride 8, by image size. The "
-    "exponents in the legend are fitted over pixels: 1 is linear."
+    "Time of the whole network (STDC1, the command's base, 100 queries) and of the attention on the level of stride 8, "
+    "by image size. Exponents are fitted over pixels: 1 is linear."
 )
-QUERIES_CAPTION = "The same at 512x1024 px, by the number of queries."
+QUERIES_CAPTION = "The same at 512x1024 px, by the number of queries; exponents are fitted over queries."
 STAGES_CAPTION = "Where the time of each PEM goes, at 512x1024 px: medians of each stage."
 NETWORKS_CAPTION = (
-    "Whole networks with random weights, on the same pixels and in turns: medians, 10th to 90th percentile."
+    "Whole networks with random weights, on the same pixels and in turns: medians. Under the pointer: 10th to 90th "
+    "percentile."
 )
 
 
 def attention_figure(result: dict[str, Any]) -> go.Figure:
-    figure = _figure("tokens", "ms", log_y=True, barmode="group")
+    figure = _figure("tokens", "ms", barmode="group")
     rows = [row for row in result["rows"] if row["direction"] == "forward" and row["num_queries"] == 100]
     for method, (name, color) in METHODS.items():
         chosen = [row for row in rows if row["method"] == method and row["median_ms"] is not None]
@@ -223,7 +233,7 @@ def _curves(
     for subject, color in SUBJECTS.items():
         chosen = sorted((row for row in rows if row["subject"] == subject), key=x_of)
         fit = exponents.get(subject)
-        power = f", ^{fit['exponent']:.2f} ± {fit['standard_error']:.2f}" if fit else ""
+        power = f", exponent {fit['exponent']:.2f} ± {fit['standard_error']:.2f}" if fit else ""
         figure.add_scatter(
             x=[x_of(row) for row in chosen],
             y=[row["median_ms"] for row in chosen],
@@ -245,7 +255,7 @@ def stages_figure(result: dict[str, Any]) -> go.Figure:
 
 
 def networks_figure(result: dict[str, Any]) -> go.Figure:
-    figure = _figure("ms", "", log_x=True, height=460)
+    figure = _figure("ms", "", height=460)
     rows = sorted((row for row in result["rows"] if row["median_ms"] is not None), key=lambda row: -row["median_ms"])
     figure.update_yaxes(categoryorder="array", categoryarray=[row["network"] for row in rows], automargin=True)
     for is_pem, name, color in ((True, "PEM and its masked twins", BLUE), (False, "others", ORANGE)):
@@ -256,16 +266,17 @@ def networks_figure(result: dict[str, Any]) -> go.Figure:
             name=name,
             orientation="h",
             marker_color=color,
-            customdata=[row["gmacs"] for row in chosen],
-            hovertemplate="%{y}: %{x:.0f} ms, %{customdata:.1f} GMACs",
-            error_x=_whiskers(chosen)["error_y"],
+            text=[f"{row['median_ms'] / 1000:.2f} s, {row['gmacs']:.0f} GMACs" for row in chosen],
+            textposition="auto",
+            customdata=[f"{row['p10_ms']:.0f} to {row['p90_ms']:.0f} ms" for row in chosen],
+            hovertemplate="%{y}: %{text}, %{customdata}",
         )
     return figure
 
 
 def measured_figure(measurement: Measurement) -> go.Figure:
     """Prototype beside masked attention, as far as they were measured here."""
-    figure = _figure("", "ms", log_y=True, barmode="group")
+    figure = _figure("", "ms", barmode="group")
     names = [comparison.subject for comparison in measurement.comparisons]
     for name, color, times in (
         ("prototype attention", BLUE, [comparison.prototype_ms for comparison in measurement.comparisons]),
@@ -277,7 +288,9 @@ def measured_figure(measurement: Measurement) -> go.Figure:
 
 
 def _bars(figure: go.Figure, name: str, color: str, x: list[str], rows: list[dict[str, Any]]) -> None:
-    figure.add_bar(x=x, y=[row["median_ms"] for row in rows], name=name, marker_color=color, **_whiskers(rows))
+    times_ms = [row["median_ms"] for row in rows]
+    labels = {"text": [f"{time:.3g}" for time in times_ms], "textposition": "outside", "textangle": 0}
+    figure.add_bar(x=x, y=times_ms, name=name, marker_color=color, **labels, **_whiskers(rows))
 
 
 def _whiskers(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from analysis.prototypes import cell_centres
 from pem.categories import categories_for
 from pem.config import PEMConfig
 from pem.outputs import Segment
+from pem.tiles import MASK_STRIDE
 from ui.engine import Engine, Reading
 from ui.gallery import explain_outcome
 from ui.results import KeptResult
@@ -72,7 +73,7 @@ def result_payload(engine: Engine, result_id: str) -> dict[str, Any]:
             "cols": cols,
             "per_row": _per_row(result.evolution.masks.shape[1]),  # query q is at column q % per_row, row q // per_row
             # How much of the photo's height and width a mask spans: the last cells may reach into the padding.
-            "extent": [-(-side // 4) * 4 / side for side in result.content_size],
+            "extent": [-(-side // MASK_STRIDE) * MASK_STRIDE / side for side in result.content_size],
         },
     }
     payload["stage_ms"] = {**result.stage_ms, "drawing": (time.perf_counter() - start) * 1000}
