@@ -204,6 +204,7 @@ def gallery(model: pem.PEM, dataset: PanopticDataset, names: list[str], folder: 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.validation", description=__doc__)
     parser.add_argument("--weights", default="default", help="what pem.load_model takes: a name, a file or a Hub id")
+    parser.add_argument("--config", help="the preset that a published checkpoint, --weights, belongs to")
     parser.add_argument("--data", required=True, help="folder with panoptic_SPLIT.json and the images or their tars")
     parser.add_argument("--split", default="val")
     parser.add_argument("--device", default="auto")
@@ -211,7 +212,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="draw the ten worst photos into this folder")
     options = parser.parse_args(arguments)
     with one_sentence():
-        model = pem.load_model(options.weights, device=options.device)
+        published = options.config and options.weights
+        model = pem.load_model(options.config or options.weights, device=options.device, weights=published)
         dataset = open_split(options.data, options.split, model.config)
         result = report(judge(model, dataset), model.config)
     about = {"split": options.split} | settings(model.config)
