@@ -78,26 +78,32 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     """The photo field, the viewer, and the endpoints for programs; ``first`` is what the viewer shows at first."""
     task = engine.model.config.task
 
-    def run(image: np.ndarray | None):
+    def run(image: np.ndarray | None, name: str = ""):
+        """Runs the photo of the field, or the example of that name once more."""
+        if name:
+            image = np.asarray(pem.load_image(engine.examples[f"example-{name}"]))
         if image is None:
             gr.Warning("Please choose a photo first.")
             return gr.skip()
-        return open_result(engine, engine.run(image), task)
+        return open_result(engine, engine.run(image, name), task), name
 
     def pick_example(event: gr.SelectData):
         path = EXAMPLES[event.index]
-        return str(path), open_result(engine, f"example-{path.stem}", task)
+        return str(path), open_result(engine, f"example-{path.stem}", task), path.stem
 
     def arrive(request: gr.Request):
         """Shows the example of a link; the first one is there already, and is only made ready for questions."""
-        name = request.query_params.get("example", "")
-        result_id = f"example-{name}" if f"example-{name}" in engine.examples else f"example-{FIRST_EXAMPLE}"
+        name = request.query_params.get("example", FIRST_EXAMPLE)
+        if f"example-{name}" not in engine.examples:
+            gr.Warning("There is no example photo of that name; this is the first one.")
+            name = FIRST_EXAMPLE
+        result_id = f"example-{name}"
         if engine.twin and request.query_params.get("attention") == "masked":
             result_id += TWIN
         if first and result_id == first["id"]:
             engine.result(result_id)
-            return gr.skip()
-        return open_result(engine, result_id, task)
+            return gr.skip(), name
+        return open_result(engine, result_id, task), name
 
     with gr.Row(elem_id="inputs"):
         photo = SafeImage(label="Photo", sources=["upload", "clipboard"], elem_id="photo", buttons=[])
@@ -116,14 +122,15 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
         segment_button = gr.Button("Segment", variant="primary", elem_id="run")
     exports = Path(EXPORTS.name)
     result = viewer(first, server_functions(engine, exports))
+    shown_example = gr.State("")  # its name, while no photo of the visitor's own is shown
 
     private: dict[str, Any] = {"api_visibility": "private"}
-    for event in (segment_button.click, photo.upload):
-        ran = event(run, photo, result, **NETWORK, **private)
+    for event, inputs in ((photo.upload, [photo]), (segment_button.click, [photo, shown_example])):
+        ran = event(run, inputs, [result, shown_example], **NETWORK, **private)
         # A file that was refused would stay in the field as a broken picture.
         ran.failure(lambda: None, None, photo, queue=False, show_progress="hidden", **private)
-    examples.select(pick_example, None, [photo, result], show_progress_on=result, **NETWORK, **private)
-    page.load(arrive, None, result, show_progress="hidden", **NETWORK, **private)
+    examples.select(pick_example, None, [photo, result, shown_example], show_progress_on=result, **NETWORK, **private)
+    page.load(arrive, None, [result, shown_example], show_progress="hidden", **NETWORK, **private)
     add_endpoints(engine, exports, NETWORK)
 
 

@@ -15,11 +15,11 @@ from pem.preprocess import Photo, to_array
 ROWS_AT_ONCE = 32  # of a photo: what is made of them on the way to the result stays in the cache
 
 
-def render(image: Photo, segmentation: Segmentation, opacity: float = 0.5) -> np.ndarray:
+def render(image: Photo, segmentation: Segmentation, opacity: float = 0.5, outlines: bool = True) -> np.ndarray:
     """The photo, read as ``pem.predict`` reads it, with its segments painted over it: uint8 RGB [H0, W0, 3].
 
-    ``opacity`` 0 leaves the photo as it is, 1 hides it under flat colours. White lines part the segments; void stays
-    unpainted. Raises ValueError for an opacity outside 0..1 and for a photo of another size than the segmentation.
+    ``opacity`` 0 leaves the photo as it is, 1 hides it under flat colours. White ``outlines`` part the segments; void
+    stays unpainted. Raises ValueError for an opacity outside 0..1 and a photo of another size than the segmentation.
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it must lie between 0 and 1.")
@@ -45,10 +45,11 @@ def render(image: Photo, segmentation: Segmentation, opacity: float = 0.5) -> np
         )
         np.copyto(painted[rows].reshape(-1), pixels[rows].reshape(-1), where=np.repeat(run_ids == 0, 3 * lengths))
 
-    outlines = np.flatnonzero(_outlines(ids))
-    strength = min(1.0, 1.6 * opacity)  # lines are read at opacities where areas are hardly seen
-    by_pixel = painted.reshape(-1, 3)
-    by_pixel[outlines] = by_pixel[outlines] * (1 - strength) + 255 * strength
+    if outlines:
+        lines = np.flatnonzero(_outlines(ids))
+        strength = min(1.0, 1.6 * opacity)  # lines are read at opacities where areas are hardly seen
+        by_pixel = painted.reshape(-1, 3)
+        by_pixel[lines] = by_pixel[lines] * (1 - strength) + 255 * strength
     return painted
 
 

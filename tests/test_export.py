@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from halves_model import CAT, HalvesModel
 from PIL import Image
 from small_model import small_model
 
@@ -149,6 +150,18 @@ def test_the_overlay_is_painted_over_the_photo(engine: Engine, result: KeptResul
     assert set(map(tuple, flat.reshape(-1, 3).tolist())) <= colors
 
 
+@pytest.mark.parametrize("outlines", [True, False])
+def test_the_overlay_leaves_out_hidden_segments_and_lines(tmp_path: Path, outlines: bool) -> None:
+    engine = Engine(HalvesModel())
+    result = engine.result(engine.run(PHOTO))
+    path = export_file(engine, result, "overlay", tmp_path, "panoptic", opacity=1, outlines=outlines, hidden=[(CAT, 0)])
+    painted = np.asarray(Image.open(path))
+    couch = engine.read(result, "panoptic").segmentation.segments[1]
+    assert (painted[:, :50] == np.asarray(result.photo)[:, :50]).all()
+    assert (painted[:, 51:] == couch.color).all()
+    assert (painted[:, 50] == ((255, 255, 255) if outlines else couch.color)).all()
+
+
 def test_traces_are_files_that_open(engine: Engine, result: KeptResult, tmp_path: Path) -> None:
     path = export_file(engine, result, "trace-json", tmp_path, "panoptic")
     assert path.name == "cat_trace.json"
@@ -177,5 +190,7 @@ def test_everything_is_one_zip_named_after_the_photo(engine: Engine, result: Kep
 def test_unknown_kinds_are_told_which_there_are(engine: Engine, result: KeptResult, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'film'.*trace-npz"):
         export_file(engine, result, "film", tmp_path, "panoptic")
+    with pytest.raises(ValueError, match="opacity is 2"):
+        export_file(engine, result, "overlay", tmp_path, "panoptic", opacity=2, outlines=False)
     assert KINDS == ("overlay", "segments", "trace-json", "trace-npz", "all")  # export.html has a button for each
     assert not list(tmp_path.iterdir())

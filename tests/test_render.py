@@ -50,6 +50,11 @@ def test_opacity_goes_from_the_image_to_flat_colours() -> None:
     assert np.array_equal(flat[:4], image[:4])
 
 
+def test_without_outlines_only_areas_are_painted() -> None:
+    painted = render(np.zeros((8, 8, 3), np.uint8), halves(), opacity=1, outlines=False)
+    assert {tuple(color) for color in painted.reshape(-1, 3).tolist()} == {(0, 0, 0), RED, BLUE}
+
+
 def test_no_opacity_overflows_a_byte() -> None:
     image = np.full((8, 8, 3), 255, np.uint8)
     white = Segmentation(np.ones((8, 8), np.int32), (segment(1, 0, "car", 64, (255, 255, 255)),))

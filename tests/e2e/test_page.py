@@ -18,7 +18,7 @@ from halves_model import SIMILARITY, STRIDES, picked_token
 from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
-from playwright.sync_api import Browser, Locator, Page, expect  # noqa: E402
+from playwright.sync_api import Browser, Locator, Page, Route, expect  # noqa: E402
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"There is no {CHROMIUM}: apt-get install chromium.")
@@ -124,6 +124,27 @@ def prototype_place(layer: int, query: int, head: int) -> tuple[float, float]:
     return (col + 0.5) / cols, (row + 0.5) / rows
 
 
+def hold_answers(page: Page, function: str) -> list[Route]:
+    """Keeps what the viewer asks this function of the server from arriving: the requests, to be let go later."""
+    held: list[Route] = []
+
+    def on_request(route: Route) -> None:
+        if route.request.post_data_json["fn_name"] == function:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/component_server/", on_request)
+    return held
+
+
+def let_go(page: Page, held: list[Route]) -> None:
+    for route in held:
+        with page.expect_response(route.request.url):
+            route.continue_()
+    page.wait_for_timeout(500)  # for what must not happen now
+
+
 def set_number(page: Page, elem_id: str, value: str) -> None:
     number = page.locator(f"#{elem_id} input[type=number]")
     number.fill(value)
@@ -176,9 +197,39 @@ def test_tasks_flip_and_thresholds_read_again_without_the_network(uploaded: Page
     expect(uploaded.locator("#legend")).to_contain_text("couch")
 
 
+def test_the_next_photo_is_read_as_the_last_one_was(uploaded: Page) -> None:
+    set_number(uploaded, "score-threshold", "0.7")
+    expect(uploaded.locator("#legend")).not_to_contain_text("couch")
+    uploaded.locator("#examples button:has(img[alt=palace])").click()
+    expect(uploaded.locator("#copy-link")).to_be_enabled()  # now the example is shown
+    expect(uploaded.locator("#score-threshold input[type=number]")).to_have_value("0.70")
+    expect(uploaded.locator("#legend")).not_to_contain_text("couch")
+    uploaded.get_by_label("instance").check()
+    uploaded.locator("#examples button:has(img[alt=cat])").click()
+    expect(uploaded.locator("#examples button:has(img[alt=cat])")).to_have_attribute("aria-current", "true")
+    expect(uploaded.get_by_label("instance")).to_be_checked()
+
+
+def test_instances_of_a_class_have_no_area_together_for_they_may_overlap(uploaded: Page) -> None:
+    def two_cats(route: Route) -> None:
+        response = route.fetch()
+        answer = response.json()
+        for segment in answer["segments"]:
+            segment["category"] = "cat"
+        route.fulfill(response=response, json=answer)
+
+    uploaded.route("**/component_server/", two_cats)
+    set_number(uploaded, "score-threshold", "0.51")  # a reading that is not known yet
+    group = uploaded.locator("#legend li.class")
+    expect(group).to_contain_text("100.0 %")
+    uploaded.get_by_label("instance").check()
+    expect(group).to_contain_text("2 parts")
+    expect(group).not_to_contain_text("%")
+
+
 def test_opacity_isolation_hiding_outlines_and_wipe_change_the_picture(uploaded: Page) -> None:
-    uploaded.keyboard.press("Escape")
     uploaded.locator("#points").click()  # the bare picture
+    uploaded.keyboard.press("Escape")
     photo = (128, 128, 128)
     blend = tuple(round(128 + 0.55 * (c - 128)) for c in CAT_COLOR)
     assert pixel(uploaded, 0.3, 0.85) == pytest.approx(blend, abs=4)
@@ -223,6 +274,17 @@ def test_zoom_keeps_the_place_under_the_middle_and_a_drag_moves_it(uploaded: Pag
     uploaded.get_by_label("Fit the photo").click()
     uploaded.mouse.move(middle[0] + 100, middle[1])
     expect(uploaded.locator("#viewer .hover")).to_contain_text("couch")
+
+
+def test_the_zoom_buttons_lie_on_the_photo_and_stay_where_they_are(uploaded: Page) -> None:
+    buttons, canvas = uploaded.locator("#viewer .zoom"), uploaded.locator("#canvas").bounding_box()
+    before = buttons.bounding_box()
+    left, _, width, _ = photo_box(uploaded)
+    assert before and canvas and left > 20
+    assert canvas["x"] + left < before["x"] and before["x"] + before["width"] < canvas["x"] + left + width
+    uploaded.get_by_title("Fit (F)").click()
+    uploaded.get_by_label("Zoom in").click()
+    assert buttons.bounding_box() == before
 
 
 # --------------------------------------------------------------------------------------------------------- prototypes
@@ -281,6 +343,12 @@ def test_the_mask_grows_from_nothing_to_half_the_photo(uploaded: Page) -> None:
     assert pixel(uploaded, 0.3, 0.85) != pytest.approx(nothing, abs=8)
 
 
+def test_an_empty_mask_is_not_said_to_fit_perfectly(uploaded: Page) -> None:
+    uploaded.locator("#queries").get_by_label("Query 2", exact=True).first.click()
+    expect(uploaded.locator("#evolution .strip > *").nth(6)).to_contain_text("IoU –")
+    expect(uploaded.locator("#evolution .iou")).to_have_count(0)
+
+
 def test_density_counts_the_picks_of_all_queries(uploaded: Page) -> None:
     uploaded.locator("#points").click()
     uploaded.locator("#show label", has_text="density").click()
@@ -322,6 +390,45 @@ def test_the_table_sorts_and_says_what_became_of_every_query(uploaded: Page) -> 
     table.locator("tbody tr", has_text="couch").click()
     expect(uploaded.locator("#query")).to_contain_text("Query 1")
     expect(uploaded.locator("#legend li.selected")).to_contain_text("couch")
+
+
+@pytest.mark.parametrize("page", [{"viewport": {"width": 1440, "height": 900}}], indirect=True, ids=["1440px"])
+def test_on_a_card_nothing_covers_the_area(page: Page) -> None:
+    gap = page.locator("#queries tbody tr").first.evaluate("""(card) => {
+        const [badge, area] = [card.querySelector(".outcome b"), card.querySelector(".area")];
+        badge.textContent = "little evidence"; // the longest there is
+        area.textContent = "22.9 %";
+        const text = document.createRange();
+        text.selectNodeContents(area);
+        return text.getBoundingClientRect().left - badge.getBoundingClientRect().right;
+    }""")
+    assert gap > 3
+
+
+def test_an_overlay_leaves_out_what_is_hidden_and_the_lines_when_they_are_off(uploaded: Page) -> None:
+    uploaded.get_by_label("Hide cat").click()
+    uploaded.locator("#outlines").click()
+    with uploaded.expect_download() as download:
+        uploaded.get_by_role("button", name="Overlay PNG").click()
+    overlay = np.asarray(Image.open(download.value.path()))
+    assert overlay.shape == (480, 640, 3)
+    assert (overlay[:, :320] == 128).all()
+    assert not (overlay[:, 320:] == 128).all(2).any() and (overlay[:, 320:] == overlay[0, 320]).all()
+
+
+def test_this_view_is_saved_as_it_is_seen(uploaded: Page) -> None:
+    uploaded.locator("#show label", has_text="density").click()
+    places = (prototype_place(5, 0, 0), (0.5, 0.9))
+    seen = [pixel(uploaded, *place) for place in places]
+    with uploaded.expect_download() as download:
+        uploaded.get_by_role("button", name="This view (PNG)").click()
+    assert download.value.suggested_filename == "photo_view.png"
+    view = Image.open(download.value.path()).convert("RGB")
+    canvas = uploaded.locator("#canvas").bounding_box()
+    assert canvas and view.size == (canvas["width"], canvas["height"])
+    left, top, width, height = photo_box(uploaded)
+    saved = [view.getpixel((int(left + x * width), int(top + y * height))) for x, y in places]
+    assert saved == seen and seen[0] != seen[1]
 
 
 def test_exports_come_in_the_photo_s_own_size(page: Page, tmp_path: Path) -> None:
@@ -368,6 +475,33 @@ def test_a_link_may_show_the_twin(page: Page) -> None:
     expect(page.locator("#legend")).to_contain_text("query 1")
 
 
+def test_a_copied_link_has_opacity_outlines_and_that_nothing_is_selected(page: Page) -> None:
+    page.locator("#opacity input").fill("0.2")
+    page.locator("#outlines").click()
+    page.keyboard.press("Escape")
+    expect(page.locator("#legend li.selected")).to_have_count(0)
+    page.locator("#copy-link").click()
+    page.goto(page.locator("#link").input_value())
+    expect(page.locator("#opacity input")).to_have_value("0.2")
+    expect(page.locator("#outlines")).to_have_attribute("aria-pressed", "false")
+    expect(rows(page)).to_have_count(2)
+    expect(page.locator("#legend li.selected")).to_have_count(0)
+
+
+@pytest.mark.parametrize("page", [{"query": "?task=semantic&layer=2"}], indirect=True, ids=["link"])
+def test_a_link_without_an_example_is_about_the_first_one(page: Page) -> None:
+    expect(page.locator("#examples button:has(img[alt=cat])")).to_have_attribute("aria-current", "true")
+    expect(page.get_by_label("semantic")).to_be_checked()
+    expect(page.locator("#layer input").nth(1)).to_be_checked()
+
+
+@pytest.mark.parametrize("page", [{"query": "?example=unicorn&layer=2"}], indirect=True, ids=["link"])
+def test_a_link_to_an_unknown_example_says_so_and_shows_the_first_one(page: Page) -> None:
+    expect(page.get_by_test_id("toast-body")).to_contain_text("There is no example photo of that name")
+    expect(page.locator("#examples button:has(img[alt=cat])")).to_have_attribute("aria-current", "true")
+    expect(page.locator("#layer input").nth(5)).to_be_checked()
+
+
 # ------------------------------------------------------------------------------------------------ the other attention
 
 
@@ -384,6 +518,38 @@ def test_a_flip_of_the_attention_shows_the_twin_in_the_same_view(uploaded: Page)
     uploaded.get_by_label("prototypes", exact=True).check(force=True)
     expect(cat).to_contain_text("query 0")
     expect(uploaded.locator("#walk")).to_be_visible()
+
+
+def test_of_two_flips_at_once_the_last_one_counts(uploaded: Page) -> None:
+    held = hold_answers(uploaded, "other")
+    uploaded.get_by_label("masked", exact=True).check(force=True)
+    uploaded.get_by_label("prototypes", exact=True).check(force=True)
+    let_go(uploaded, held)
+    expect(uploaded.locator("#attention")).not_to_have_attribute("aria-busy", "true")
+    expect(uploaded.get_by_label("prototypes", exact=True)).to_be_checked()
+    expect(uploaded.locator("#legend li", has_text="cat")).to_contain_text("query 0")
+
+
+def test_what_is_changed_while_a_flip_runs_stays_changed(uploaded: Page) -> None:
+    uploaded.get_by_label("semantic").check()
+    held = hold_answers(uploaded, "other")
+    uploaded.get_by_label("masked", exact=True).check(force=True)
+    uploaded.get_by_label("panoptic").check()
+    uploaded.locator("#layer input").nth(1).check(force=True)
+    uploaded.locator("#show label", has_text="density").click()
+    let_go(uploaded, held)
+    expect(uploaded.locator("#walk")).to_be_hidden()  # now the twin is shown
+    expect(uploaded.get_by_label("panoptic")).to_be_checked()
+    expect(uploaded.locator("#layer input").nth(1)).to_be_checked()
+    expect(uploaded.locator("#show").get_by_label("density")).to_be_checked()
+
+
+def test_a_flip_keeps_a_query_that_drew_nothing(uploaded: Page) -> None:
+    uploaded.locator("#queries").get_by_label("Query 2", exact=True).first.click()
+    for attention in ("masked", "prototypes"):
+        uploaded.get_by_label(attention, exact=True).check(force=True)
+        expect(uploaded.locator("#walk")).to_be_visible(visible=attention == "prototypes")
+        expect(uploaded.locator("#query")).to_contain_text("Query 2")
 
 
 # --------------------------------------------------------------------------------------------------- keys, bad input
@@ -413,6 +579,34 @@ def test_everything_works_by_keyboard(uploaded: Page) -> None:
     expect(uploaded.locator("#keys")).not_to_be_visible()
 
 
+def test_keys_work_wherever_the_focus_is_but_where_one_types(page: Page) -> None:
+    page.keyboard.press("?")  # nothing was clicked yet
+    expect(page.locator("#keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_label("semantic").check()
+    for key, layer, head in (("[", 4, 0), ("3", 4, 3)):
+        page.keyboard.press(key)
+        expect(page.locator("#layer input").nth(layer)).to_be_checked()
+        expect(page.locator("#head input").nth(head)).to_be_checked()
+    query = page.locator("#query").inner_text()
+    page.locator("#opacity input").focus()
+    page.keyboard.press("q")
+    expect(page.locator("#query")).not_to_have_text(query)
+    page.keyboard.press("ArrowRight")  # the slider's own
+    expect(page.locator("#opacity input")).to_have_value("0.56")
+    page.get_by_label("semantic").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_label("instance")).to_be_checked()
+    set_number(page, "score-threshold", "0.5")
+    page.keyboard.press("4")
+    expect(page.locator("#head input").nth(3)).to_be_checked()
+
+    page.get_by_role("tab", name="Efficiency").click()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).not_to_be_visible()
+
+
 def test_a_bad_file_says_so_and_the_last_result_stays(uploaded: Page, tmp_path: Path) -> None:
     uploaded.get_by_label("Clear").or_(uploaded.get_by_label("Remove Image")).first.click()
     bad = tmp_path / "holiday.jpg"
@@ -426,9 +620,26 @@ def test_a_bad_file_says_so_and_the_last_result_stays(uploaded: Page, tmp_path: 
     expect(uploaded.locator("#query")).to_contain_text("couch")
 
 
-def test_segment_without_a_photo_asks_for_one(page: Page) -> None:
-    page.locator("#run").click()
-    expect(page.get_by_test_id("toast-body")).to_contain_text("Please choose a photo first.")
+def test_segment_runs_the_shown_example_again_and_it_stays_one(page: Page) -> None:
+    def run_again(name: str) -> None:
+        page.keyboard.press("Escape")
+        expect(page.locator("#legend li.selected")).to_have_count(0)
+        page.locator("#run").click()
+        expect(page.locator("#legend li.selected")).to_have_count(1)  # as at first: it is another result
+        expect(page.locator("#examples [aria-current=true] img")).to_have_attribute("alt", name)
+        expect(page.locator("#copy-link")).to_be_enabled()
+
+    run_again("cat")
+    page.locator("#examples button:has(img[alt=palace])").click()
+    expect(page.locator("#examples [aria-current=true] img")).to_have_attribute("alt", "palace")
+    run_again("palace")
+    expect(page.get_by_test_id("toast-body")).to_have_count(0)
+
+
+def test_segment_without_a_photo_asks_for_one(uploaded: Page) -> None:
+    uploaded.get_by_label("Clear").or_(uploaded.get_by_label("Remove Image")).first.click()
+    uploaded.locator("#run").click()
+    expect(uploaded.get_by_test_id("toast-body")).to_contain_text("Please choose a photo first.")
 
 
 # ---------------------------------------------------------------------------------------------------------- efficiency
@@ -467,6 +678,50 @@ def test_a_phone_scrolls_only_downwards_and_a_tap_selects(page: Page, tmp_path: 
     expect(page.locator("#query")).to_contain_text("couch")
     canvas, legend = page.locator("#canvas").bounding_box(), page.locator("#legend").bounding_box()
     assert canvas and legend and canvas["y"] < legend["y"]
+    page.route("**/mcp/schema", lambda route: route.fulfill(json=[]))  # Gradio asks for it in vain
+    page.locator("#show-api").click()
+    expect(page.locator(".api-docs")).to_be_visible()
+
+
+@pytest.mark.parametrize("page", [{"viewport": {"width": 390, "height": 844}}], indirect=True, ids=["390px"])
+def test_on_a_phone_a_panorama_keeps_its_shape_and_clicks_land(page: Page, tmp_path: Path) -> None:
+    Image.new("RGB", (1200, 500), "teal").save(tmp_path / "wide.png")
+    page.locator("#photo input[type=file]").set_input_files(tmp_path / "wide.png")
+    expect(page.locator("#copy-link")).to_be_disabled()
+    box = page.locator("#canvas").bounding_box()
+    assert box and box["width"] / box["height"] == pytest.approx(1200 / 500, rel=0.01)
+    for x, segment in ((0.9, "couch"), (0.1, "cat")):
+        page.locator("#canvas").click(position={"x": x * box["width"], "y": 0.97 * box["height"]})
+        expect(page.locator("#legend li.selected")).to_contain_text(segment)
+
+
+def test_what_is_small_or_pale_can_still_be_read_and_hit(page: Page) -> None:
+    contrast = """(element) => {
+        const luminance = (rgb) => {
+            const linear = rgb.map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+            return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+        };
+        const channels = (color) => color.match(/[0-9.]+/g).map(Number);
+        const { color, backgroundColor } = getComputedStyle(element);
+        const own = channels(backgroundColor);
+        const behind = own[3] === 0 ? channels(getComputedStyle(document.body).backgroundColor) : own;
+        const [low, high] = [luminance(channels(color)), luminance(behind)].toSorted((a, b) => a - b);
+        return (high + 0.05) / (low + 0.05);
+    }"""
+    for text in (page.locator("[role=tab][aria-selected=true]").last, *page.locator("#layer b").all()):
+        assert text.evaluate(contrast) >= 4.5
+    for button in page.locator("#viewer button:visible").all():
+        box = button.bounding_box()
+        assert box and min(box["width"], box["height"]) >= 24, button.inner_text()
+    names = page.locator("#examples .thumbnail-item").evaluate_all("all => all.map((one) => one.ariaLabel)")
+    assert names == ["astronaut", "cat", "coffee", "motorcycle", "palace", "rocket"]
+    assert page.locator("#examples [aria-current=true]").get_attribute("aria-label") == "cat"
+
+
+def test_a_result_stays_readable_while_the_next_photo_waits(page: Page) -> None:
+    shown = page.locator("#viewer .html-container")
+    shown.evaluate("(element) => element.classList.add('pending')")  # as Gradio does
+    expect(shown).to_have_css("opacity", "0.6")
 
 
 @pytest.mark.parametrize("page", [{"color_scheme": "dark"}], indirect=True, ids=["dark"])

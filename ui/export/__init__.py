@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +39,15 @@ def export_file(
     object_threshold: float | None = None,
     overlap_threshold: float | None = None,
     opacity: float = 0.5,
+    outlines: bool = True,
+    hidden: Collection[tuple[int, int]] = (),
 ) -> Path:
     """Writes one file of the kind ``what`` into the folder and returns its path.
 
     "overlay" is a PNG; "segments" a zip of the id map as a PNG and the COCO panoptic JSON that belongs to it;
     "trace-json" and "trace-npz" hold what ``trace_json`` and ``trace_arrays`` describe; "all" is a zip of everything.
-    Names begin with that of the example, or with "photo". Task and thresholds are those of ``Engine.read``.
+    Names begin with that of the example, or with "photo". Task and thresholds are those of ``Engine.read``. The overlay
+    leaves out the segments of the ``hidden`` pairs (class, query): their ids may differ between two sizes of a photo.
 
     Raises ValueError for an unknown kind or task, and for thresholds or an opacity outside 0..1.
     """
@@ -53,7 +58,7 @@ def export_file(
     if what in ("overlay", "segments", "all"):
         segmentation = engine.read(result, task, object_threshold, overlap_threshold).segmentation
     if what in ("overlay", "all"):
-        files[f"{name}_overlay.png"] = _png(render(result.photo, segmentation, opacity))
+        files[f"{name}_overlay.png"] = _png(_overlay(result, segmentation, opacity, outlines, hidden))
     if what in ("segments", "all"):
         files |= segments_files(result, segmentation)
     if what in ("trace-json", "all"):
@@ -90,6 +95,20 @@ def write(files: dict[str, bytes], result: KeptResult, what: str, folder: Path) 
     path = folder / file_name
     path.write_bytes(data)
     return path
+
+
+def _overlay(
+    result: KeptResult,
+    segmentation: Segmentation,
+    opacity: float,
+    outlines: bool,
+    hidden: Collection[tuple[int, int]],
+) -> np.ndarray:
+    kept_id = np.zeros(len(segmentation.segments) + 1, np.int32)
+    for segment in segmentation.segments:
+        if not any((segment.category_id, query) in hidden for query in segment.queries):
+            kept_id[segment.id] = segment.id
+    return render(result.photo, replace(segmentation, ids=kept_id[segmentation.ids]), opacity, outlines)
 
 
 def _name(result: KeptResult) -> str:

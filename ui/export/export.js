@@ -1,28 +1,31 @@
 // Downloads, and a link to this very view.
 
+import { isPainted } from "../viewer/canvas.js";
 import { ask, find, findAll, make, notify, onChange, state } from "../viewer/state.js";
 
 // The link to what an example photo shows now. Layers and heads are counted as the page names them, from 1.
-export function linkToView({ result, task, objectThreshold, overlapThreshold, query, layer, head, show, step }) {
+export function linkToView(view) {
+  const { result, task, objectThreshold, overlapThreshold, query, layer, head, show, step, opacity, outlines } = view;
   const parameters = {
     example: result.name,
     attention: result.other_id && result.model.attention === "masked" ? "masked" : null,
     task,
     score: objectThreshold.toFixed(2),
     overlap: overlapThreshold.toFixed(2),
-    query,
+    query: query ?? "none",
     layer: layer + 1,
     head: head === null ? null : head + 1,
     show,
     step,
+    opacity: opacity.toFixed(2),
+    outlines: outlines ? "on" : "off",
   };
   const given = Object.entries(parameters).filter(([, value]) => value !== null);
   return `${location.origin}${location.pathname}?${new URLSearchParams(given)}`;
 }
 
 // The changes of state that such a link asks for; what the given result does not have is left out.
-export function viewFromLink(search, result) {
-  const parameters = new URLSearchParams(search);
+export function viewFromLink(parameters, result) {
   const number = (name) => Number(parameters.get(name) || Number.NaN);
   const oneOf = (name, values) => values.find((value) => value === parameters.get(name));
   const fraction = (name) => (number(name) >= 0 && number(name) <= 1 ? number(name) : undefined);
@@ -34,22 +37,40 @@ export function viewFromLink(search, result) {
     task: oneOf("task", ["panoptic", "semantic", "instance"]),
     objectThreshold: fraction("score"),
     overlapThreshold: fraction("overlap"),
-    query: index("query", result.model.num_queries),
+    query: parameters.get("query") === "none" ? null : index("query", result.model.num_queries),
     layer: index("layer", result.layers.length, 1),
     head: index("head", result.model.num_heads, 1),
     show: oneOf("show", ["segments", "mask", "similarity", "density"]),
     step: index("step", result.layers.length + 1),
+    opacity: fraction("opacity"),
+    outlines: { on: true, off: false }[parameters.get("outlines")],
   };
   return Object.fromEntries(Object.entries(view).filter(([, value]) => value !== undefined));
 }
 
 async function download(button) {
   if (button.hasAttribute("aria-busy")) return; // not disabled meanwhile: that would take the focus away
-  const { result, task, objectThreshold, overlapThreshold, opacity } = state;
+  const { result, reading, task, objectThreshold, overlapThreshold, opacity, outlines } = state;
+  // In the photo's own size the ids may be others, but not the classes and queries of a segment.
+  const hidden = reading.segments
+    .filter(({ id }) => !isPainted(id))
+    .flatMap(({ category_id: category, queries }) => queries.map((query) => [category, query]));
+  const thresholds = [objectThreshold, overlapThreshold];
+  const { what } = button.dataset;
   button.setAttribute("aria-busy", "true");
-  const answer = await ask("export", result.id, task, objectThreshold, overlapThreshold, opacity, button.dataset.what);
+  const answer = await ask("export", result.id, task, ...thresholds, opacity, what, outlines, hidden);
   button.removeAttribute("aria-busy");
-  if (answer) make("a", { href: answer.url, download: answer.name }).click();
+  if (answer) save(answer.url, answer.name);
+}
+
+const save = (url, name) => make("a", { href: url, download: name }).click();
+
+function saveCanvas() {
+  find("#canvas").toBlob((blob) => {
+    const url = URL.createObjectURL(blob);
+    save(url, `${state.result.name || "photo"}_view.png`);
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  });
 }
 
 async function copyLink() {
@@ -78,6 +99,9 @@ function renderLink() {
 
 export function setUpExport() {
   for (const button of findAll("#export [data-what]")) button.addEventListener("click", () => download(button));
+  find("#save-view").addEventListener("click", saveCanvas);
+  // Gradio hides its own button on narrow screens, and opens nothing for a link with ?view=api.
+  find("#show-api").addEventListener("click", () => document.querySelector("footer .show-api").click());
   find("#copy-link").addEventListener("click", copyLink);
   onChange(["result"], renderLink);
 }

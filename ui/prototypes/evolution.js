@@ -138,6 +138,8 @@ function stepButton(step) {
   dot.style.background = step === 0 ? "transparent" : LAYER_COLORS[step - 1];
   const bar = make("span", { className: "iou" }, make("i"));
   bar.firstChild.style.width = percent(iou).replace(" ", "");
+  // Two empty masks count as equal, but there is nothing that they agree on.
+  const overlap = area === 0 && iou === 1 ? ["IoU –"] : [`IoU ${iou.toFixed(2)}`, bar];
   const isObject = score >= noObject;
   return make(
     "button",
@@ -155,7 +157,7 @@ function stepButton(step) {
       ` ${(isObject ? score : noObject).toFixed(2)}`,
     ),
     make("span", { className: "numbers" }, `area ${percent(area)}`),
-    make("span", { className: "numbers" }, `IoU ${iou.toFixed(2)}`, bar),
+    make("span", { className: "numbers" }, ...overlap),
   );
 }
 

@@ -7,6 +7,7 @@ import { camera, channels, clipToPhoto, drawSpanning, loadImage, place, unplace 
 import { find, findAll, make, onChange, percent, segmentById, selectSegment, state, update } from "./state.js";
 
 const MAX_ZOOM = 16;
+const MIN_HEIGHT = 120; // room for the buttons and for zooming, however wide the photo is
 const DRAG_PX = 5; // a pointer that moved less was a click
 
 let photo = null;
@@ -41,7 +42,7 @@ export function segmentAt(x, y) {
 
 // -------------------------------------------------------------------------------------------------------- painting
 
-const isPainted = (id) => !state.hidden.has(id) && (state.isolated?.has(id) ?? true);
+export const isPainted = (id) => !state.hidden.has(id) && (state.isolated?.has(id) ?? true);
 
 // Fills a picture from a colour per id; a colour is 0xAABBGGRR, as the four bytes of a pixel read on any usual machine.
 function paintIds(canvas, colorOf) {
@@ -138,7 +139,16 @@ export function fit() {
   camera.scale = fitScale();
   camera.left = (canvasWidth - state.result.width * camera.scale) / 2;
   camera.top = (canvasHeight - state.result.height * camera.scale) / 2;
+  placeZoom(camera.left);
   moved();
+}
+
+// The buttons lie in the gap beside the fitted photo, or else on the photo, and not astride its edge. Zooming does not
+// move them: they must not leave the pointer that clicks them.
+function placeZoom(gap) {
+  const buttons = find(".zoom");
+  const inGap = gap > buttons.offsetWidth + 16;
+  buttons.style.right = `${inGap ? 8 : gap + 8}px`;
 }
 
 // Enlarges around a place of the canvas, its middle by default.
@@ -175,7 +185,8 @@ function resize() {
   const width = find(".studio-view").clientWidth;
   if (!state.result || width === 0) return;
   const aspect = state.result.height / state.result.width;
-  const height = Math.round(Math.min(width * aspect, Math.max(320, window.innerHeight * 0.62)));
+  const highest = Math.max(320, window.innerHeight * 0.62);
+  const height = Math.round(Math.min(Math.max(width * aspect, MIN_HEIGHT), highest));
   if (width === canvasWidth && height === canvasHeight) return;
   canvasWidth = width;
   canvasHeight = height;

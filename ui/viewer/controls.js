@@ -162,11 +162,18 @@ const ACTIONS = {
   w: () => update({ wipe: state.wipe === null ? 0.5 : null }),
 };
 
+// What a focused control does with a key itself.
+function isOwnKey({ key, target }) {
+  if (target.matches("input[type=radio], input[type=range]")) return key.startsWith("Arrow");
+  if (target.matches("input, textarea, select")) return true;
+  return key === "Enter" && target.matches("button, a, summary, [role=button]");
+}
+
 function onKey(event) {
-  const typing = event.target.matches("input, textarea, select, dialog *");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || !state.reading) return;
-  // A focused button keeps Enter for itself.
-  if (event.key === "Enter" && event.target.matches("button, a, summary, [role=button]")) return;
+  const tab = element.closest("[role=tabpanel]");
+  const isMeant = event.target === document.body || tab.contains(event.target);
+  if (!isMeant || !tab.checkVisibility() || find("#keys").open || !state.reading) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || isOwnKey(event)) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (key in SHOWS) update({ show: SHOWS[key] });
   else if (/^[0-9]$/.test(key)) {
@@ -185,7 +192,7 @@ function setUpKeys() {
   const close = make("button", { type: "button", onclick: () => dialog.close() }, "Close");
   dialog.append(make("h3", {}, "Keys"), list, close);
   find("#help").addEventListener("click", () => dialog.showModal());
-  find(".studio").addEventListener("keydown", onKey);
+  document.addEventListener("keydown", onKey); // a page just opened has its focus nowhere
 }
 
 // For those who hear the page: what is selected now.

@@ -68,7 +68,7 @@ function row(ids, name, cells, { color = null, className = "" } = {}) {
 }
 
 function render() {
-  const { segments, unassigned_fraction: unassigned } = state.reading;
+  const { task, segments, unassigned_fraction: unassigned } = state.reading;
   const list = make("ul", { className: "segments" });
   for (const { area, segments: members } of groups()) {
     const several = members.length > 1;
@@ -76,7 +76,8 @@ function render() {
     if (several) {
       const ids = members.map(({ id }) => id);
       const cells = [
-        ["area", percent(area)],
+        // Instances may overlap, and what two of them cover is not the sum.
+        ["area", task === "instance" ? "" : percent(area)],
         ["score", ""],
         ["query", `${members.length} parts`],
       ];

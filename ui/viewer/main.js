@@ -20,7 +20,7 @@ function firstLook(reading) {
 }
 
 const received = new Map(); // the latest results, by their ids, to flip between them
-const linkToFollow = new URLSearchParams(location.search);
+let linkToFollow = new URLSearchParams(location.search); // null once a result was shown as it says
 
 function takeIn() {
   // gr.HTML hands out a proxy whose every access costs; what is read a thousand times had better be plain.
@@ -28,28 +28,36 @@ function takeIn() {
   if (!value || value.id === state.result?.id) return;
   // The view of a link is for the first result that it means, and for no other.
   const means = (name, own) => (linkToFollow.get(name) ?? own) === own;
-  const isMeant =
-    linkToFollow.has("example") && means("example", value.name) && means("attention", value.model.attention);
-  const view = isMeant ? viewFromLink(location.search, value) : {};
-  if (isMeant) linkToFollow.delete("example");
-  enqueue(value, view);
+  const isMeant = linkToFollow && means("example", value.name) && means("attention", value.model.attention);
+  const view = isMeant ? viewFromLink(linkToFollow, value) : {};
+  if (isMeant) linkToFollow = null;
+  inTurn(() => showResult(value, () => ({ ...(state.result ? settings() : {}), ...view })));
+}
+
+// How photos are read: a choice of the visitor's that outlives the photo.
+function settings() {
+  const { task, objectThreshold, overlapThreshold } = state;
+  return { task, objectThreshold, overlapThreshold };
 }
 
 // One after the other: pictures of an older result that were slow to decode must not replace those of a newer one.
 let lastShown = Promise.resolve();
-function enqueue(value, view) {
-  lastShown = lastShown.then(() => showResult(value, view)).catch(console.error);
+function inTurn(show) {
+  lastShown = lastShown.then(show).catch(console.error);
 }
 
-// Shows a result with its first reading, and of the view what is given.
-async function showResult(value, view) {
+// Shows a result with its first reading, and of the view what is given. That is asked for when all is decoded: what
+// was changed meanwhile stays.
+async function showResult(value, viewOfNow) {
   const { readings, ...result } = value;
+  received.delete(value.id); // so that it becomes the latest
   received.set(value.id, value);
   if (received.size > 8) received.delete(received.keys().next().value);
   await Promise.all([showPhoto(result), loadMaskSheets(result)]);
   for (const reading of readings) await keepReading(reading, result);
+  const view = viewOfNow();
   const wanted = { ...settingsOf(readings[0]), ...view };
-  // A link may want another reading than those that came along: it is asked for as soon as this one is shown.
+  // Another reading than those that came along is asked for as soon as this one is shown.
   const reading = readingFor(result, wanted) ?? readings[0];
   find(".studio").dataset.empty = "false";
   const last = result.layers.length - 1;
@@ -73,14 +81,25 @@ async function showResult(value, view) {
 
 // The same photo by the network with the other attention, in the view of now. The queries of the two have the same
 // numbers, but only by their common start do they look for the same things.
-async function flipAttention() {
-  const { result, task, objectThreshold, overlapThreshold, layer, step, head, show: what } = state;
+let flips = 0; // only the newest counts
+async function flipAttention({ target }) {
+  const number = ++flips;
+  const { result, task } = state;
+  const id = target.value === result.model.attention ? result.id : result.other_id;
   find("#attention").setAttribute("aria-busy", "true");
-  const value = received.get(result.other_id) ?? (await ask("other", result.id, task));
-  find("#attention").removeAttribute("aria-busy");
-  if (!value || state.result !== result) return showAttention();
-  const query = segmentOfQuery(state.query, value.readings[0]) ? { query: state.query } : {};
-  enqueue(value, { task, objectThreshold, overlapThreshold, layer, step, head, show: what, ...query });
+  const value = received.get(id) ?? (await ask("other", result.id, task));
+  inTurn(() => {
+    if (number !== flips) return;
+    find("#attention").removeAttribute("aria-busy");
+    // Another photo may have come meanwhile, or an older flip.
+    const isFlip = value && value.other_id === state.result.id;
+    return isFlip ? showResult(value, viewToKeep) : showAttention();
+  });
+}
+
+function viewToKeep() {
+  const { query, layer, step, head, show } = state;
+  return { ...settings(), query, layer, step, head, show };
 }
 
 function showAttention() {
@@ -92,6 +111,15 @@ function showAttention() {
 function setUpAttention() {
   find("#attention").addEventListener("change", flipAttention);
   onChange(["result"], showAttention);
+}
+
+// Gradio calls them "Thumbnail 1 of 6", and does not know which one is shown.
+function markExample() {
+  for (const button of document.querySelectorAll("#examples .thumbnail-item")) {
+    const name = button.querySelector("img").alt;
+    button.setAttribute("aria-label", name);
+    button.setAttribute("aria-current", name === state.result.name);
+  }
 }
 
 setUpControls();
@@ -106,5 +134,6 @@ setUpEvolution();
 setUpWalk();
 setUpGallery();
 setUpExport();
+onChange(["result"], markExample);
 watch("value", takeIn);
 takeIn();

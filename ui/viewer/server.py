@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,19 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
 
     @answers
     def export(
-        result_id: str, task: str, object_threshold: float, overlap_threshold: float, opacity: float, what: str
+        result_id: str,
+        task: str,
+        object_threshold: float,
+        overlap_threshold: float,
+        opacity: float,
+        what: str,
+        outlines: bool = True,
+        hidden: Sequence[list[int]] = (),
     ) -> dict[str, Any]:
         folder = new_folder(export_root)
-        thresholds = (object_threshold, overlap_threshold)
-        path = export_file(engine, engine.result(result_id), what, folder, task, *thresholds, opacity)
+        reading = (task, object_threshold, overlap_threshold)
+        painting = (opacity, outlines, [(category_id, query) for category_id, query in hidden])
+        path = export_file(engine, engine.result(result_id), what, folder, *reading, *painting)
         return {"url": f"gradio_api/file={path}", "name": path.name}
 
     return [read, other, choice, export]
