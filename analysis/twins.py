@@ -20,19 +20,20 @@ from pem.conditions import conditions
 from pem.training.data import open_split
 from pem.weights import DEFAULT_WEIGHTS
 
-NETWORKS = {"PEM": DEFAULT_WEIGHTS, "masked attention": DEFAULT_WEIGHTS.with_stem("default-masked")}
-
 
 @one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.twins", description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, type=Path, help="folder with panoptic_val.json and its photos")
+    parser.add_argument("--model", default="default", help="what pem.load_model takes (default: %(default)s)")
+    parser.add_argument("--twin", default=DEFAULT_WEIGHTS.with_stem("default-masked"), help="likewise")
     parser.add_argument("--size", type=parse_size, default=(288, 384), metavar="HEIGHTxWIDTH", help="for the costs")
     parser.add_argument("--repeats", type=natural, default=20, help="for the costs")
     parser.add_argument("--device", type=parse_device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=RESULTS / "twins.json")
     arguments = parser.parse_args()
-    models = {name: pem.load_model(path, device=arguments.device) for name, path in NETWORKS.items()}
+    names = {"PEM": arguments.model, "masked attention": arguments.twin}
+    models = {name: pem.load_model(path, device=arguments.device) for name, path in names.items()}
     val_split = open_split(arguments.data, "val", models["PEM"].config)
     device = arguments.device
     networks = {

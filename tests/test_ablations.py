@@ -107,13 +107,11 @@ def test_the_twins_are_scored_and_timed_side_by_side(
 ) -> None:
     data, out = write_photos(tmp_path), tmp_path / "twins.json"
     twin = pem.build_model(dataclasses.replace(start.config, attention="masked"))
-    networks = {"PEM": tmp_path / "small.safetensors", "masked attention": tmp_path / "small-masked.safetensors"}
-    for path, model in zip(networks.values(), (start, twin)):
+    paths = [str(tmp_path / name) for name in ("small.safetensors", "small-masked.safetensors")]
+    for path, model in zip(paths, (start, twin)):
         pem.save_weights(model, path)
-    monkeypatch.setattr(twins, "NETWORKS", networks)
-    monkeypatch.setattr(
-        sys, "argv", ["twins", "--data", str(data), "--out", str(out), "--size", "64x64", "--repeats", "1"]
-    )
+    command = ["twins", "--data", str(data), "--out", str(out), "--size", "64x64", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--model", paths[0], "--twin", paths[1]])
     twins.main()
     rows = {row["variant"]: row for row in json.loads(out.read_text())["rows"]}
     ours, theirs, ours_halved, _ = rows.values()
