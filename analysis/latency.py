@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -130,9 +131,10 @@ def rounds(
 ) -> Iterator[Round]:
     """Runs the workloads in turns, so that a machine that slows down slows all of them.
 
-    The first rounds warm up, until every workload is stable, but for ``max_warmup`` rounds or a third of ``seconds`` at
-    most. Then come ``repeats`` rounds, fewer when the next one would not end within ``seconds``. To cancel, ask for no
-    further round: none runs before it is asked for.
+    In every round they come in another order (the same in every run): whoever follows one that frees large blocks of
+    memory gets fresh pages, and takes up to half as long again. The first rounds warm up, until every workload is
+    stable, but for ``max_warmup`` rounds or a third of ``seconds`` at most. Then come ``repeats`` rounds, fewer when
+    the next one would not end within ``seconds``. To cancel, ask for no further round: none runs before it is asked for.
     """
     start = time.perf_counter()
     totals_ms: dict[str, list[float]] = {name: [] for name in workloads}
@@ -146,7 +148,8 @@ def rounds(
         if is_warmup:
             stable = all(is_stable(totals) for totals in totals_ms.values())
             is_warmup = not stable and num_rounds < max_warmup and before - start < seconds / 3
-        times_ms = {name: measure_ms(run, device) for name, run in workloads.items()}
+        order = random.Random(num_rounds).sample(list(workloads), len(workloads))
+        times_ms = {name: measure_ms(workloads[name], device) for name in order}
         for name, parts in times_ms.items():
             totals_ms[name].append(sum(parts))
         took = time.perf_counter() - before
