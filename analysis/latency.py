@@ -134,7 +134,7 @@ def rounds(
     In every round they come in another order (the same in every run): whoever follows one that frees large blocks of
     memory gets fresh pages, and takes up to half as long again. The first rounds warm up, until every workload is
     stable, but for ``max_warmup`` rounds or a third of ``seconds`` at most. Then come ``repeats`` rounds, fewer when
-    the next one would not end within ``seconds``. To cancel, ask for no further round: none runs before it is asked for.
+    the next one would not end in time. To cancel, ask for no further round: none runs before it is asked for.
     """
     start = time.perf_counter()
     totals_ms: dict[str, list[float]] = {name: [] for name in workloads}
