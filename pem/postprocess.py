@@ -281,9 +281,16 @@ class _Found(NamedTuple):
 def _segments(
     found: list[_Found], boxes: Sequence[tuple[slice, slice]], categories: tuple[Category, ...]
 ) -> tuple[Segment, ...]:
-    """Segments with ids 1, 2, ... in the order found; ``boxes`` holds the rows and columns that each spans."""
+    """Segments with ids 1, 2, ... in the order found; ``boxes`` holds the rows and columns that each spans.
+
+    Of the things of a class the largest has the class colour, the others a shade of it.
+    """
     segments = []
     seen: Counter[int] = Counter()
+    colors: dict[_Found, tuple[int, int, int]] = {}
+    for one in sorted(found, key=lambda one: -one.area_px):
+        colors[one] = shade(categories[one.category_id].color, seen[one.category_id])
+        seen[one.category_id] += 1
     for segment_id, (one, (rows, cols)) in enumerate(zip(found, boxes, strict=True), 1):
         category = categories[one.category_id]
         segments.append(
@@ -296,8 +303,7 @@ def _segments(
                 area_px=one.area_px,
                 bbox=(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start),
                 queries=one.queries,
-                color=shade(category.color, seen[one.category_id]),
+                color=colors[one],
             )
         )
-        seen[one.category_id] += 1
     return tuple(segments)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pem.categories import categories_for
 from pem.config import PEMConfig, get_config
 from pem.outputs import Batch, PEMOutput
 from pem.postprocess import instances, panoptic, semantic
@@ -76,6 +77,12 @@ def test_stuff_of_one_class_is_one_segment_and_things_stay_apart() -> None:
     assert (sky.queries, sky.area_px, sky.bbox) == ((0, 2), 6, (0, 0, 4, 2))
     assert sky.score == pytest.approx((2 * 0.9 + 4 * 0.96) / 6)
     assert first.color != second.color
+
+
+def test_the_largest_thing_has_the_colour_of_its_class() -> None:
+    output, batch = hand_made((PERSON, 0.9, "#... .... .... ...."), (PERSON, 0.9, ".... #### .... ...."))
+    small, large = panoptic(output, batch, CITYSCAPES)[0].segments
+    assert large.color == categories_for(CITYSCAPES)[PERSON].color != small.color
 
 
 def test_a_query_that_lost_too_much_of_its_mask_is_dropped_and_leaves_void() -> None:
