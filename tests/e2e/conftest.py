@@ -1,0 +1,58 @@
+"""A browser, and the page in it. Without Playwright or Chromium the tests are skipped, saying so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from studio import rows, upload
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
+    if not CHROMIUM.exists():
+        pytest.skip(f"There is no {CHROMIUM}: apt-get install chromium.")
+    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic", *quiet]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, page_url: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The page freshly opened. When the test is over, no other host was asked for anything and no error was logged."""
+    from playwright.sync_api import expect
+
+    options = dict(getattr(request, "param", {}))
+    query = options.pop("query", "")
+    page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **options})
+    page.set_default_timeout(20_000)
+    foreign, errors = [], []
+    page.on("request", lambda r: r.url.startswith((page_url, "data:", "blob:")) or foreign.append(r.url))
+    page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(page_url + query)
+    expect(page.locator("#examples button")).to_have_count(6)
+    if "score" not in query:
+        expect(rows(page)).to_have_count(2)  # the first example
+    yield page
+    page.close()
+    assert foreign == []
+    assert errors == []
+
+
+@pytest.fixture
+def uploaded(page: Page, tmp_path: Path) -> Page:
+    upload(page, tmp_path)
+    return page
