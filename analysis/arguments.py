@@ -11,7 +11,7 @@ from functools import wraps
 from typing import TypeVar
 
 from pem.config import get_config
-from pem.preprocess import SIZE_DIVISOR
+from pem.preprocess import check_size
 from pem.weights import pick_device
 
 T = TypeVar("T")
@@ -70,9 +70,3 @@ def parse_size(text: str) -> tuple[int, int]:
     size = parse_grid(text)
     check_size(size)
     return size
-
-
-def check_size(size: tuple[int, int]) -> None:
-    """Raises ValueError for an image of a height and width in pixels that the network cannot take."""
-    if any(side < 1 or side % SIZE_DIVISOR for side in size):
-        raise ValueError(f"The image is {size[0]}x{size[1]} px; both sides must be multiples of {SIZE_DIVISOR}.")

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 import pem
-from analysis.arguments import check_size
 from analysis.attention import attention_workloads
 from analysis.latency import Round, Workload, at_precision, percentiles, rounds
 from analysis.results import machine
 from pem.conditions import conditions
 from pem.decoder import STRIDES, Decoder
+from pem.preprocess import check_size
 from pem.tiles import MASK_STRIDE
 
 REPEATS = 40

@@ -18,9 +18,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import pem
-from analysis.arguments import check_size, natural, parse_device, parse_preset, parse_size
+from analysis.arguments import natural, parse_device, parse_preset, parse_size
 from analysis.results import result_path, save_tables
 from pem.conditions import conditions
+from pem.preprocess import check_size
 
 MIB = 2**20
 PRECISIONS = ("float32", "bfloat16", "float16")

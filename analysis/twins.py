@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 import pem
 from analysis.ablations import costs, scores
 from analysis.arguments import natural, one_sentence, parse_device, parse_size
@@ -29,7 +27,7 @@ def main() -> None:
     parser.add_argument("--twin", default=DEFAULT_WEIGHTS.with_stem("default-masked"), help="likewise")
     parser.add_argument("--size", type=parse_size, default=(288, 384), metavar="HEIGHTxWIDTH", help="for the costs")
     parser.add_argument("--repeats", type=natural, default=20, help="for the costs")
-    parser.add_argument("--device", type=parse_device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=parse_device, default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS / "twins.json")
     arguments = parser.parse_args()
     names = {"PEM": arguments.model, "masked attention": arguments.twin}

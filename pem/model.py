@@ -10,6 +10,7 @@ from pem.config import PEMConfig
 from pem.decoder import Decoder
 from pem.outputs import PEMOutput
 from pem.pixel_decoder import PixelDecoder
+from pem.preprocess import check_size
 
 
 class PEM(nn.Module):
@@ -23,7 +24,7 @@ class PEM(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(self, pixels: Tensor, trace: bool = False) -> PEMOutput:
-        """Normalised pixels [B, 3, H, W], H and W multiples of 32, to what the queries found.
+        """Normalised pixels [B, 3, H, W], H and W multiples of 32 (see pem.preprocess), to what the queries found.
 
         ``trace=True`` also returns what each layer did; it changes no bit of the rest.
         Padding is not masked anywhere: images of different sizes in one batch influence their own results.
@@ -32,10 +33,7 @@ class PEM(nn.Module):
         dtype = self.decoder.query_feat.weight.dtype
         if dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"The model is in {dtype}; keep it in float32 and run it under torch.autocast instead.")
-        if pixels.shape[-2] % 32 or pixels.shape[-1] % 32:
-            raise ValueError(
-                f"The image is {tuple(pixels.shape[-2:])}; both sides must be multiples of 32 (see pem.preprocess)."
-            )
+        check_size((pixels.shape[-2], pixels.shape[-1]))
         mask_features, levels = self.pixel_decoder(self.backbone(pixels))
         return self.decoder(mask_features, levels, trace)
 

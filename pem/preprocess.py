@@ -89,6 +89,12 @@ def to_array(image: Photo) -> np.ndarray:
     return image
 
 
+def check_size(size: tuple[int, int]) -> None:
+    """Raises ValueError for an image of a height and width in pixels that the network cannot take."""
+    if any(side < 1 or side % SIZE_DIVISOR for side in size):
+        raise ValueError(f"The image is {size[0]}x{size[1]} px; both sides must be multiples of {SIZE_DIVISOR}.")
+
+
 def preprocess(images: Sequence[Photo], config: PEMConfig, device: torch.device | str | None = None) -> Batch:
     """Make a batch of photos (paths, PIL images or uint8 RGB [H0, W0, 3]) ready for the network, on ``device``.
 
