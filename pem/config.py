@@ -15,7 +15,7 @@ _RANGES = {
     "warmup_iterations": (0, math.inf),
     "oversample_ratio": (1, math.inf),
     "pixel_std": (1e-6, math.inf),
-    **dict.fromkeys(("object_threshold", "overlap_threshold", "importance_ratio", "ema_decay"), (0, 1)),
+    **dict.fromkeys(("object_threshold", "overlap_threshold", "importance_ratio", "ema_decay", "copy_paste"), (0, 1)),
 }
 
 
@@ -68,6 +68,8 @@ class TrainingConfig:
     max_long_side_px: int = 4096
     crop_px: tuple[int, int] = (512, 1024)
     pad_to_crop: bool = False
+    # How often things of another photo are pasted in, of each class equally often (arXiv 2012.07177); 0 = as published.
+    copy_paste: float = 0.0
     # Frozen batch norm keeps the pre-trained statistics of the backbone (ADE20K R50 in the paper's code).
     freeze_backbone_norm: bool = False
     # The matcher and the mask losses look at this many points, never at more than there are pixels.

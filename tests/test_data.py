@@ -15,7 +15,7 @@ from PIL import Image
 
 import pem
 from pem.config import PEMConfig, TrainingConfig
-from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
+from pem.training.data import PanopticDataset, Target, collate, open_split, paste, with_classes_of
 
 CATEGORIES = [  # deliberately neither sorted nor gapless
     {"id": 9, "name": "sky", "isthing": 0},
@@ -195,6 +195,42 @@ def test_an_image_without_segments_is_a_sample(tmp_path: Path) -> None:
     assert pixels.shape == (3, 32, 32)
     assert target.labels.shape == target.weights.shape == (0,)
     assert (target.ids == 0).all()
+
+
+def test_things_are_pasted_with_their_labels_and_what_they_hide_is_gone() -> None:
+    def sample(ids: list[list[int]], labels: list[int], weights: list[float], grey: int) -> tuple[torch.Tensor, Target]:
+        grid = torch.tensor(ids, dtype=torch.int16)
+        exhaustive = torch.tensor([True, False, True])
+        return torch.full((3, *grid.shape), grey, dtype=torch.uint8), Target(
+            grid, torch.tensor(labels), torch.tensor(weights), exhaustive
+        )
+
+    onto = sample([[2, 2, 3], [0, 1, 3], [4, 4, 4]], [SKY, PERSON, DOG], [0.5, 1.0, 1.0], grey=10)
+    # Two dogs, of which a machine named the second, and a person; a row less.
+    source = sample([[4, 3, 2], [4, 0, 2]], [DOG, DOG, PERSON], [1.0, 0.5, 1.0], grey=200)
+    image, target = paste(onto, source, DOG)
+    assert target.ids.tolist() == [[2, 2, 4], [0, 1, 4], [3, 3, 3]]  # the person is hidden, the rest is renumbered
+    assert target.labels.tolist() == [SKY, DOG, DOG] and target.weights.tolist() == [0.5, 1.0, 1.0]
+    assert target.exhaustive.tolist() == [True, False, True]
+    assert image[0].tolist() == [[10, 10, 200], [10, 10, 200], [10, 10, 10]]
+    assert onto[1].ids[0, 2] == 3 and onto[0][0, 0, 2] == 10  # the photo itself stays as it was
+
+    image, target = paste(onto, source, SKY)  # of which the other shows nothing
+    assert torch.equal(image, onto[0]) and torch.equal(target.ids, onto[1].ids)
+
+
+def test_copy_paste_draws_things_of_every_class_alike(tmp_path: Path) -> None:
+    ids = np.repeat(np.repeat(FOUR_BY_FOUR, 8, 0), 8, 1)
+    segments = [{"id": 70000, "category_id": 3}, {"id": 300, "category_id": 5}, {"id": 4, "category_id": 9}]
+    folder = write_split(tmp_path, ids, segments, split="train")
+    torch.manual_seed(0)
+    plain = open_split(folder, "train", config_for())
+    assert plain.photos_of_thing == {PERSON: [0], DOG: [0]}
+    assert all(plain[0][1].labels.tolist() == [PERSON, DOG, SKY] for _ in range(8))
+
+    pasted = open_split(folder, "train", config_for(copy_paste=1.0))
+    last = [pasted[0][1].labels[-1].item() for _ in range(64)]  # on top of everything, so always there
+    assert set(last) == {PERSON, DOG} and 20 < last.count(DOG) < 44
 
 
 def test_collate_pads_to_the_largest_and_to_32(tmp_path: Path) -> None:

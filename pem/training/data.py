@@ -78,8 +78,8 @@ class Record:
 class PanopticDataset(torch.utils.data.Dataset):
     """A split in the COCO panoptic format. Category ids become class indices 0..K-1 in ascending order.
 
-    In training, an item is an augmented ``(image uint8 [3, H, W], Target)``, drawn with torch's random numbers.
-    Otherwise it is ``original(index)``.
+    In training, an item is an augmented ``(image uint8 [3, H, W], Target)``, drawn with torch's random numbers, and in
+    ``training.copy_paste`` of the cases with things of another photo pasted in. Otherwise it is ``original(index)``.
 
     Raises FileNotFoundError for missing files, and ValueError for a JSON in another format and when the categories
     do not fit the config.
@@ -102,6 +102,11 @@ class PanopticDataset(torch.utils.data.Dataset):
             if misfit := _misfit(self.categories, config):
                 raise ValueError(f"{json_path.name} {misfit}; use a model made for this data.")
             self.records = _read_records(content, json_path.name, self.categories, Path(image_dir), Path(panoptic_dir))
+        self.photos_of_thing: dict[int, list[int]] = {}  # the photos that show a class of things; for copy-paste
+        for index, record in enumerate(self.records):
+            for label in np.unique(record.labels[~record.pseudo]).tolist():
+                if self.categories[label]["isthing"]:
+                    self.photos_of_thing.setdefault(label, []).append(index)
         missing = [path for r in self.records for path in (r.image_path, r.panoptic_path) if not path.is_file()]
         if missing:
             raise FileNotFoundError(
@@ -112,7 +117,14 @@ class PanopticDataset(torch.utils.data.Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Any, Target]:
-        return self.augmented(index) if self.train else self.original(index)
+        if not self.train:
+            return self.original(index)
+        sample = self.augmented(index)
+        # Of every class alike, or those that lack examples would get few more; then one of the photos that show it.
+        if self.photos_of_thing and torch.rand(()) < self.config.training.copy_paste:
+            label = _draw(list(self.photos_of_thing))
+            sample = paste(sample, self.augmented(_draw(self.photos_of_thing[label])), label)
+        return sample
 
     def original(self, index: int) -> tuple[np.ndarray, Target]:
         """For evaluation: the image as stored, uint8 RGB [H0, W0, 3], and what people labelled in it; what a machine
@@ -160,19 +172,49 @@ class PanopticDataset(torch.utils.data.Dataset):
         new_ids[record.crowd_ids[record.crowd_ids <= largest]] = VOID
         if pseudo_is_void:
             new_ids[record.segment_ids[record.pseudo]] = VOID
-        ids = new_ids[segment_ids]
-
-        num_ids = len(record.segment_ids) + FIRST_SEGMENT
-        present = np.bincount(ids.ravel(), minlength=num_ids)[FIRST_SEGMENT:] > 0
-        renumber = np.arange(num_ids, dtype=np.int16)
-        renumber[FIRST_SEGMENT:][present] = np.arange(present.sum()) + FIRST_SEGMENT
-        weights = np.where(record.pseudo[present], self.config.training.pseudo_weight, 1.0)
-        return Target(
-            ids=torch.from_numpy(renumber[ids]),
-            labels=torch.from_numpy(record.labels[present]),
-            weights=torch.from_numpy(weights.astype(np.float32)),
-            exhaustive=torch.from_numpy(record.exhaustive),
+        weights = np.where(record.pseudo, self.config.training.pseudo_weight, 1.0)
+        return _without_hidden(
+            Target(
+                ids=torch.from_numpy(new_ids[segment_ids]),
+                labels=torch.from_numpy(record.labels),
+                weights=torch.from_numpy(weights.astype(np.float32)),
+                exhaustive=torch.from_numpy(record.exhaustive),
+            )
         )
+
+
+def _without_hidden(target: Target) -> Target:
+    """Without the segments that have no pixel."""
+    num_ids = len(target.labels) + FIRST_SEGMENT
+    present = torch.bincount(target.ids.flatten().long(), minlength=num_ids)[FIRST_SEGMENT:] > 0
+    new_ids = torch.arange(num_ids, dtype=target.ids.dtype)
+    new_ids[FIRST_SEGMENT:][present] = torch.arange(int(present.sum()), dtype=target.ids.dtype) + FIRST_SEGMENT
+    ids = new_ids[target.ids.long()]
+    return replace(target, ids=ids, labels=target.labels[present], weights=target.weights[present])
+
+
+def paste(onto: tuple[Tensor, Target], source: tuple[Tensor, Target], label: int) -> tuple[Tensor, Target]:
+    """What people labelled with one class in an augmented photo, pasted onto another where it lies (copy-paste
+    augmentation, arXiv 2012.07177): the image and its target. What is hidden below it is not there any more."""
+    (image, target), (other_image, other) = onto, source
+    height, width = (min(a, b) for a, b in zip(image.shape[1:], other_image.shape[1:], strict=True))
+    pasted = ((other.labels == label) & (other.weights == 1)).nonzero()[:, 0]
+    new_ids = other.ids.new_zeros(len(other.labels) + FIRST_SEGMENT)
+    new_ids[pasted + FIRST_SEGMENT] = (
+        torch.arange(len(pasted), dtype=new_ids.dtype) + len(target.labels) + FIRST_SEGMENT
+    )
+    over = new_ids[other.ids[:height, :width].long()]  # 0 where nothing is pasted
+
+    image, ids = image.clone(), target.ids.clone()
+    image[:, :height, :width] = torch.where(over > 0, other_image[:, :height, :width], image[:, :height, :width])
+    ids[:height, :width] = torch.where(over > 0, over, ids[:height, :width])
+    labels = torch.cat((target.labels, other.labels[pasted]))
+    weights = torch.cat((target.weights, other.weights[pasted]))
+    return image, _without_hidden(replace(target, ids=ids, labels=labels, weights=weights))
+
+
+def _draw(choices: list[int]) -> int:
+    return choices[int(torch.randint(len(choices), ()))]
 
 
 def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, list[Target]]:

@@ -336,6 +336,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--backbone-lr-factor", type=float, help="0 freezes the backbone; instead of the preset's")
     parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="crop in pixels, instead of the preset's")
     parser.add_argument("--short-sides", type=int, nargs="+", help="of the scale jitter, instead of the preset's")
+    parser.add_argument("--copy-paste", type=float, help="how often things are pasted in, instead of the preset's")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
     parser.add_argument("--attention", choices=("prototype", "masked"), help="instead of the preset's")
     parser.add_argument(
@@ -357,6 +358,7 @@ def configure(arguments: argparse.Namespace) -> PEMConfig:
         "base_lr": arguments.lr,
         "backbone_lr_factor": arguments.backbone_lr_factor,
         "crop_px": arguments.crop and tuple(arguments.crop),
+        "copy_paste": arguments.copy_paste,
         "short_sides_px": arguments.short_sides and tuple(arguments.short_sides),
     }
     changes = {name: value for name, value in changes.items() if value is not None}
