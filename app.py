@@ -37,7 +37,8 @@ ROOT = Path(__file__).parent
 EXPORTS = tempfile.TemporaryDirectory(prefix="pem-studio-")  # removed when the server stops
 BACKBONE_NAMES = {"resnet50": "ResNet-50", "tf_efficientnet_lite2": "EfficientNet-lite2"}
 
-# Whatever runs a network waits its turn: one photo or measurement at a time, whoever asks.
+# What visitors press waits its turn: one photo or measurement at a time. (The twin, which the viewer asks for by
+# itself, waits for photos alone.)
 NETWORK: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
 
 HEADER = """

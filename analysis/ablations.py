@@ -119,6 +119,7 @@ def scores(model: pem.PEM, dataset: PanopticDataset) -> dict[str, float]:
         name if key == "value" else f"{name}_{key}": 100 * value
         for name, values in found.items()
         for key, value in values.items()
+        if value is not None
     }
 
 

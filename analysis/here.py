@@ -113,7 +113,8 @@ def decoder_workloads(
     config = dataclasses.replace(pem.get_config("cityscapes-panoptic-r50"), num_queries=num_queries)
 
     def random(channels: int, stride: int) -> torch.Tensor:
-        return torch.randn(1, channels, size_px[0] // stride, size_px[1] // stride, device=device).relu().to(dtype)
+        features = torch.randn(1, channels, size_px[0] // stride, size_px[1] // stride, device=device).relu()
+        return features.to(dtype, memory_format=torch.channels_last)  # as a pixel decoder hands them on
 
     mask_features = random(config.hidden_dim, MASK_STRIDE)
     levels = [random(config.conv_dim, stride) for stride in STRIDES]

@@ -69,14 +69,15 @@ class NetworkRow:
 
 def peers() -> tuple[Peer, ...]:
     """Every network that can be compared: PEM and its twins first."""
+    lighter = "as Hugging Face builds it: no encoder layers, and only the last masks"
     unfused = "its cross-attention as Hugging Face runs it: unfused"
     return (
         *_pem("PEM R50", "cityscapes-panoptic-r50"),
         *_pem("PEM STDC1", "cityscapes-panoptic-stdc1"),
         *_pem("PEM default", "default"),
         Peer(RIVAL, _mask2former, _run, unfused),
-        Peer("MaskFormer R50", partial(_maskformer, depths=(3, 4, 6, 3)), _run),
-        Peer("MaskFormer R101", partial(_maskformer, depths=(3, 4, 23, 3)), _run),
+        Peer("MaskFormer R50", partial(_maskformer, depths=(3, 4, 6, 3)), _run, lighter),
+        Peer("MaskFormer R101", partial(_maskformer, depths=(3, 4, 23, 3)), _run, lighter),
         Peer("OneFormer R50", _oneformer, _run_oneformer, f"150 queries; {unfused}"),
         Peer("EoMT-S", _eomt, _run_eomt, "on square windows, as published"),
         Peer("SegFormer-B0", partial(_segformer, widths=(32, 64, 160, 256), depths=(2, 2, 2, 2), dim=256), _run),

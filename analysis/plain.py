@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import deform_conv2d
 
 import pem
 from pem.attention import PrototypeCrossAttention
 from pem.backbones.resnet import ResNet50
 from pem.backbones.stdc import STDC, ConvX
+from pem.deform_conv import by_torchvision
 from pem.layers import sine_position_embedding, split_heads
 
 LEVELS = ("res2", "res3", "res4", "res5")
@@ -77,7 +77,7 @@ def plain_pixel_decoder(decoder: Any, features: dict[str, Tensor]) -> tuple[Tens
     for i, stage in enumerate(decoder.upsample):
         x = modulated(i) + top_down
         offset, factor = stage.offset(x).split((18, 9), dim=1)
-        convolved = deform_conv2d(x, offset, stage.weight, padding=1, mask=factor.sigmoid())
+        convolved = by_torchvision(x, offset, factor.sigmoid(), stage.weight)
         levels.append(stage.norm(convolved).relu())
         top_down = stage.upsample_norm(stage.upsample(levels[-1])).relu()
     return plain_conv_bn_relu(decoder.mask_projection, modulated(3) + top_down), levels

@@ -32,7 +32,9 @@ class Choice:
     scores: np.ndarray  # float32 [N]: similarities with prototype attention, logits with masked attention
     banned: np.ndarray  # bool [N]: outside the previous mask
     index: int  # the best token that is not banned
-    released: bool  # every token is banned: none is, for this query (Mask2Former's rule)
+    # Every token is banned. Index and weights are then as if none were, which is what masked attention does; a
+    # prototype is token 0 with the published rule (``empty_mask``).
+    empty: bool
     weights: np.ndarray  # float32 [N]: softmax of the scores over the tokens that are not banned
 
     @property
@@ -51,10 +53,10 @@ def explain_choice(target: np.ndarray, key: np.ndarray, banned: np.ndarray, head
         raise ValueError(f"There is no head {head}; choose one from 0 to {num_heads - 1}.")
     channels = np.split(np.arange(key.shape[1]), num_heads)[head]
     scores = key[:, channels].astype(np.float32) @ target[channels].astype(np.float32)
-    released = bool(banned.all())
-    allowed_scores = scores if released else np.where(banned, -np.inf, scores)
+    empty = bool(banned.all())
+    allowed_scores = scores if empty else np.where(banned, -np.inf, scores)
     weights = np.exp(allowed_scores - allowed_scores.max())
-    return Choice(scores, banned, int(allowed_scores.argmax()), released, weights / weights.sum())
+    return Choice(scores, banned, int(allowed_scores.argmax()), empty, weights / weights.sum())
 
 
 @dataclass(frozen=True)

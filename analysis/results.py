@@ -20,14 +20,14 @@ def machine(measured_on: dict[str, Any]) -> str:
 
 
 def save_json(result: dict[str, Any], path: str | Path) -> None:
-    """Writes a result, in which records may stand. Raises ValueError when it has no "conditions"."""
+    """Writes a result, in which records may stand. Raises ValueError when it has no "conditions", or a nan in it."""
     if "conditions" not in result:
         raise ValueError('The result has no "conditions"; add pem.conditions.conditions(device) before saving it.')
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In one step, so that a run that is stopped here leaves the old file whole.
     part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(result, indent=1, default=dataclasses.asdict) + "\n")
+    part.write_text(json.dumps(result, indent=1, default=dataclasses.asdict, allow_nan=False) + "\n")
     part.replace(path)
 
 

@@ -58,11 +58,12 @@ def networks(result: Result) -> str:
     rival = next(row for row in rows if row["network"].startswith("Mask2Former"))
     return markdown_table(
         {
-            f"network, {result['conditions'].get('size', '512x1024')} px": row["network"],
+            f"network, {'x'.join(map(str, result['size']))} px": row["network"],
             "parameters": f"{row['params_m']:.1f} M",
             "GMACs": f"{row['gmacs']:.1f}",
             "time": f"{row['median_ms'] / 1000:.2f} s",
             "Mask2Former / it": times_as_fast(row, rival),
+            "note": row["note"],
         }
         for row in rows
     )

@@ -1,4 +1,4 @@
-"""Photos per second in training: the exact shortcuts of this project against the straightforward way, in one run.
+"""Photos per second in training: the shortcuts of this project against the straightforward way, in one run.
 
 ``python -m analysis.training_speed --out analysis/results/training_speed.json``
 

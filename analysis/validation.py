@@ -20,8 +20,8 @@ from analysis.arguments import one_sentence
 from analysis.figures import side_by_side
 from analysis.results import RESULTS, save_json
 from pem.categories import categories_for, shade
-from pem.conditions import conditions
 from pem.config import PEMConfig
+from pem.layers import mixed_precision
 from pem.outputs import Segment, Segmentation
 from pem.training.data import FIRST_SEGMENT, PanopticDataset, Target, open_split
 from pem.training.evaluate import settings
@@ -61,7 +61,7 @@ def judge(model: pem.PEM, dataset: PanopticDataset) -> Judged:
     for index in tqdm(range(len(dataset)), desc="judge", unit="photo"):
         image, target = dataset.original(index)
         batch = pem.preprocess([image], config, next(model.parameters()).device)
-        with torch.inference_mode():
+        with torch.inference_mode(), mixed_precision(batch.pixels.device):
             output = model(batch.pixels)
         per_threshold = []
         for object_threshold in object_thresholds:
@@ -121,16 +121,18 @@ def mean_where(chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
         return np.sum(values, axis=-1, where=chosen) / chosen.sum(-1)
 
 
-def interval(per_photo: np.ndarray, score: Any) -> dict[str, float]:
+def interval(per_photo: np.ndarray, score: Any) -> dict[str, float | None]:
     """``score`` of the sum over photos [I, ...], with the 95 % interval of ``NUM_RESAMPLES`` bootstrap samples.
 
-    All are nan where there is nothing to judge; samples without anything to judge are left out.
+    All are None where there is nothing to judge; samples without anything to judge are left out.
     """
     num_photos = len(per_photo)
     times_drawn = np.random.default_rng(0).multinomial(num_photos, np.full(num_photos, 1 / num_photos), NUM_RESAMPLES)
     resampled = score(np.tensordot(times_drawn, per_photo, axes=1))
     judged = resampled[~np.isnan(resampled)]
-    low, high = np.percentile(judged, (2.5, 97.5)) if len(judged) else (np.nan, np.nan)
+    if not len(judged):
+        return dict.fromkeys(("value", "low", "high"))
+    low, high = np.percentile(judged, (2.5, 97.5))
     return {"value": float(score(per_photo.sum(0))), "low": float(low), "high": float(high)}
 
 
@@ -149,7 +151,7 @@ def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
     ]
     gaps = sum(b["segments"] * abs(b["score"] - b["right"]) for b in bins) / max(len(score), 1)
     quality = panoptic_quality(at_default)
-    worst = np.argsort(quality, kind="stable")[:10]
+    worst = [n for n in np.argsort(quality, kind="stable").tolist() if not np.isnan(quality[n])][:10]
     return {
         "thresholds": {
             "object": judged.object_thresholds,
@@ -161,20 +163,14 @@ def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
             source: {
                 "photos": int((sources == source).sum()),
                 "pq": interval(at_default[sources == source], panoptic_quality),
-                "pq_things": of_kind(at_default[sources == source], judged.is_thing),
-                "pq_stuff": of_kind(at_default[sources == source], ~judged.is_thing),
+                "pq_things": interval(at_default[sources == source][..., judged.is_thing], panoptic_quality),
+                "pq_stuff": interval(at_default[sources == source][..., ~judged.is_thing], panoptic_quality),
                 "miou": interval(judged.areas[sources == source], mean_iou),
             }
             for source in sorted(set(judged.sources))
         },
         "worst": [{"photo": judged.names[n], "source": judged.sources[n], "pq": float(quality[n])} for n in worst],
     }
-
-
-def of_kind(counts: np.ndarray, chosen: np.ndarray) -> dict[str, float | None]:
-    """The interval of PQ over the chosen classes; None, as JSON has no nan, where there is none to judge."""
-    found = interval(counts[..., chosen], panoptic_quality)
-    return {name: None if np.isnan(score) else score for name, score in found.items()}
 
 
 def truth(target: Target, config: PEMConfig) -> Segmentation:
@@ -216,8 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = pem.load_model(options.config or options.weights, device=options.device, weights=published)
         dataset = open_split(options.data, options.split, model.config)
         result = report(judge(model, dataset), model.config)
-    about = {"split": options.split} | settings(model.config)
-    save_json({"conditions": conditions(next(model.parameters()).device) | about, **result}, options.out)
+    save_json({"conditions": settings(model, model.config) | {"split": options.split}, **result}, options.out)
 
     table = result["thresholds"]
     print("PQ in %, by object threshold (down) and overlap threshold (across)")
@@ -227,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"expected calibration error: {result['reliability']['expected_calibration_error']:.3f}")
     for source, scores in result["per_source"].items():
         for name in ("miou", "pq"):
-            x = {key: 100 * value for key, value in scores[name].items()}
+            x = {key: np.nan if value is None else 100 * value for key, value in scores[name].items()}
             print(f"{source:8} {name:5} {x['value']:5.1f}, 95 % interval {x['low']:.1f} to {x['high']:.1f}")
     for entry in result["worst"]:
         print(f"PQ {100 * entry['pq']:5.1f}  {entry['photo']}")

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from pem.layers import to_float
+from pem.layers import to_float, without_autocast
 
 # Cells whose taps are sampled at a time on a CPU: with 128 channels 4.7 MB, which stay in the cache.
 CELLS_AT_ONCE = 1024
@@ -29,8 +29,16 @@ def modulated_deform_conv2d(
         [B, O, H, W], on a CPU in channels_last. Outside the image x is 0; between cells it is interpolated bilinearly.
     """
     if x.is_cuda:
-        return deform_conv2d(x, offset, weight, bias, padding=1, mask=modulation)
+        return by_torchvision(x, offset, modulation, weight, bias)
     return _by_embedding_bag(x, offset, modulation, weight, bias)
+
+
+def by_torchvision(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The library's kernel, which wants all of one type and knows no half precision everywhere."""
+    with without_autocast(x.device):
+        x_, offset, modulation, weight = map(to_float, (x, offset, modulation, weight))
+        bias = None if bias is None else to_float(bias)
+        return deform_conv2d(x_, offset, weight, bias, padding=1, mask=modulation).to(x.dtype)
 
 
 def _by_embedding_bag(x: Tensor, offset: Tensor, modulation: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

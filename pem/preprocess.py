@@ -18,6 +18,7 @@ from pem.outputs import Batch
 
 SIZE_DIVISOR = 32  # the coarsest level of the backbone has this stride, and all levels must fit into each other
 MIN_SIDE_PX = 8
+MAX_SIDE_PX = 65_500  # the longest that a JPEG can be
 MAX_PIXELS = 40_000_000
 # Pillow knows dozens more, some of which start other programs (EPS: Ghostscript), which a stranger's file must not.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
@@ -34,8 +35,8 @@ class ImageError(ValueError):
 def load_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     """The first picture in a file, upright, in RGB, with transparency on white and deeper pixels scaled to 8 bits.
 
-    Raises ImageError for what is missing, no image, damaged, smaller than 8 px a side or larger than 40 megapixels;
-    the size is looked at before anything is decoded.
+    Raises ImageError for what is missing, no image or damaged, for a side below 8 px or above 65,500, and for more than
+    40 megapixels; the size is looked at before anything is decoded.
     """
     try:
         # Our own limit is below the one that Pillow warns about.
@@ -61,11 +62,13 @@ def load_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
             raise ImageError(
                 f"The image has {width} x {height} pixels; make it smaller than {MAX_PIXELS // 10**6} megapixels."
             )
+        if max(width, height) > MAX_SIDE_PX:
+            raise ImageError(f"The image has {width} x {height} pixels; it may have at most {MAX_SIDE_PX} a side.")
         if min(width, height) < MIN_SIDE_PX:
             raise ImageError(f"The image has {width} x {height} pixels; it needs at least {MIN_SIDE_PX} a side.")
         try:
             image.load()
-            return _to_rgb(image)
+            return to_rgb(image)
         except Exception as error:
             raise ImageError(_DAMAGED) from error
 
@@ -79,7 +82,7 @@ def to_array(image: Photo) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return np.asarray(load_image(image))
     if isinstance(image, Image.Image):
-        return np.asarray(_to_rgb(image))
+        return np.asarray(to_rgb(image))
     if not isinstance(image, np.ndarray):
         raise ValueError(f"An image must be a path, a PIL image or a numpy array, not {type(image).__name__}.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -132,7 +135,8 @@ def _content_size(original_size: tuple[int, int], config: PEMConfig) -> tuple[in
     return height, width
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright, in RGB, with transparency on white and deeper pixels scaled to 8 bits."""
     with contextlib.suppress(Exception):  # a photo with a broken EXIF block is still a photo
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
@@ -148,7 +152,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     """Grey levels of 16 bits, 32 bits or float -> 8 bits. Pillow's own conversion would clip them at 255."""
     levels = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
     brightest = float(levels.max())
-    # Whole numbers are 16-bit unless they are larger. Floats come as 0..1, 0..255 or 0..65535, whichever holds them.
-    usual = (65535.0,) if image.mode.startswith("I") else (1.0, 255.0, 65535.0)
+    # Floats come as 0..1, 0..255 or 0..65535, whichever holds them; whole numbers are 16-bit unless they are larger.
+    # Of mode "I" are both 16-bit files and arrays of 8-bit levels.
+    usual = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 65535.0)}.get(image.mode, (65535.0,))
     white = next((level for level in usual if brightest <= level), brightest)
     return Image.fromarray((levels.clip(0, white) * (255 / white) + 0.5).astype(np.uint8))

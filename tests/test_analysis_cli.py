@@ -163,10 +163,11 @@ def test_tables_take_the_ratio_of_the_rounds_where_it_is_stored() -> None:
     prototype, sdpa = about | {"method": "prototype", "median_ms": 2.0}, about | {"method": "sdpa", "median_ms": 3.0}
     assert "| 1.50x |" in tables.attention({"rows": [prototype, sdpa]})
     assert "| 1.75x |" in tables.attention({"rows": [prototype | {"speedup": 1.75}, sdpa | {"speedup": 1.0}]})
-    costs = {"params_m": 1.0, "gmacs": 1.0}
+    costs = {"params_m": 1.0, "gmacs": 1.0, "note": "unfused"}
     ours, rival = ({"network": name, "median_ms": ms} | costs for name, ms in (("PEM", 2.0), ("Mask2Former R50", 3.0)))
-    assert "| 1.50x |" in tables.networks({"conditions": CONDITIONS, "rows": [ours, rival]})
-    assert "| 1.75x |" in tables.networks({"conditions": CONDITIONS, "rows": [ours | {"speedup": 1.75}, rival]})
+    table = tables.networks({"size": [64, 128], "rows": [ours, rival]})
+    assert "| 1.50x | unfused |" in table and "64x128 px" in table
+    assert "| 1.75x |" in tables.networks({"size": [64, 128], "rows": [ours | {"speedup": 1.75}, rival]})
 
 
 def scaling_result() -> dict[str, Any]:

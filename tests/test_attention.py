@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 
@@ -203,3 +204,14 @@ def test_selection_on_cuda_equals_plain_loops() -> None:
     banned = random_inputs(ban=0.7)[4]
     index, _ = prototype_attention().select(key.cuda(), target.cuda(), banned.cuda())
     assert torch.equal(index.cpu(), choose_plainly(key, target, banned)[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_masked_attention_runs_on_a_fused_kernel_on_cuda() -> None:
+    """Or prototypes would race against the slow path; the mask has its tokens first in memory, as in the decoder."""
+    query, query_embed, source, position, banned = (x.cuda() for x in random_inputs())
+    banned = banned.transpose(1, 2).contiguous().transpose(1, 2)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):  # raises where it is refused
+        inputs = (x.float() for x in (query, query_embed, source, position))
+        result, _, _ = masked_attention().float().cuda()(*inputs, banned)
+    assert result.isfinite().all()

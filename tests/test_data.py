@@ -233,6 +233,23 @@ def test_copy_paste_draws_things_of_every_class_alike(tmp_path: Path) -> None:
     assert set(last) == {PERSON, DOG} and 20 < last.count(DOG) < 44
 
 
+def test_photos_are_read_as_the_page_reads_them(tmp_path: Path) -> None:
+    """Upright, as people saw them who drew the labels, and 16 bits scaled to 8."""
+    levels = np.repeat(np.linspace(0, 65535, 32, dtype=np.uint16)[:, None], 32, axis=1)
+    ids = np.repeat([300, 70000], 16)[:, None].repeat(32, 1)  # above the dark half, below the bright one: upside down
+    folder = write_split(tmp_path, ids, [{"id": 300, "category_id": 5}, {"id": 70000, "category_id": 9}])
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    Image.fromarray(levels).save(folder / "val" / "photo.png", exif=exif)
+    for name in ("panoptic_train.json", "train", "panoptic_train"):
+        (folder / name).symlink_to(folder / name.replace("train", "val"))
+    pixels, target = open_split(folder, "val", config_for()).original(0)
+    assert pixels[0, 0].tolist() == [255] * 3 and pixels[-1, 0].tolist() == [0] * 3
+    assert target.labels.tolist() == [DOG, SKY] and target.ids[0, 0] == 2 and target.ids[-1, 0] == 3
+    augmented, target = open_split(folder, "train", config_for()).augmented(0)
+    assert augmented[0, target.ids == 2].float().mean() > 2 * augmented[0, target.ids == 3].float().mean()
+
+
 def test_collate_pads_to_the_largest_and_to_32(tmp_path: Path) -> None:
     config = config_for(crop_px=(100, 100), pad_to_crop=False)
     shapes = ((32, 40), (50, 32))
@@ -321,7 +338,12 @@ def test_data_with_other_classes_need_another_model(tmp_path: Path) -> None:
     assert with_classes_of(config, folder) is config
     assert len(open_split(folder, "train", config)) == 1
     spelled = dataclasses.replace(config, categories=((3, "Person", True), (5, "hound", True), (9, "sky", False)))
-    assert with_classes_of(spelled, folder) is spelled, "most names agree"
+    assert with_classes_of(spelled, folder).categories == config.categories, "one class is another"
+    assert len(open_split(folder, "train", spelled)) == 1, "most names agree: good enough to be judged by"
+    first = dataclasses.replace(config, categories=((3, "Person", True), (5, "dog", True), (9, "Sky", False)))
+    assert with_classes_of(first, folder) is first
+    stuff = dataclasses.replace(config, categories=((3, "person", True), (5, "dog", False), (9, "sky", False)))
+    assert with_classes_of(stuff, folder).categories == config.categories
     birds = dataclasses.replace(config, categories=((1, "finch", True), (2, "wren", True), (3, "sky", False)))
     with pytest.raises(ValueError, match="calls a class 'person' that config .* calls 'finch'; use a model made"):
         open_split(folder, "train", birds)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from pem.deform_conv import modulated_deform_conv2d
+from pem.deform_conv import by_torchvision, modulated_deform_conv2d
 
 
 def inputs(size: tuple[int, int], spread: float, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -67,6 +67,15 @@ def test_even_channels_are_row_offsets() -> None:
     result = modulated_deform_conv2d(x, offset, torch.ones_like(modulation), weight)
     # Not the first row: its upper taps read row 0 of x, which the moved image has lost.
     torch.testing.assert_close(result[:, :, 1:], F.conv2d(moved, weight, padding=1)[:, :, 1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_torchvision_s_kernel_takes_half_precision_beside_float32(dtype) -> None:
+    with torch.no_grad():
+        x, offset, modulation, weight = inputs((5, 7), 1.0, torch.float32)
+        result = by_torchvision(x.to(dtype), offset, modulation, weight)
+        expected = modulated_deform_conv2d(x.to(dtype).float(), offset, modulation, weight)
+    torch.testing.assert_close(result, expected.to(dtype), rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -125,6 +125,19 @@ def test_the_twin_runs_when_it_is_asked_for_and_is_kept_like_any_other() -> None
         engine.result("forgotten" + TWIN)
 
 
+def test_the_twin_sees_what_the_network_saw_to_the_last_bit() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watching(HalvesTwin):
+        def backbone(self, pixels: torch.Tensor) -> torch.Tensor:
+            seen.append(pixels)
+            return super().backbone(pixels)
+
+    engine = Engine(HalvesModel(), twin=Watching())
+    engine.result(engine.run(PHOTO) + TWIN)  # noise, which a JPEG would change
+    assert torch.equal(seen[0], pem.preprocess([PHOTO], engine.model.config).pixels)
+
+
 def test_the_twin_is_asked_for_the_query_with_the_most_similar_mask() -> None:
     engine = Engine(HalvesModel(), twin=HalvesTwin())
     result_id = engine.run(PHOTO)

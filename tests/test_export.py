@@ -64,7 +64,12 @@ def hand_made() -> KeptResult:
     logits = torch.zeros(1, 3, config.num_classes + 1, dtype=torch.float16)
     logits[0, :, 0] = torch.tensor([0.0, 20.0, 0.0])
     output = KeptOutput(logits, torch.zeros(1, 3, 16, 32, dtype=torch.float16))
-    sizes = {"original_size": (50, 100), "shown_size": (50, 100), "content_size": (60, 120), "padded_size": (64, 128)}
+    sizes = {
+        "original_size": (50, 100),
+        "shown_size": (50, 100),
+        "content_size": (60, 120),
+        "pixels": torch.zeros(1, 3, 64, 128),
+    }
     return KeptResult("", config, b"", output=output, evolution=evolution, layers=(layer,), stage_ms={}, **sizes)
 
 

@@ -9,6 +9,7 @@ import torch
 from analysis import here, latency
 from analysis.here import Comparison, Measurement, compare, describe, measure_here
 from analysis.latency import Round, Workload
+from pem.decoder import Decoder
 
 CONDITIONS = {"device": "Toaster", "threads": 2, "precision": "float32"}
 
@@ -124,6 +125,23 @@ def test_decoder_and_twin_are_measured_for_real() -> None:
     assert list(workloads) == list(here.level_workloads((1, 2), 5, torch.device("cpu"), "bfloat16"))
     for run in workloads.values():
         assert len(latency.measure_ms(run, torch.device("cpu"))) == 1
+
+
+def test_the_decoders_get_features_in_the_layout_of_the_network() -> None:
+    """In another one they take twice as long."""
+    layouts = []
+
+    def look(module: torch.nn.Module, inputs: tuple) -> None:
+        if isinstance(module, Decoder):
+            layouts.extend(x.is_contiguous(memory_format=torch.channels_last) for x in (inputs[0], *inputs[1]))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        for run in here.decoder_workloads((64, 64), 5, torch.device("cpu"), "float32").values():
+            run(lambda: None)
+    finally:
+        hook.remove()
+    assert layouts == [True] * 8
 
 
 def test_a_measurement_can_be_stored() -> None:

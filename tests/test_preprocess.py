@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from pem.config import get_config
-from pem.preprocess import ImageError, load_image, preprocess
+from pem.preprocess import ImageError, load_image, preprocess, to_array
 
 CONFIG = replace(get_config("default"), short_side_px=384, max_long_side_px=768)  # (x - 127) / 128
 
@@ -145,6 +145,13 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     assert loaded[::2, 0, 0].tolist() == [0, 1, 128, 255]
 
 
+def test_whole_numbers_without_a_depth_are_taken_for_the_depth_that_holds_them() -> None:
+    levels = np.repeat(np.array([0, 100, 200, 255], np.int32), 16).reshape(8, 8)
+    for factor in (1, 257):
+        loaded = to_array(Image.fromarray(levels * factor))
+        assert loaded[::2, 0, 0].tolist() == [0, 100, 200, 255]
+
+
 @pytest.mark.parametrize("white", [1.0, 255.0, 65535.0, 1e7])
 def test_floats_are_scaled_by_the_white_they_must_have_had(white: float) -> None:
     levels = np.repeat(np.array([0, 0.5, 1, np.nan], np.float32), 16).reshape(8, 8) * np.float32(white)
@@ -187,9 +194,10 @@ def png_header(width: int, height: int) -> bytes:
         (png_header(8000, 5001), "40 megapixels"),
         (png_header(12_000, 12_000), "40 megapixels"),  # Pillow would warn here
         (png_header(100_000, 100_000), "40 megapixels"),  # and refuse here
+        (png_header(8, 65_501), "at most 65500 a side"),
         (png_header(8000, 5000), "damaged"),  # 40 megapixels are not too many
     ],
-    ids=["text", "empty", "program", "small", "large", "larger", "huge", "truncated"],
+    ids=["text", "empty", "program", "small", "large", "larger", "huge", "long", "truncated"],
 )
 @pytest.mark.filterwarnings("error")
 def test_refusals(content: bytes, sentence: str) -> None:

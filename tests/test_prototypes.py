@@ -31,13 +31,13 @@ def test_a_head_sees_its_own_channels_only(head: int, scores: list[float], index
 def test_a_banned_token_is_scored_but_neither_chosen_nor_weighed() -> None:
     choice = explain_choice(TARGET, KEY, np.array([False, False, True]), head=0, num_heads=2)
     assert choice.scores[2] == pytest.approx(0.4)
-    assert choice.index == 1 and not choice.released
+    assert choice.index == 1 and not choice.empty
     assert choice.weights == pytest.approx([1 / (1 + np.exp(0.1)), 1 / (1 + np.exp(-0.1)), 0])
 
 
 def test_a_query_whose_tokens_are_all_banned_sees_all_of_them() -> None:
     choice = explain_choice(TARGET, KEY, np.ones(3, bool), head=0, num_heads=2)
-    assert choice.released and choice.index == 2
+    assert choice.empty and choice.index == 2
     assert choice.weights.sum() == pytest.approx(1) and (choice.weights > 0).all()
 
 

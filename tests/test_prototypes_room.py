@@ -50,7 +50,7 @@ def test_the_maps_say_what_the_choice_says(engine: Engine, result: KeptResult, r
     scores = sent["low"] + as_array(sent["scores"]) / 255 * (sent["high"] - sent["low"])
     assert np.abs(scores - choice.scores).max() <= (sent["high"] - sent["low"]) / 255
     assert as_array(sent["banned"]).astype(bool).tolist() == choice.banned.tolist()
-    assert sent["allowed"] == (~choice.banned).sum() and not sent["released"]
+    assert sent["allowed"] == (~choice.banned).sum() and not sent["empty"]
     weights = as_array(sent["weights"]) / 255 * sent["max_weight"]
     assert np.abs(weights - choice.weights).max() <= sent["max_weight"] / 255
     assert weights[choice.banned].max() == 0
@@ -69,7 +69,7 @@ def test_a_query_without_foreground_is_said_to_be_released(engine: Engine, resul
     layer = next(i for i, kept in enumerate(result.layers) if (kept.allowed_fraction == 0).any())
     query = query_where(result, layer, np.all)
     sent = choice_payload(engine, result_id, query, layer, 0)
-    assert sent["released"] and sent["allowed"] == 0
+    assert sent["empty"] and sent["allowed"] == 0
     assert as_array(sent["weights"]).min() > 0
 
 

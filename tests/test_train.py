@@ -293,6 +293,10 @@ def test_a_checkpoint_goes_on_with_its_own_settings_only(tmp_path: Path) -> None
     training = dataclasses.replace(CONFIG.training, backbone_lr_factor=0.5)
     with pytest.raises(ValueError, match="made with another backbone_lr_factor, seed; go on with the same settings"):
         make_trainer(dataclasses.replace(CONFIG, training=training), seed=1).load(path)
+    state = torch.load(path)
+    del state["settings"]["copy_paste"]  # as before there was such a setting
+    torch.save(state, path)
+    make_trainer().load(path)
     path.write_bytes(path.read_bytes()[:5_000])
     with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another version; delete it"):
         make_trainer().load(path)
@@ -347,15 +351,20 @@ def test_a_backbone_starts_from_a_file(backbone: str, tmp_path: Path) -> None:
         load_imagenet_backbone(model, path)
 
 
-def test_a_batch_larger_than_the_split_is_refused(dataset: PanopticDataset) -> None:
+def test_a_batch_that_cannot_be_is_refused(dataset: PanopticDataset) -> None:
     with pytest.raises(ValueError, match="batch of 5 is larger than the split of 4 photos"):
         RepeatableSampler(dataset, 5, 0, 1, seed=0)
+    with pytest.raises(ValueError, match="batch has one photo; give it two at least"):
+        RepeatableSampler(dataset, 1, 0, 1, seed=0)
+    dataset.records.clear()
+    with pytest.raises(ValueError, match="larger than the split of 0 photos"):
+        RepeatableSampler(dataset, 2, 0, 1, seed=0)
 
 
 def test_rare_classes_come_more_often(dataset: PanopticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pem.training.train.REPEAT_THRESHOLD", 1.0)
-    sampler = RepeatableSampler(dataset, 1, 0, 1_000, seed=0)
-    counts = np.bincount([index for batch in sampler for index, _ in batch], minlength=4)
+    sampler = RepeatableSampler(dataset, 2, 0, 1_000, seed=0)
+    counts = np.bincount([batch[0][0] for batch in sampler], minlength=4)  # the second is never the same again
     # Class 1 is everywhere, class 2 on 3/4 of the photos, class 3 on 1/4: factors sqrt(4/3) and 2.
     assert counts[3] / counts[:3].mean() == pytest.approx(2 / (4 / 3) ** 0.5, rel=0.15)
 

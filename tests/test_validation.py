@@ -15,6 +15,7 @@ from test_evaluate import CONFIG, DOG, ONE, PERSON, SIDE_PX, TRUTH, Clairvoyant,
 import pem
 from analysis import validation
 from analysis.figures import thresholds_and_reliability
+from analysis.results import save_json
 from analysis.validation import interval, judge, mean_iou, panoptic_quality, report, truth
 from pem.training import evaluate as evaluation
 from pem.training.data import PanopticDataset, open_split
@@ -96,6 +97,23 @@ def test_classes_without_labels_are_in_no_mean_unless_they_were_invented() -> No
     assert panoptic_quality(np.array([[0.8, 0, 0], [1, 0, 0], [0, 5, 0], [0, 0, 0]])) == pytest.approx(0.4)
     assert mean_iou(np.array([[5, 0], [10, 7], [8, 0]])) == pytest.approx(0.5)
     assert np.isnan(panoptic_quality(np.zeros((4, 3))))
+
+
+def test_where_there_is_nothing_to_judge_there_is_no_number(tmp_path: Path, dataset: PanopticDataset) -> None:
+    model = clairvoyant({0: 0})
+    dataset.records[0] = dataclasses.replace(
+        dataset.records[0],
+        source="unlabelled",
+        exhaustive=np.zeros_like(dataset.records[0].exhaustive),
+        segment_ids=np.zeros(0, np.int64),
+        labels=np.zeros(0, np.int64),
+        pseudo=np.zeros(0, bool),
+    )
+    found = report(judge(model, dataset), CONFIG)
+    assert found["per_source"]["unlabelled"]["pq"] == {"value": None, "low": None, "high": None}
+    assert found["per_source"]["unlabelled"]["miou"]["value"] is None
+    assert [entry["photo"] for entry in found["worst"]] == [dataset.records[1].file_name]
+    save_json({"conditions": {}, **found}, tmp_path / "result.json")  # raises where a nan is left
 
 
 def test_labels_become_a_reading(dataset: PanopticDataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import threading
 import time
@@ -77,25 +78,33 @@ class Engine:
         self._one_at_a_time = threading.RLock()
 
     def run(self, image: np.ndarray, name: str = "", result_id: str = "") -> str:
-        """Photo uint8 [H0, W0, 3] to the id of its kept result. The only place where a network runs."""
-        by_twin = result_id.endswith(TWIN)
-        config = self._network(by_twin).config
+        """Photo uint8 [H0, W0, 3] to the id of its kept result."""
         with self._one_at_a_time:
             start = time.perf_counter()
-            batch = pem.preprocess([image], config)
+            batch = pem.preprocess([image], self.model.config)
             preprocess_ms = (time.perf_counter() - start) * 1000
-            passed = self._forward(batch.pixels, batch.content_sizes[0], by_twin)
+            passed = self._forward(batch.pixels, batch.content_sizes[0], False)
+        passed["stage_ms"] = {"preprocess": preprocess_ms, **passed["stage_ms"]}
         result = KeptResult(
             name=name,
-            config=config,
+            config=self.model.config,
             jpeg=_encode_jpeg(image),
             original_size=batch.original_sizes[0],
             shown_size=_shown_size(batch.original_sizes[0]),
             content_size=batch.content_sizes[0],
-            padded_size=(batch.pixels.shape[2], batch.pixels.shape[3]),
-            **{**passed, "stage_ms": {"preprocess": preprocess_ms, **passed["stage_ms"]}},
+            pixels=batch.pixels,
+            **passed,
         )
         return self.results.put(result, result_id)
+
+    def _run_twin(self, result_id: str) -> str:
+        """The twin on what PEM saw, to the last bit, which the photo that is kept as a JPEG is not."""
+        assert self.twin is not None
+        seen = self.result(result_id.removesuffix(TWIN))
+        with self._one_at_a_time:
+            passed = self._forward(seen.pixels, seen.content_size, True)
+        passed["stage_ms"] = seen.stage_ms | passed["stage_ms"]  # the photo was prepared once, for both
+        return self.results.put(dataclasses.replace(seen, config=self.twin.config, **passed), result_id)
 
     def result(self, result_id: str) -> KeptResult:
         """Raises ResultGone where it is no longer kept."""
@@ -109,13 +118,12 @@ class Engine:
         """What can be made from the id alone: an example, or what the twin makes of a kept photo."""
         if result_id in self.examples:
             path = self.examples[result_id]
-            image, name = np.asarray(pem.load_image(path)), path.stem
+            made_id = self.run(np.asarray(pem.load_image(path)), path.stem, result_id)
         elif self.twin is not None and result_id.endswith(TWIN):
-            photo = self.result(result_id.removesuffix(TWIN))
-            image, name = np.asarray(photo.photo), photo.name
+            made_id = self._run_twin(result_id)
         else:
             raise ResultGone("This result is no longer kept on the server: please press Segment again.")
-        made = self.results.get(self.run(image, name, result_id))
+        made = self.results.get(made_id)
         assert made is not None  # the newest is always kept
         return made
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -54,15 +53,15 @@ class KeptResult:
     original_size: tuple[int, int]
     shown_size: tuple[int, int]  # what the viewer draws; never larger than the original
     content_size: tuple[int, int]  # what the network saw, without the padding ...
-    padded_size: tuple[int, int]  # ... and with it
+    pixels: Tensor  # float32 [1, 3, H, W]: ... and all of it, padded
     output: KeptOutput
     evolution: Evolution
     layers: tuple[KeptLayer, ...]
     stage_ms: dict[str, float]  # in the order in which the stages ran
 
     def batch(self, size: tuple[int, int]) -> Batch:
-        """The geometry that leads a reading to this size; its pixels take no memory."""
-        return Batch(torch.zeros(()).expand(1, 3, *self.padded_size), (size,), (self.content_size,))
+        """What the network saw, with the geometry that leads a reading to this size."""
+        return Batch(self.pixels, (size,), (self.content_size,))
 
     @property
     def photo(self) -> Image.Image:
@@ -71,7 +70,7 @@ class KeptResult:
 
     @property
     def num_bytes(self) -> int:
-        arrays = [*self.output, self.evolution.masks]
+        arrays = [self.pixels, *self.output, self.evolution.masks]
         for layer in self.layers:
             arrays += [layer.target, layer.key, layer.banned_bits, layer.similarity, layer.prototype_index]
         return len(self.jpeg) + sum(array.nbytes for array in arrays)

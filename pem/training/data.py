@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from pem.categories import named_categories
 from pem.config import PEMConfig, TrainingConfig
-from pem.preprocess import SIZE_DIVISOR
+from pem.preprocess import SIZE_DIVISOR, to_rgb
 
 VOID = 0
 NONE_OF_THESE = 1
@@ -55,7 +55,7 @@ class Target:
 
     def to(self, device: torch.device | str) -> Target:
         ids, labels, weights, exhaustive = (
-            tensor.to(device, non_blocking=True) for tensor in (self.ids, self.labels, self.weights, self.exhaustive)
+            tensor.to(device) for tensor in (self.ids, self.labels, self.weights, self.exhaustive)
         )
         return Target(ids, labels, weights, exhaustive)
 
@@ -132,7 +132,7 @@ class PanopticDataset(torch.utils.data.Dataset):
         record = self.records[index]
         image, panoptic = _open_pair(record)
         with _naming(record.image_path):
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(to_rgb(image))
         return pixels, self._target(index, _segment_ids(panoptic), pseudo_is_void=True)
 
     def augmented(self, index: int) -> tuple[Tensor, Target]:
@@ -148,7 +148,7 @@ class PanopticDataset(torch.utils.data.Dataset):
         right, bottom = min(box[2] * shrink_x, image.width), min(box[3] * shrink_y, image.height)
         image_box = (box[0] * shrink_x, box[1] * shrink_y, right, bottom)
         with _naming(record.image_path):
-            image = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BILINEAR, image_box)
+            image = to_rgb(image).resize((size[1], size[0]), Image.Resampling.BILINEAR, image_box)
         panoptic = panoptic.resize((size[1], size[0]), Image.Resampling.NEAREST, box)
         if torch.rand(()) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -194,7 +194,7 @@ def _without_hidden(target: Target) -> Target:
 
 
 def paste(onto: tuple[Tensor, Target], source: tuple[Tensor, Target], label: int) -> tuple[Tensor, Target]:
-    """What people labelled with one class in an augmented photo, pasted onto another where it lies (copy-paste
+    """What is labelled with one class in an augmented photo, and trusted, pasted onto another where it lies (copy-paste
     augmentation, arXiv 2012.07177): the image and its target. What is hidden below it is not there any more."""
     (image, target), (other_image, other) = onto, source
     height, width = (min(a, b) for a, b in zip(image.shape[1:], other_image.shape[1:], strict=True))
@@ -284,7 +284,8 @@ def with_classes_of(config: PEMConfig, folder: str | Path) -> PEMConfig:
     json_path = Path(folder) / "panoptic_train.json"
     with _in_coco_format(json_path):
         categories = _read_categories(json.loads(json_path.read_text()))
-    if not _misfit(categories, config):
+    own = [(category.name.lower(), category.is_thing) for category in named_categories(config)]
+    if own == [(c["name"].split(",")[0].strip().lower(), bool(c["isthing"])) for c in categories]:
         return config
     found = tuple((c["id"], c["name"], bool(c["isthing"])) for c in categories)
     return replace(config, num_classes=len(found), categories=found)
@@ -382,7 +383,9 @@ def _open_pair(record: Record) -> tuple[Image.Image, Image.Image]:
     Raises ValueError when one of them is damaged or their sizes differ.
     """
     with _naming(record.image_path):
-        image = Image.open(record.image_path)
+        image: Image.Image = Image.open(record.image_path)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)  # labels are drawn on photos that stand upright
     with _naming(record.panoptic_path):
         panoptic = Image.open(record.panoptic_path).convert("RGB")
     if image.size != panoptic.size:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pem.conditions import conditions
 from pem.config import PEMConfig
+from pem.layers import mixed_precision
 from pem.model import PEM
 from pem.outputs import Segmentation
 from pem.postprocess import panoptic, semantic
@@ -81,7 +82,7 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
         index = step * len(dataset) // count
         image, target = dataset.original(index)
         batch = preprocess([image], config, parameter.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), mixed_precision(parameter.device):
             output = model(batch.pixels.to(parameter.dtype))
         readings = panoptic(output, batch, config)[0], semantic(output, batch, config)[0]
         for scores in (overall, per_source.setdefault(dataset.records[index].source, _Scores(is_thing))):
@@ -89,17 +90,19 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
 
     names = [category["name"] for category in dataset.categories]
     return {
-        "conditions": conditions(parameter.device)
-        | {"precision": str(parameter.dtype).removeprefix("torch."), "images": count}
-        | settings(config),
+        "conditions": settings(model, config) | {"images": count},
         "overall": overall.summary(names),
         "per_source": {source: scores.summary(names) for source, scores in sorted(per_source.items())},
     }
 
 
-def settings(config: PEMConfig) -> dict[str, Any]:
-    """How photos were read, to be kept beside the scores."""
-    return {
+def settings(model: PEM, config: PEMConfig) -> dict[str, Any]:
+    """What the scores of a model depend on besides its weights and the photos, to be kept beside them."""
+    parameter = next(model.parameters())
+    precision = str(parameter.dtype).removeprefix("torch.")
+    if parameter.is_cuda and precision == "float32":
+        precision = "float16"  # where mixed_precision is autocast
+    return conditions(parameter.device, precision) | {
         "model": config.name,
         "attention": config.attention,
         "batch": 1,

@@ -112,7 +112,7 @@ def match(predictions: list[Prediction], targets: list[Target], config: Training
     mask_logits = (embed.flatten(1, 2) @ sampled).unflatten(1, embed.shape[1:3])  # [B, L, Q, P]
     class_logits = torch.stack([to_float(p.pred_logits) for p in predictions], dim=1)
 
-    matches, unlabelled = [], []
+    costs, unlabelled = [], []
     for b, target in enumerate(targets):
         ids = sample_nearest(target.ids, points[b])
         foreground = (mask_logits[b] > 0).float()
@@ -120,9 +120,16 @@ def match(predictions: list[Prediction], targets: list[Target], config: Training
         segments = torch.arange(len(target.labels), device=features.device)
         inside = sample_segments(target.ids, points[b : b + 1], segments)
         known = is_known(ids[None], target.labels, target.exhaustive)
-        cost = matching_cost(class_logits[b], mask_logits[b], target.labels, inside, known, config).cpu().numpy()
+        costs.append(matching_cost(class_logits[b], mask_logits[b], target.labels, inside, known, config))
+
+    matches = []
+    for cost in costs:  # after all of them are under way: taking one from a GPU waits for it
         pairs = np.concatenate(
-            [np.stack((np.full_like(q, i), q, s)) for i, (q, s) in enumerate(map(linear_sum_assignment, cost))], axis=1
+            [
+                np.stack((np.full_like(q, i), q, s))
+                for i, (q, s) in enumerate(map(linear_sum_assignment, cost.cpu().numpy()))
+            ],
+            axis=1,
         )
         matches.append(Matches(*torch.as_tensor(pairs, device=features.device)))
     return matches, torch.stack(unlabelled, dim=1)

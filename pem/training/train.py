@@ -81,15 +81,17 @@ class RepeatableSampler:
 
     def __init__(self, dataset: PanopticDataset, batch_size: int, first_step: int, last_step: int, seed: int) -> None:
         self.steps, self.batch_size, self.seed = range(first_step, last_step), batch_size, seed
+        if len(dataset) < batch_size:
+            raise ValueError(
+                f"The batch of {batch_size} is larger than the split of {len(dataset)} photos; change its size."
+            )
         labels = [torch.as_tensor(record.labels).unique() for record in dataset.records]
         frequency = torch.bincount(torch.cat(labels), minlength=dataset.config.num_classes) / len(labels)
         repeat = (REPEAT_THRESHOLD / frequency.clamp(min=1e-6)).sqrt().clamp(min=1)
         self.weights = torch.stack([repeat[x].max() if len(x) else repeat.new_ones(()) for x in labels])
         self.rank, self.world_size = rank_and_world_size()
-        if batch_size > len(labels):
-            raise ValueError(
-                f"The batch of {batch_size} is larger than the split of {len(labels)} photos; change its size."
-            )
+        if batch_size < 2:
+            raise ValueError("The batch has one photo; give it two at least, which its norms need.")
         if batch_size % self.world_size:
             raise ValueError(
                 f"The batch of {batch_size} cannot be shared by {self.world_size} processes; change its size."
@@ -260,6 +262,8 @@ class Trainer:
             theirs = state["settings"]
         except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, KeyError) as error:
             raise ValueError(f"{path} is damaged or of another version; delete it, or use another --out.") from error
+        # A setting that came into the world after the checkpoint was at its default.
+        theirs = {x.name: x.default for kind in (TrainingConfig, PEMConfig) for x in dataclasses.fields(kind)} | theirs
         if other := [name for name, value in self.settings.items() if theirs.get(name) != value]:
             raise ValueError(
                 f"{path} was made with another {', '.join(other)}; go on with the same settings, or use another --out."

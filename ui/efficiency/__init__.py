@@ -127,8 +127,9 @@ def twins_table() -> str:
     about = result["conditions"]
     return (
         f"The bundled model on its validation photos, beside the same network with masked attention: scores in percent "
-        f"with 95 % intervals; one photo of {about['size']} px on {about['device']}, {about['threads']} threads, in "
-        f"turns. `python -m analysis.twins --data DATA`\n\n{variants(result)}"
+        f"with 95 % intervals, PQ at the thresholds that are best for each; one photo of {about['size']} px on "
+        f"{about['device']}, {about['threads']} threads, in turns. `python -m analysis.twins --data DATA`"
+        f"\n\n{variants(result)}"
     )
 
 
@@ -165,7 +166,7 @@ def found(measurement: Measurement) -> str:
     head = f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|\n"
     levels = " ".join(f"{measurement.size_px[0] // stride}x{measurement.size_px[1] // stride}" for stride in STRIDES)
     command = f"python -m analysis attention --tokens {levels} --queries {measurement.num_queries}"
-    command += f" --precision {measurement.precision}"
+    command += f" --precision {measurement.precision} --out attention.json"
     return f"{describe(measurement)}\n\n{head}" + "\n".join(rows) + f"\n\nOne layer, in a terminal: `{command}`"
 
 

@@ -37,7 +37,7 @@ def choice_payload(engine: Engine, result_id: str, query: int, layer: int, head:
         "tokens_for_half": choice.tokens_for_half,
         "tokens": len(choice.scores),
         "allowed": int((~choice.banned).sum()),
-        "released": choice.released,
+        "empty": choice.empty,
         # The network's own, where `choice` knows only the half floats that were kept of what it compared.
         "index": int(kept.prototype_index[head, query]),
         "similarity": float(kept.similarity[head, query]),

@@ -61,14 +61,14 @@ export function fetchChoice(query, layer, head) {
 }
 
 function decodeChoice(choice) {
-  const { rows, cols, twin, released } = choice;
+  const { rows, cols, twin, empty } = choice;
   const banned = bytes(choice.banned);
-  const isBanned = (i) => banned[i] && !released;
+  const isBanned = (i) => banned[i] && !empty;
   const map = (values, isGrey, grid = choice) =>
     paintCells(make("canvas"), grid.rows, grid.cols, (i) => (isGrey(i) ? BANNED : [...COLORS[values[i]], MAP_ALPHA]));
   return {
     ...choice,
-    bestIsBanned: !released && bytes(choice.scores).every((score, i) => score < 255 || banned[i]),
+    bestIsBanned: !empty && bytes(choice.scores).every((score, i) => score < 255 || banned[i]),
     hatch: hatchOf(rows, cols, isBanned),
     banHatch: hatchOf(rows, cols, (i) => banned[i]),
     pictures: {
@@ -93,7 +93,7 @@ function hatchOf(rows, cols, isHatched) {
 }
 
 function drawMap(context, box, choice, which) {
-  const { layer, rows, cols, index, released } = choice;
+  const { layer, rows, cols, index, empty } = choice;
   const [spanX, spanY] = gridSpan(layer);
   const [width, height] = [spanX * box.width, spanY * box.height];
   if (which !== "banned") drainColor(context, box);
@@ -106,7 +106,7 @@ function drawMap(context, box, choice, which) {
   context.strokeStyle = "#0006";
   context.lineWidth = 1;
   context.stroke(hatch);
-  if (released) return; // what a query without foreground picked is not shown as a point
+  if (empty) return; // what a query without foreground picked is not shown as a point
   const { x, y } = tokenAt(layer, index);
   context.beginPath();
   context.arc(box.left + Math.min(x, 1) * box.width, box.top + Math.min(y, 1) * box.height, 10, 0, 2 * Math.PI);
@@ -161,8 +161,8 @@ function showChoice() {
   const facts = [
     ["tokens allowed", `${allowed} of ${tokens}`],
     [choice.kind === "logit" ? "logits" : "similarities", `${decimal(low)} to ${decimal(high)}`],
-    ["half of the softmax weight is on", `${choice.tokens_for_half} of ${choice.released ? tokens : allowed} tokens`],
   ];
+  if (!choice.empty) facts.push(["half of the softmax weight is on", `${choice.tokens_for_half} of ${allowed} tokens`]);
   if (choice.twin) facts.push(["half of the twin's attention is on", `${choice.twin.tokens_for_half} tokens`]);
   if (hasForeground(query, layer)) {
     const { row, col } = tokenAt(layer, choice.index);
@@ -184,8 +184,8 @@ const storyOf = ({ kind, bestIsBanned }) =>
         bestIsBanned ? "; a more similar one was banned" : ""
       }.`;
 
-function bannedText({ released, tokens, allowed }) {
-  if (released) return "every token: no foreground";
+function bannedText({ empty, tokens, allowed }) {
+  if (empty) return "every token: no foreground";
   return allowed === tokens ? "nothing" : `${tokens - allowed} of ${tokens} tokens (grey)`;
 }
 
