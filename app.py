@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from html import escape
@@ -25,6 +26,8 @@ import numpy as np
 import torch
 
 import pem
+from analysis.results import RESULTS
+from pem.categories import categories_for
 from ui import efficiency, precompute
 from ui.api import add_endpoints
 from ui.engine import TWIN, Engine, load_twin
@@ -47,6 +50,7 @@ HEADER = """
 (CVPR 2024, <a href="https://arxiv.org/abs/2402.19422" target="_blank" rel="noopener noreferrer">arXiv 2402.19422</a>),
 splits a photo into regions and names them: each of its queries looks at a few chosen points instead of the whole image.
 {about}</p>
+{classes}
 """
 ABOUT_DEFAULT = (
     "This model was trained by this project on everyday photos with 47 classes. It makes mistakes, "
@@ -64,7 +68,7 @@ def build_page(model: pem.PEM | None = None, twin: pem.PEM | None = None) -> gr.
         except (OSError, ValueError) as error:
             problem = f"Nothing can be segmented yet: {error}"
     with gr.Blocks(title="PEM Studio", delete_cache=(3600, 3600)) as page:
-        gr.HTML(header(model, problem), apply_default_css=False, elem_id="header")
+        gr.HTML(header(model, problem, bundled), apply_default_css=False, elem_id="header")
         if model is not None:
             engine = Engine(model, on_gpu=on_gpu, examples=EXAMPLES, twin=twin)
             with gr.Tab("Studio"):
@@ -135,10 +139,10 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     add_endpoints(engine, exports, NETWORK)
 
 
-def header(model: pem.PEM | None, problem: str) -> str:
+def header(model: pem.PEM | None, problem: str, bundled: bool = False) -> str:
     """What PEM is, what this model is, and which checkpoint runs on which device."""
     if model is None:
-        return HEADER.format(about="", kind="problem", state=escape(problem))
+        return HEADER.format(about="", classes="", kind="problem", state=escape(problem))
     config = model.config
     about = ABOUT_DEFAULT if config.name == "default" else ""
     params = sum(parameter.numel() for parameter in model.parameters())
@@ -148,7 +152,22 @@ def header(model: pem.PEM | None, problem: str) -> str:
     cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     parts = (config.name, backbone, f"{params / 1e6:.0f} M parameters", f"{config.num_classes} classes", place)
-    return HEADER.format(about=about, kind="model", state=" · ".join(escape(part) for part in parts))
+    state = " · ".join(escape(part) for part in parts)
+    return HEADER.format(about=about, classes=class_list(model, bundled), kind="model", state=state)
+
+
+def class_list(model: pem.PEM, bundled: bool) -> str:
+    """What the model can name, to be unfolded; of the bundled one with how well it knows each class."""
+    scores = json.loads((RESULTS / "default_val.json").read_text())["overall"]["per_class"] if bundled else []
+    iou = {score["category"]: f" {100 * score['iou']:.0f}" for score in scores if score["iou"] is not None}
+    categories = sorted(categories_for(model.config), key=lambda category: not category.is_thing)
+    items = "".join(
+        f'<li><i style="background: rgb{c.color}"></i>{escape(c.name)}<b>{iou.get(c.name, "")}</b></li>'
+        for c in categories
+    )
+    note = "Numbers: IoU in % on validation photos. What is near 0 it hardly ever gets right." if iou else ""
+    title = f"The {len(categories)} classes that it knows"
+    return f"<details><summary>{title}</summary><ul>{items}</ul><p>{note}</p></details>"
 
 
 def launch(page: gr.Blocks, **options) -> tuple:

@@ -69,6 +69,12 @@ def test_the_next_photo_is_read_as_the_last_one_was(uploaded: Page) -> None:
     uploaded.locator("#examples button:has(img[alt=cat])").click()
     expect(uploaded.locator("#examples button:has(img[alt=cat])")).to_have_attribute("aria-current", "true")
     expect(uploaded.get_by_label("instance")).to_be_checked()
+    uploaded.get_by_label("masked", exact=True).check(force=True)
+    expect(uploaded.locator("#attention")).not_to_have_attribute("aria-busy", "true")
+    uploaded.locator("#examples button:has(img[alt=palace])").click()
+    expect(uploaded.locator("#examples button:has(img[alt=palace])")).to_have_attribute("aria-current", "true")
+    expect(uploaded.get_by_label("masked", exact=True)).to_be_checked()
+    expect(uploaded.locator("#walk")).to_be_hidden()  # the result is the twin's indeed
 
 
 def test_instances_of_a_class_have_no_area_together_for_they_may_overlap(uploaded: Page) -> None:
@@ -115,6 +121,33 @@ def test_opacity_isolation_hiding_outlines_and_wipe_change_the_picture(uploaded:
     assert pixel(uploaded, 0.3, 0.85) == pytest.approx(photo, abs=3)  # before
     uploaded.locator(".wipe-handle").fill("0.2")
     assert pixel(uploaded, 0.3, 0.85) != pytest.approx(photo, abs=3)  # after
+
+
+def test_names_stand_where_their_segment_has_most_room(uploaded: Page) -> None:
+    uploaded.locator("#points").click()
+    uploaded.keyboard.press("Escape")
+
+    def has_name(x: float) -> bool:
+        """Letters and their dark ground, which is nowhere else on a grey photo."""
+        return any(max(pixel(uploaded, x + dx, 0.5)) < 100 for dx in (-0.02, -0.01, 0, 0.01, 0.02))
+
+    assert has_name(0.25) and has_name(0.75)
+    uploaded.get_by_label("Hide cat").click()
+    assert not has_name(0.25) and has_name(0.75)
+    uploaded.locator("#names").click()
+    assert not has_name(0.75)
+
+
+def test_a_photo_without_segments_tells_what_came_closest(uploaded: Page) -> None:
+    set_number(uploaded, "score-threshold", "0.95")
+    expect(uploaded.locator("#legend")).to_contain_text("No query scores above 0.95. Closest: cat 0.90, couch 0.60.")
+    # A click finds the query that would have drawn here, and why it did not.
+    uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.7, 0.85))
+    expect(uploaded.locator("#query")).to_contain_text("Query 1 · couch · score 0.60 · draws nothing: score 0.60 is not")
+    uploaded.keyboard.press("Escape")
+    uploaded.get_by_role("button", name="Ask for 0.89 only").click()
+    expect(rows(uploaded)).to_have_count(1)
+    expect(uploaded.locator("#query")).to_contain_text("Query 0 · cat")
 
 
 def test_zoom_keeps_the_place_under_the_middle_and_a_drag_moves_it(uploaded: Page) -> None:
@@ -232,6 +265,7 @@ def test_the_walk_uses_the_visitor_s_own_numbers(uploaded: Page) -> None:
     assert f"{SIMILARITY:.3f}" in seen and "cat" in seen
     card.locator(".walk-next").click()
     expect(card).not_to_be_visible()
+    expect(uploaded.locator("#patch")).to_be_hidden()  # it was opened on the way
 
 
 # ------------------------------------------------------------------------------------------------- gallery and export

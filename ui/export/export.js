@@ -1,11 +1,11 @@
 // Downloads, and a link to this very view.
 
-import { isPainted } from "../viewer/canvas.js";
-import { ask, find, findAll, make, notify, onChange, state } from "../viewer/state.js";
+import { ask, find, findAll, isPainted, make, notify, onChange, state } from "../viewer/state.js";
 
 // The link to what an example photo shows now. Layers and heads are counted as the page names them, from 1.
 export function linkToView(view) {
-  const { result, task, objectThreshold, overlapThreshold, query, layer, head, show, step, opacity, outlines } = view;
+  const { result, task, objectThreshold, overlapThreshold, query, layer, head, show, step, opacity, names, outlines } =
+    view;
   const parameters = {
     example: result.name,
     attention: result.other_id && result.model.attention === "masked" ? "masked" : null,
@@ -18,6 +18,7 @@ export function linkToView(view) {
     show,
     step,
     opacity: opacity.toFixed(2),
+    names: names ? "on" : "off",
     outlines: outlines ? "on" : "off",
   };
   const given = Object.entries(parameters).filter(([, value]) => value !== null);
@@ -40,9 +41,10 @@ export function viewFromLink(parameters, result) {
     query: parameters.get("query") === "none" ? null : index("query", result.model.num_queries),
     layer: index("layer", result.layers.length, 1),
     head: index("head", result.model.num_heads, 1),
-    show: oneOf("show", ["segments", "mask", "similarity", "density"]),
+    show: oneOf("show", ["segments", "mask", "similarity", "weights", "density"]),
     step: index("step", result.layers.length + 1),
     opacity: fraction("opacity"),
+    names: { on: true, off: false }[parameters.get("names")],
     outlines: { on: true, off: false }[parameters.get("outlines")],
   };
   return Object.fromEntries(Object.entries(view).filter(([, value]) => value !== undefined));

@@ -13,6 +13,7 @@ import {
 } from "./points.js";
 
 const PLAY_MS = 1000;
+const OF_A_QUERY = ["mask", "similarity", "weights"]; // what can be painted of a selected query only
 
 function radio(name, value, ...content) {
   const input = make("input", { type: "radio", name, value });
@@ -23,7 +24,7 @@ function radio(name, value, ...content) {
 function buildBar() {
   const { layers, model } = state.result;
   const stops = layers.map(({ stride }, layer) => {
-    const stop = radio("layer", layer, make("b", {}, layer + 1), make("small", {}, stride));
+    const stop = radio("layer", layer, make("b", {}, layer + 1), make("small", {}, `${stride} px`));
     stop.style.setProperty("--layer", LAYER_COLORS[layer]);
     stop.title = `Layer ${layer + 1}: one token per ${stride} × ${stride} px`;
     stop.querySelector("input").setAttribute("aria-label", `layer ${layer + 1}, stride ${stride}`);
@@ -34,7 +35,7 @@ function buildBar() {
   find("#layer .stops").replaceChildren(...stops);
   const heads = Array.from({ length: model.num_heads }, (_, head) => radio("head", head, head + 1));
   find("#head .segmented").replaceChildren(radio("head", "all", "all"), ...heads);
-  find("#walk").hidden = !usesPrototypes();
+  find("#walk").style.visibility = usesPrototypes() ? "" : "hidden"; // it keeps its place: nothing moves in a flip
 }
 
 function queryLine() {
@@ -44,7 +45,9 @@ function queryLine() {
   const swatch = make("i", { className: "swatch" });
   swatch.style.background = colorOfQuery(query);
   const says = noObject > score ? `no object ${noObject.toFixed(2)}` : `${category} · score ${score.toFixed(2)}`;
-  return [swatch, make("b", {}, `Query ${query}`), ` · ${says}`];
+  const { fate, reason } = state.reading.outcomes[query];
+  const dropped = fate === "kept" || fate === "merged" || fate === "no object" ? "" : ` · draws nothing: ${reason}`;
+  return [swatch, make("b", {}, `Query ${query}`), ` · ${says}${dropped}`];
 }
 
 // One sentence about the current layer.
@@ -69,7 +72,8 @@ function layerLine() {
   const padding = beside ? ` ${plural(beside, "hollow point")}: in the padding beside the photo.` : "";
   if (head !== null) {
     const [{ row, col }] = points;
-    return `${grid}. Head ${head + 1} of query ${query} ${took} row ${row + 1}, column ${col + 1}.${padding}`;
+    const path = "The small points are its picks in the other layers, joined in their order.";
+    return `${grid}. Head ${head + 1} of query ${query} ${took} row ${row + 1}, column ${col + 1}.${padding} ${path}`;
   }
   const most = Math.max(...points.map((point) => point.heads.length));
   const agree = most > 1 ? `; on one, ${most} heads agree` : ", each its own";
@@ -96,7 +100,7 @@ function showBar() {
   find(`#layer input[value="${layer}"]`).checked = true;
   find(`#head input[value="${head ?? "all"}"]`).checked = true;
   find(`#show input[value=${show}]`).checked = true;
-  for (const value of ["mask", "similarity"]) find(`#show input[value=${value}]`).disabled = none;
+  for (const value of OF_A_QUERY) find(`#show input[value=${value}]`).disabled = none;
   find("#layer").disabled = find("#head").disabled = find("#play-layers").disabled = none && show !== "density";
   find("#points").disabled = none || show === "density";
   find("#points").setAttribute("aria-pressed", points);
@@ -146,8 +150,7 @@ export function setUpBar() {
   });
   onChange(["result"], buildBar);
   onChange(["query", "show"], () => {
-    const needsQuery = state.show === "mask" || state.show === "similarity";
-    if (state.query === null && needsQuery) update({ show: "segments", playing: null });
+    if (state.query === null && OF_A_QUERY.includes(state.show)) update({ show: "segments", playing: null });
   });
   onChange(["result", "reading", "query", "layer", "head", "show", "points", "playing"], showBar);
 }

@@ -120,6 +120,15 @@ export function drawSimilarity(context) {
   drawScale(context, COLORS, decimal(shownChoice.low), decimal(shownChoice.high));
 }
 
+// What a softmax would mix in place of the one token: the twin's attention, or without a twin that of the similarities.
+export function drawWeights(context) {
+  if (!shownChoice) return drainColor(context, photoBox());
+  drawMap(context, photoBox(), shownChoice, "weights");
+  drawScale(context, COLORS, ...weightsScale(shownChoice));
+}
+
+const weightsScale = ({ max_weight: own, twin }) => ["0", `${(100 * (twin?.max_weight ?? own)).toPrecision(2)} %`];
+
 // --------------------------------------------------------------------------------------------------------------- panel
 
 function paintFigure(which, title, note) {
@@ -148,11 +157,10 @@ function showChoice() {
   find("#choice").classList.toggle("waiting", !choice);
   if (!choice) return;
   const { layer, query, low, high, allowed, tokens } = choice;
-  const weight = (choice.twin ?? choice).max_weight;
   const name = choice.kind === "logit" ? "Logit of each token" : "Similarity of each token";
   paintFigure("scores", name, [decimal(low), decimal(high)]);
   paintFigure("banned", "What the previous mask banned", [bannedText(choice)]);
-  paintFigure("weights", weightsTitle(choice), ["0", `${(100 * weight).toPrecision(2)} %`]);
+  paintFigure("weights", weightsTitle(choice), weightsScale(choice));
 
   const own = state.head === null ? " (of all heads the best score)" : "";
   find("#choice .choice-lead").textContent = `Query ${query}, ${layerName(layer)}, head ${choice.head + 1}${own}: ${
@@ -213,7 +221,7 @@ function wantChoice() {
   find("#choice").hidden = query === null;
   clearTimeout(choiceTimer);
   shownChoice = null;
-  if (!result || query === null || !(isPanelVisible || show === "similarity")) return;
+  if (!result || query === null || !(isPanelVisible || show === "similarity" || show === "weights")) return;
   find("#choice").classList.add("waiting");
   choiceTimer = setTimeout(loadChoice, WAIT_MS);
 }

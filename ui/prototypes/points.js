@@ -234,7 +234,7 @@ export function openPoint(point) {
   update({ painted: Symbol("patch") });
 }
 
-function closePatch() {
+export function closePatch() {
   if (!openedPoint) return;
   openedPoint = null;
   find("#patch").hidden = true;

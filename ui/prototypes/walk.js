@@ -4,6 +4,7 @@ import { find, layerName, onChange, selectQuery, state, update } from "../viewer
 import { fetchChoice } from "./choice.js";
 import {
   bestHead,
+  closePatch,
   decimal,
   hasForeground,
   lastStep,
@@ -69,7 +70,7 @@ const WALK = [
       `${twin ? `the twin that was trained that way has half of its attention on ${twin.tokens_for_half}` : "a network trained that way learns scores of its own"}. ` +
       `Mixing costs ${tokens} × ${channels} = ${(tokens * channels).toLocaleString("en")} multiply-adds for each query; ` +
       `copying one token per head costs none.`,
-    see: ({ head }) => update({ show: "similarity", head }),
+    see: ({ head }) => update({ show: "weights", head, points: false }),
   },
   {
     title: ({ layer }) => `What the query became in ${layerName(layer)}`,
@@ -127,7 +128,7 @@ async function startWalk() {
   const choice = await fetchChoice(query, layer, head);
   if (!choice || result !== state.result || query !== state.query) return;
   update({ playing: null });
-  walk = { query, layer, head, choice, at: 0 };
+  walk = { query, layer, head, choice, at: 0, points: state.points };
   find("#walk-card").hidden = false;
   find(".studio-view").scrollIntoView({ block: "start" });
   goTo(0);
@@ -138,16 +139,21 @@ function goTo(at) {
   if (at < 0) return;
   if (at === WALK.length) return endWalk();
   walk.at = at;
+  closePatch(); // unless this step opens one
+  update({ points: walk.points });
   WALK[at].see(walk);
   find("#walk-card .walk-count").textContent = `${at + 1} of ${WALK.length}`;
   find("#walk-title").textContent = WALK[at].title(walk);
   find("#walk-card .walk-text").textContent = WALK[at].text(walk);
   find("#walk-card .walk-back").disabled = at === 0;
   find("#walk-card .walk-next").textContent = at === WALK.length - 1 ? "Done" : "Next";
+  find(".studio").style.setProperty("--walk-height", `${find("#walk-card").offsetHeight}px`);
 }
 
 function endWalk() {
   if (!walk) return;
+  closePatch();
+  update({ points: walk.points });
   walk = null;
   find("#walk-card").hidden = true;
   find("#walk").focus({ preventScroll: true });

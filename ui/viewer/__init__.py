@@ -19,6 +19,7 @@ SCRIPTS = (
     "prototypes/choice.js",
     "prototypes/evolution.js",
     "prototypes/walk.js",
+    "viewer/names.js",
     "viewer/canvas.js",
     "viewer/legend.js",
     "viewer/timing.js",

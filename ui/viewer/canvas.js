@@ -1,10 +1,22 @@
 // The picture: photo, segments and whatever else is painted over it; pointer, touch, zoom and wipe.
 
-import { drawSimilarity } from "../prototypes/choice.js";
+import { drawSimilarity, drawWeights } from "../prototypes/choice.js";
 import { drawMask, maskAt } from "../prototypes/evolution.js";
 import { drawDensity, drawPoints, openPoint, pointAt } from "../prototypes/points.js";
 import { camera, channels, clipToPhoto, drawSpanning, loadImage, place, unplace } from "./geometry.js";
-import { find, findAll, make, onChange, percent, segmentById, selectSegment, state, update } from "./state.js";
+import { drawNames } from "./names.js";
+import {
+  find,
+  findAll,
+  isPainted,
+  make,
+  onChange,
+  percent,
+  segmentById,
+  selectSegment,
+  state,
+  update,
+} from "./state.js";
 
 const MAX_ZOOM = 16;
 const MIN_HEIGHT = 120; // room for the buttons and for zooming, however wide the photo is
@@ -41,8 +53,6 @@ export function segmentAt(x, y) {
 }
 
 // -------------------------------------------------------------------------------------------------------- painting
-
-export const isPainted = (id) => !state.hidden.has(id) && (state.isolated?.has(id) ?? true);
 
 // Fills a picture from a colour per id; a colour is 0xAABBGGRR, as the four bytes of a pixel read on any usual machine.
 function paintIds(canvas, colorOf) {
@@ -104,8 +114,10 @@ function draw() {
     context.globalAlpha = Math.min(1, 1.6 * state.opacity);
     if (state.outlines) drawSpanning(context, lines, 1, 1, true);
     context.globalAlpha = 1;
+    if (state.names) drawNames(context);
   } else if (state.show === "mask") drawMask(context);
   else if (state.show === "similarity") drawSimilarity(context);
+  else if (state.show === "weights") drawWeights(context);
   else drawDensity(context);
   context.restore();
 
@@ -242,11 +254,14 @@ function click(left, top) {
   const id = segmentAt(x, y);
   if (id !== null && !isPainted(id)) return;
   selectSegment(id);
-  if (id !== null) update({ query: ownerAt(segmentById(id), x, y) });
+  // Where nobody drew anything, the query is one that was dropped, and the gallery says why.
+  const queries =
+    id === null ? Array.from({ length: state.result.model.num_queries }, (_, query) => query) : segmentById(id).queries;
+  if (x >= 0 && x < 1 && y >= 0 && y < 1) update({ query: ownerAt(queries, x, y) });
 }
 
-// Of the queries that drew a segment, the one with the strongest claim on this place, as the readings weigh it.
-function ownerAt({ queries }, x, y) {
+// Of these queries the one with the strongest claim on a place, as the readings weigh it.
+function ownerAt(queries, x, y) {
   const step = state.result.layers.length;
   const claim = (query) => state.result.steps.score[step][query] * maskAt(query, step, x, y);
   return queries.reduce((owner, query) => (claim(query) > claim(owner) ? query : owner));

@@ -18,8 +18,13 @@ import {
   update,
 } from "./state.js";
 
-const TASKS = ["panoptic", "semantic", "instance"];
-const SHOWS = { s: "segments", m: "mask", c: "similarity", d: "density" };
+// What each task asks of a pixel.
+const TASKS = {
+  panoptic: "Every pixel belongs to one thing, to one surface, or to nothing that was recognised.",
+  semantic: "Every pixel gets a class; things of one class are not told apart. It has no thresholds.",
+  instance: "Only things are looked for, one by one; they may overlap.",
+};
+const SHOWS = { s: "segments", m: "mask", c: "similarity", l: "weights", d: "density" };
 const kept = new Map();
 let asked = 0; // only the answer to the newest question counts
 
@@ -60,14 +65,22 @@ async function readAgain() {
   const settings = { ...state };
   const reading = readingFor(result, settings) ?? (await fetchReading(settings));
   if (!reading || reading === state.reading || number !== asked || result !== state.result) return;
+  // The first segments after none: there was nothing that the visitor could have selected.
+  const look = state.reading.segments.length === 0 && state.query === null ? firstLook(reading) : {};
   const segment = segmentOfQuery(state.query, reading)?.id ?? null;
-  update({ reading, segment, hovered: null, isolated: null, hidden: new Set() });
+  update({ reading, segment, hovered: null, isolated: null, hidden: new Set(), ...look });
+}
+
+// The largest segment is selected at first: there is something to see before anything was clicked.
+export function firstLook(reading) {
+  const largest = reading.segments.reduce((a, b) => (a && a.area_fraction >= b.area_fraction ? a : b), null);
+  return { segment: largest?.id ?? null, query: largest?.queries[0] ?? null };
 }
 
 // The tasks that a visitor has not chosen yet are read ahead, so that a flip is instant.
 async function readAhead() {
   const { result } = state;
-  for (const task of TASKS) {
+  for (const task of Object.keys(TASKS)) {
     if (state.result !== result) return;
     const settings = { ...state, task };
     if (!readingFor(result, settings)) await fetchReading(settings);
@@ -110,10 +123,10 @@ const KEYS = [
   ["Q  Shift Q", "next, previous query"],
   ["[ ]", "earlier, later layer"],
   ["1 … 8, 0", "one head, all heads"],
-  ["S M C D", "paint segments, mask, similarity (the choice), density"],
+  ["S M C L D", "paint segments, mask, similarity (the choice), attention (of the twin), density"],
   ["P", "prototypes on or off"],
   ["T", "next task"],
-  ["O", "outlines"],
+  ["N O", "names, outlines"],
   ["W", "before and after"],
   ["+ − F", "zoom in, out, fit; Ctrl and the wheel zoom too"],
   ["Shift ← → ↑ ↓", "move the enlarged photo"],
@@ -152,13 +165,14 @@ const ACTIONS = {
   a: showAll,
   f: fit,
   h: () => state.segment !== null && toggleHidden([state.segment]),
+  n: () => update({ names: !state.names }),
   o: () => update({ outlines: !state.outlines }),
   p: () => update({ points: !state.points }),
   q: (event) => {
     const queries = Array.from({ length: state.result.model.num_queries }, (_, query) => query);
     selectQuery(stepThrough(queries, state.query, event.shiftKey ? -1 : 1));
   },
-  t: () => update({ task: stepThrough(TASKS, state.task, 1) }),
+  t: () => update({ task: stepThrough(Object.keys(TASKS), state.task, 1) }),
   w: () => update({ wipe: state.wipe === null ? 0.5 : null }),
 };
 
@@ -214,18 +228,22 @@ export function setUpControls() {
   setUpSlider("score-threshold", "objectThreshold");
   setUpSlider("overlap-threshold", "overlapThreshold");
   setUpSlider("opacity", "opacity");
+  setUpToggle("names", "names", true, false);
   setUpToggle("outlines", "outlines", true, false);
   setUpToggle("wipe", "wipe", 0.5, null);
   setUpKeys();
-  onChange(["task"], () => {
+  const showTask = () => {
     find(`#task input[value=${state.task}]`).checked = true;
+    find("#task-note").textContent = TASKS[state.task];
     const disable = (id, disabled) => {
       find(`#${id}`).classList.toggle("disabled", disabled);
       for (const input of findAll(`#${id} input`)) input.disabled = disabled;
     };
     disable("score-threshold", state.task === "semantic");
     disable("overlap-threshold", state.task !== "panoptic");
-  });
+  };
+  onChange(["task"], showTask);
+  showTask();
   onChange(["result", "task", "objectThreshold", "overlapThreshold"], readAgain);
   onChange(["result"], () => setTimeout(readAhead, 400));
   onChange(["segment", "reading"], announce);

@@ -95,7 +95,8 @@ function render() {
   }
   if (unassigned > 0) {
     const swatch = make("i", { className: "swatch none" });
-    const name = make("span", { className: "name" }, "not recognised");
+    const rest = task === "instance" ? "not part of a thing" : "not recognised";
+    const name = make("span", { className: "name" }, rest);
     list.append(
       make("li", { className: "rest" }, swatch, name, make("span", { className: "area" }, percent(unassigned))),
     );
@@ -105,7 +106,25 @@ function render() {
   const head = make("div", { className: "columns", "aria-hidden": "true" });
   for (const title of ["class", "area", "score", "drawn by"]) head.append(make("span", {}, title));
   find("#legend").replaceChildren(make("header", {}, make("h3", {}, count), all), head, list);
+  if (segments.length === 0) find("#legend").append(nothingFound());
   mark();
+}
+
+// What came closest, and the way there.
+function nothingFound() {
+  const closest = state.reading.outcomes
+    .filter(({ fate }) => fate === "low score")
+    .toSorted((a, b) => b.score - a.score);
+  if (closest.length === 0) return make("p", { className: "nothing" }, "No query found anything that it could name.");
+  const names = closest.slice(0, 2).map(({ category, score }) => `${category} ${score.toFixed(2)}`);
+  const lower = Math.max(0, Math.ceil(100 * closest[0].score) - 1) / 100;
+  const onclick = () => update({ objectThreshold: lower });
+  return make(
+    "p",
+    { className: "nothing" },
+    `No query scores above ${state.objectThreshold.toFixed(2)}. Closest: ${names.join(", ")}. `,
+    make("button", { type: "button", onclick }, `Ask for ${lower.toFixed(2)} only`),
+  );
 }
 
 export function showAll() {

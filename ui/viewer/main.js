@@ -8,16 +8,10 @@ import { loadMaskSheets, setUpEvolution } from "../prototypes/evolution.js";
 import { setUpPoints } from "../prototypes/points.js";
 import { setUpWalk } from "../prototypes/walk.js";
 import { setUpCanvas, showPhoto } from "./canvas.js";
-import { keepReading, readingFor, settingsOf, setUpControls } from "./controls.js";
+import { firstLook, keepReading, readingFor, settingsOf, setUpControls } from "./controls.js";
 import { setUpLegend } from "./legend.js";
 import { ask, find, onChange, segmentOfQuery, state, update } from "./state.js";
 import { setUpTiming } from "./timing.js";
-
-// The largest segment is selected at first: there is something to see before anything was clicked.
-function firstLook(reading) {
-  const largest = reading.segments.reduce((a, b) => (a && a.area_fraction >= b.area_fraction ? a : b), null);
-  return { segment: largest?.id ?? null, query: largest?.queries[0] ?? null };
-}
 
 const received = new Map(); // the latest results, by their ids, to flip between them
 let linkToFollow = new URLSearchParams(location.search); // null once a result was shown as it says
@@ -31,7 +25,19 @@ function takeIn() {
   const isMeant = linkToFollow && means("example", value.name) && means("attention", value.model.attention);
   const view = isMeant ? viewFromLink(linkToFollow, value) : {};
   if (isMeant) linkToFollow = null;
-  inTurn(() => showResult(value, () => ({ ...(state.result ? settings() : {}), ...view })));
+  inTurn(async () => {
+    const before = state.result;
+    await showResult(value, () => ({ ...(state.result ? settings() : {}), ...view }));
+    if (before && !isMeant) welcome(value, before);
+  });
+}
+
+// A photo that the visitor has just chosen: is seen, and by the network that was looked at before.
+function welcome(value, before) {
+  const { top } = find(".studio-view").getBoundingClientRect();
+  if (top > window.innerHeight / 2) find("#task").scrollIntoView({ behavior: "smooth" });
+  const isOther = value.model.attention !== before.model.attention;
+  if (isOther && value.other_id) flipAttention({ target: find(`#attention input[value=${before.model.attention}]`) });
 }
 
 // How photos are read: a choice of the visitor's that outlives the photo.

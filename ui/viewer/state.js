@@ -15,10 +15,11 @@ export const state = {
   layer: 0, // the decoder layer whose prototypes are shown
   head: null, // one head, or null for all of them
   step: 0, // the prediction whose mask is shown: 0 before any layer, i after layer i
-  show: "segments", // what is painted over the photo: "segments", "mask", "similarity" or "density"
+  show: "segments", // what is painted over the photo: "segments", "mask", "similarity", "weights" or "density"
   points: true, // are the prototypes of the selected query shown
   opacity: 0.55,
   outlines: true,
+  names: true,
   wipe: null, // left of this fraction of the width the bare photo is seen
   playing: null, // "layers" or "steps" while one of them runs by itself
 };
@@ -99,6 +100,8 @@ export function segmentOfQuery(query, reading = state.reading) {
 }
 
 export const segmentById = (id) => state.reading?.segments.find((segment) => segment.id === id) ?? null;
+
+export const isPainted = (id) => !state.hidden.has(id) && (state.isolated?.has(id) ?? true);
 
 // Selects a query and the segment that it drew, wherever that was asked for.
 export function selectQuery(query) {

@@ -41,7 +41,8 @@ function renderTiming() {
   list.append(make("li", {}, "total ", make("b", {}, milliseconds(total))));
   const { measured_on: device } = state.result;
   if (device) list.append(make("li", {}, `network measured on ${device}`));
-  find("#timing").replaceChildren(bar, list);
+  const note = "One run, its inside recorded. The tab Efficiency compares the two attentions fairly.";
+  find("#timing").replaceChildren(bar, list, make("p", {}, note));
 }
 
 export function setUpTiming() {

@@ -1,0 +1,82 @@
+// The names of the segments, written where each of them has most room.
+
+import { camera, place } from "./geometry.js";
+import { isPainted, state } from "./state.js";
+
+const FONT = "600 12.5px system-ui, sans-serif";
+const HEIGHT = 20;
+const PADDING = 7;
+const MIN_ROOM_PX = 20; // a segment that is thinner than this on the canvas is not named
+
+// Per segment a place deep inside it, and how deep, in pixels of the shown photo: of those that are nearly the deepest,
+// the one nearest to the segment's middle. Depth is the distance to the nearest pixel of another segment or beside the
+// photo, in steps to the eight neighbours.
+function deepestPlaces({ idMap, segments }, { width, height }) {
+  const depth = depths(idMap, width, height);
+  const found = new Map(segments.map(({ id }) => [id, { depth: 0, area: 0, sumX: 0, sumY: 0, away: Infinity }]));
+  const visit = (look) => {
+    for (let y = 0, i = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, i++) if (idMap[i]) look(found.get(idMap[i]), x, y, depth[i]);
+    }
+  };
+  visit((place, x, y, here) => {
+    place.depth = Math.max(place.depth, here);
+    place.area += 1;
+    place.sumX += x;
+    place.sumY += y;
+  });
+  visit((place, x, y, here) => {
+    if (here < 0.9 * place.depth) return;
+    const away = Math.hypot(x - place.sumX / place.area, y - place.sumY / place.area);
+    if (away < place.away) Object.assign(place, { away, x, y });
+  });
+  return found;
+}
+
+function depths(idMap, width, height) {
+  const depth = new Uint16Array(idMap.length);
+  const at = (i, x, y, dx, dy) => {
+    if (x + dx < 0 || x + dx >= width || y + dy < 0 || y + dy >= height) return 0;
+    const j = i + dy * width + dx;
+    return idMap[j] === idMap[i] ? depth[j] : 0;
+  };
+  for (let y = 0, i = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, i++) {
+      depth[i] = 1 + Math.min(at(i, x, y, -1, 0), at(i, x, y, -1, -1), at(i, x, y, 0, -1), at(i, x, y, 1, -1));
+    }
+  }
+  for (let y = height - 1, i = idMap.length - 1; y >= 0; y--) {
+    for (let x = width - 1; x >= 0; x--, i--) {
+      const below = Math.min(at(i, x, y, 1, 0), at(i, x, y, 1, 1), at(i, x, y, 0, 1), at(i, x, y, -1, 1));
+      depth[i] = Math.min(depth[i], 1 + below);
+    }
+  }
+  return depth;
+}
+
+// Largest first; a name that would cover another is left out, and comes when the photo is enlarged.
+export function drawNames(context) {
+  const { reading, result } = state;
+  reading.places ??= deepestPlaces(reading, result);
+  context.font = FONT;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  const taken = [];
+  for (const { id, category } of reading.segments.toSorted((a, b) => b.area_fraction - a.area_fraction)) {
+    const { x, y, depth } = reading.places.get(id);
+    if (!isPainted(id) || depth * camera.scale < MIN_ROOM_PX) continue;
+    const [left, top] = place((x + 0.5) / result.width, (y + 0.5) / result.height);
+    const half = context.measureText(category).width / 2 + PADDING;
+    const box = { left: left - half, right: left + half, top: top - HEIGHT / 2, bottom: top + HEIGHT / 2 };
+    const covers = (other) =>
+      box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom;
+    if (taken.some(covers)) continue;
+    taken.push(box);
+    context.fillStyle = "#000a";
+    context.beginPath();
+    context.roundRect(box.left, box.top, 2 * half, HEIGHT, 5);
+    context.fill();
+    context.fillStyle = "#fff";
+    context.fillText(category, left, top + 0.5);
+  }
+}
