@@ -143,7 +143,9 @@ def test_a_photo_without_segments_tells_what_came_closest(uploaded: Page) -> Non
     expect(uploaded.locator("#legend")).to_contain_text("No query scores above 0.95. Closest: cat 0.90, couch 0.60.")
     # A click finds the query that would have drawn here, and why it did not.
     uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.7, 0.85))
-    expect(uploaded.locator("#query")).to_contain_text("Query 1 · couch · score 0.60 · draws nothing: score 0.60 is not")
+    expect(uploaded.locator("#query")).to_contain_text(
+        "Query 1 · couch · score 0.60 · draws nothing: score 0.60 is not"
+    )
     uploaded.keyboard.press("Escape")
     uploaded.get_by_role("button", name="Ask for 0.89 only").click()
     expect(rows(uploaded)).to_have_count(1)

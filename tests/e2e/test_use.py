@@ -106,7 +106,8 @@ def test_segment_without_a_photo_asks_for_one(uploaded: Page) -> None:
 
 def test_a_measurement_runs_here_tells_what_it_found_and_can_be_cancelled(page: Page) -> None:
     page.get_by_role("tab", name="Efficiency").click()
-    expect(page.locator("#chart-paper .js-plotly-plot")).to_be_visible()  # stored results are drawn
+    expect(page.locator("#paper-charts .js-plotly-plot")).to_have_count(4)
+    expect(page.locator("#chart-networks .js-plotly-plot")).to_be_visible()  # stored results are drawn
     page.get_by_label("256 x 512 px").check()
     page.get_by_label("number input for At most, seconds").fill("10")
     page.locator("#measure-start").click()

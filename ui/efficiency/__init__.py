@@ -13,9 +13,9 @@ from typing import Any
 import gradio as gr
 
 from analysis.here import Measurement, describe, measure_here
-from analysis.tables import variants
 from pem.decoder import STRIDES
-from ui.efficiency.charts import PAPER, RESULTS, Chart, machines, measured_figure, stored_charts
+from ui.efficiency.charts import PAPER, RESULTS, Chart, machines, measured_figure, paper_figures, stored_charts
+from ui.efficiency.tables import paper_table, twins_table
 from ui.viewer.server import new_folder
 
 FILES = [str(RESULTS), str(PAPER)]  # what the page must be allowed to serve
@@ -75,9 +75,9 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
             cancel = gr.Button("Cancel", elem_id="measure-cancel", **fit)
             save = gr.DownloadButton("Numbers as JSON", interactive=False, elem_id="measure-save", **fit)
             state = gr.HTML(elem_id="measure-progress", apply_default_css=False)
-        sentence = gr.Markdown(elem_id="measure-found")
+        sentence = gr.Markdown(elem_id="measure-found", elem_classes="numbers")
         plot = gr.Plot(show_label=False, visible=False, elem_id="measure-plot")
-    private = {"api_visibility": "private"}
+    private: dict[str, Any] = {"api_visibility": "private"}
     start.click(
         measure,
         [size, queries, precision, seconds],
@@ -90,8 +90,17 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
     cancel.click(stop, None, None, **quiet)
 
     names = machines()
+    gr.Markdown("## PEM against Mask2Former, in the paper")
+    gr.Markdown(paper_table(), elem_id="paper-table", elem_classes="numbers")
+    paper = []
+    with gr.Row(elem_id="paper-charts", elem_classes="charts"):
+        for benchmark in paper_figures():
+            with gr.Column(min_width=340, elem_classes="chart"):
+                gr.Markdown(f"### {benchmark}")
+                paper.append(gr.Plot(show_label=False))
+    gr.DownloadButton("Data (CSV)", str(PAPER), size="sm")
     gr.Markdown("## Stored results", elem_id="stored")
-    gr.Markdown(twins_table(), elem_id="twins")
+    gr.Markdown(twins_table(), elem_id="twins", elem_classes="numbers")
     machine = gr.Dropdown(
         list(names.items()),
         value=next(iter(names.values()), None),
@@ -101,7 +110,7 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
         elem_id="machine",
     )
     outputs: list[gr.Blocks | Any] = []
-    with gr.Row(elem_id="charts"):
+    with gr.Row(elem_id="charts", elem_classes="charts"):
         for name in CHARTS:
             with gr.Column(min_width=340, elem_id=f"chart-{name}", elem_classes="chart") as column:
                 title = gr.Markdown()
@@ -118,19 +127,8 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
         return updates
 
     # Drawn when they are looked at: the plotting library is larger than the rest of the page.
-    gr.on([tab.select, machine.change], draw, machine, outputs, queue=False, show_progress="hidden", **private)
-
-
-def twins_table() -> str:
-    """What the bundled model and its masked twin score and cost."""
-    result = json.loads((RESULTS / "twins.json").read_text())
-    about = result["conditions"]
-    return (
-        f"The bundled model on its validation photos, beside the same network with masked attention: scores in percent "
-        f"with 95 % intervals, PQ at the thresholds that are best for each; one photo of {about['size']} px on "
-        f"{about['device']}, {about['threads']} threads, in turns. `python -m analysis.twins --data DATA`"
-        f"\n\n{variants(result)}"
-    )
+    gr.on([tab.select, machine.change], draw, machine, outputs, **quiet)
+    tab.select(lambda: list(paper_figures().values()), None, paper, **quiet)
 
 
 CANCELLED = '<p class="state">Cancelled.</p>'

@@ -33,6 +33,7 @@ SUBJECTS = {
 }
 STAGES = {"backbone": BLUE, "pixel decoder": SKY, "decoder": ORANGE, "masks": GREEN}
 GREY = "#808080"  # readable on white and on black
+GROUPED: dict[str, Any] = {"barmode": "group", "scattermode": "group", "bargap": 0.2, "scattergap": 0.2}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ def machines() -> dict[str, str]:
 def stored_charts(machine: str) -> dict[str, Chart | None]:
     """The charts by name, for the ``machine`` as its files end; None where nothing was stored for it."""
     return {
-        "paper": paper_chart(),
         "attention": _chart(
             f"attention_{machine}", "One layer of cross-attention", attention_figure, ATTENTION_CAPTION
         ),
@@ -76,6 +76,11 @@ def _chart(name: str, title: str, draw: Callable[[dict[str, Any]], go.Figure], c
     if not path.exists():
         return None
     result = json.loads(path.read_text())
+    base = result.get("base", {})
+    others = {row.get("backbone") for row in result["rows"]} - {base.get("backbone")}
+    caption = caption.format(**base)
+    if others:
+        caption += f" The command also measures {', '.join(sorted(others))}: that is in the data, not drawn."
     return Chart(title, draw(result), caption, path.with_suffix(".csv"), result["conditions"]["command"])
 
 
@@ -112,43 +117,53 @@ def _short(value: float) -> str:
 
 # ------------------------------------------------------------------------------------------------------ from the paper
 
-PAPER_CAPTION = (
-    "Accuracy against multiply-accumulates, as the paper reports both. Stars are PEM with its three backbones, circles "
-    "its rivals, whose names are in the data and under the pointer. Up and left is better."
-)
+DATASETS = {"cityscapes": "Cityscapes", "ade20k": "ADE20K"}
+PAPER_COLORS = {"PEM": BLUE, "Mask2Former": ORANGE}
+# Names stand above their points; where these did, they would lie upon others.
+NAME_PLACES = {
+    ("Cityscapes, panoptic", "YOSO R50"): "bottom center",
+    ("ADE20K, panoptic", "YOSO R50"): "bottom center",
+    ("Cityscapes, semantic", "YOSO R50"): "bottom right",
+    ("ADE20K, semantic", "YOSO R50"): "bottom center",
+}
 
 
-NAMED = ("PEM R50", "PEM STDC1", "Mask2Former R50")  # more names would lie upon one another
-
-
-def paper_chart() -> Chart | None:
-    if not PAPER.exists():
-        return None
-    figure = _figure("GMACs", "PQ or mIoU, %", log_x=True, height=420)
+def paper_rows() -> dict[str, list[dict[str, str]]]:
+    """The rows of the paper by benchmark."""
+    benchmarks: dict[str, list[dict[str, str]]] = {}
     with PAPER.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["gmacs"]]
-    tasks = dict.fromkeys((row["dataset"], row["task"], row["metric"]) for row in rows)
-    for (dataset, task, metric), color in zip(tasks, (BLUE, SKY, ORANGE, RED)):
-        chosen = [row for row in rows if (row["dataset"], row["task"]) == (dataset, task)]
-        names = [f"{row['method']} {row['backbone']}".strip() for row in chosen]
+        for row in csv.DictReader(file):
+            row["network"] = f"{row['method']} {row['backbone']}".strip()
+            benchmarks.setdefault(f"{DATASETS[row['dataset']]}, {row['task']}", []).append(row)
+    return benchmarks
+
+
+def paper_figures() -> dict[str, go.Figure]:
+    """Score against cost on each benchmark, of the networks whose cost the paper tells."""
+    figures = {}
+    for benchmark, rows in paper_rows().items():
+        rows = [row for row in rows if row["gmacs"]]
+        gmacs, scores = ([float(row[key]) for row in rows] for key in ("gmacs", "value"))
+        room = 0.2 * (max(scores) - min(scores))  # for the names
+        figure = figures[benchmark] = _figure("GMACs", f"{rows[0]['metric']}, %", height=320)
+        figure.update_xaxes(range=[0, 1.3 * max(gmacs)], nticks=6, showgrid=False)
+        figure.update_yaxes(range=[min(scores) - room, max(scores) + room], nticks=6, showgrid=False)
         figure.add_scatter(
-            x=[float(row["gmacs"]) for row in chosen],
-            y=[float(row["value"]) for row in chosen],
-            name=f"{dataset}, {metric}",
+            x=gmacs,
+            y=scores,
             mode="markers+text",
-            text=[name.replace("Former R50", "Former") if name in NAMED else "" for name in names],
-            textposition=["bottom center" if name.startswith("PEM") else "top left" for name in names],
+            text=[row["network"] for row in rows],
+            textposition=[NAME_PLACES.get((benchmark, row["network"]), "top center") for row in rows],
             textfont={"size": 10},
             cliponaxis=False,
-            customdata=names,
-            hovertemplate="%{customdata}: %{y} at %{x} GMACs",
+            hovertemplate="%{text}: %{y} at %{x} GMACs<extra></extra>",
             marker={
-                "color": color,
-                "size": [14 if name.startswith("PEM") else 9 for name in names],
-                "symbol": ["star" if name.startswith("PEM") else "circle" for name in names],
+                "color": [PAPER_COLORS.get(row["method"], GREY) for row in rows],
+                "size": [14 if row["method"] == "PEM" else 9 for row in rows],
+                "symbol": ["star" if row["method"] == "PEM" else "circle" for row in rows],
             },
         )
-    return Chart("Accuracy against cost, from the paper", figure, PAPER_CAPTION, PAPER, "python -m analysis.figures")
+    return figures
 
 
 # -------------------------------------------------------------------------------------------------------- as measured
@@ -162,19 +177,21 @@ ROOFLINE_CAPTION = (
     "measured copy rate on the left. A point far below the line loses its time elsewhere."
 )
 RESOLUTION_CAPTION = (
-    "Time of the whole network (STDC1, the command's base, 100 queries) and of the attention on the level of stride 8, "
-    "by image size. Exponents are fitted over pixels: 1 is linear."
+    "Drawn is {backbone} with {num_queries} queries: the whole network and its masked twin, and one layer of either "
+    "attention at stride 8. Exponents are fitted over pixels: 1 is linear."
 )
-QUERIES_CAPTION = "The same at 512x1024 px, by the number of queries; exponents are fitted over queries."
+QUERIES_CAPTION = (
+    "The same network on photos {long_side_px} px wide, by the number of queries; exponents are fitted over queries."
+)
 STAGES_CAPTION = "Where the time of each PEM goes, at 512x1024 px: medians of each stage."
 NETWORKS_CAPTION = (
     "Whole networks with random weights, on the same pixels and in turns: medians. Under the pointer: 10th to 90th "
-    "percentile."
+    "percentile and multiply-accumulates."
 )
 
 
 def attention_figure(result: dict[str, Any]) -> go.Figure:
-    figure = _figure("tokens", "ms", barmode="group")
+    figure = _figure("tokens", "ms", **GROUPED)
     rows = [row for row in result["rows"] if row["direction"] == "forward" and row["num_queries"] == 100]
     for method, (name, color) in METHODS.items():
         chosen = [row for row in rows if row["method"] == method and row["median_ms"] is not None]
@@ -255,29 +272,39 @@ def stages_figure(result: dict[str, Any]) -> go.Figure:
 
 
 def networks_figure(result: dict[str, Any]) -> go.Figure:
-    figure = _figure("ms", "", height=460)
+    figure = _figure("seconds", "", height=460, barmode="stack")  # beside each other, bars would be half as thick
     rows = sorted((row for row in result["rows"] if row["median_ms"] is not None), key=lambda row: -row["median_ms"])
-    figure.update_yaxes(categoryorder="array", categoryarray=[row["network"] for row in rows], automargin=True)
+    slowest_s = max(row["median_ms"] for row in rows) / 1000
+    figure.update_xaxes(range=[0, 1.3 * slowest_s], nticks=5)  # with room for the label of the longest bar
+    names = [row["network"] for row in rows]
+    figure.update_yaxes(categoryorder="array", categoryarray=names, automargin=True, showgrid=False)
+    figure.update_layout(legend={"traceorder": "normal", "y": -0.18})
     for is_pem, name, color in ((True, "PEM and its masked twins", BLUE), (False, "others", ORANGE)):
         chosen = [row for row in rows if row["network"].startswith("PEM") == is_pem]
         figure.add_bar(
-            x=[row["median_ms"] for row in chosen],
+            x=[row["median_ms"] / 1000 for row in chosen],
             y=[row["network"] for row in chosen],
             name=name,
             orientation="h",
             marker_color=color,
-            text=[f"{row['median_ms'] / 1000:.2f} s, {row['gmacs']:.0f} GMACs" for row in chosen],
-            textposition="auto",
-            customdata=[f"{row['p10_ms']:.0f} to {row['p90_ms']:.0f} ms" for row in chosen],
-            hovertemplate="%{y}: %{text}, %{customdata}",
+            texttemplate="%{x:.2f} s",
+            textposition="outside",
+            textangle=0,
+            cliponaxis=False,
+            customdata=[
+                f"{row['p10_ms'] / 1000:.2f} to {row['p90_ms'] / 1000:.2f} s, {row['gmacs']:.0f} GMACs"
+                for row in chosen
+            ],
+            hovertemplate="%{y}: %{customdata}<extra></extra>",
         )
     return figure
 
 
 def measured_figure(measurement: Measurement) -> go.Figure:
     """Prototype beside masked attention, as far as they were measured here."""
-    figure = _figure("", "ms", barmode="group")
-    names = [comparison.subject for comparison in measurement.comparisons]
+    figure = _figure("", "ms", **GROUPED)
+    # In two lines, for on a phone they would run into one another.
+    names = ["<br>".join(comparison.subject.rsplit(" ", 1)) for comparison in measurement.comparisons]
     for name, color, times in (
         ("prototype attention", BLUE, [comparison.prototype_ms for comparison in measurement.comparisons]),
         ("masked attention, fused", ORANGE, [comparison.masked_ms for comparison in measurement.comparisons]),
@@ -288,9 +315,21 @@ def measured_figure(measurement: Measurement) -> go.Figure:
 
 
 def _bars(figure: go.Figure, name: str, color: str, x: list[str], rows: list[dict[str, Any]]) -> None:
+    """Bars with whiskers, and above those the medians: plotly itself writes on the top of a bar, under its whisker."""
     times_ms = [row["median_ms"] for row in rows]
-    labels = {"text": [f"{time:.3g}" for time in times_ms], "textposition": "outside", "textangle": 0}
-    figure.add_bar(x=x, y=times_ms, name=name, marker_color=color, **labels, **_whiskers(rows))
+    figure.update_xaxes(showgrid=False)
+    figure.add_bar(x=x, y=times_ms, name=name, offsetgroup=name, marker_color=color, **_whiskers(rows))
+    figure.add_scatter(
+        x=x,
+        y=[row["p90_ms"] for row in rows],
+        offsetgroup=name,  # with scattermode "group": in the middle of the bar
+        mode="text",
+        text=[f"{time:.0f}" if time >= 10 else f"{time:.2g}" for time in times_ms],
+        textposition="top center",
+        textfont={"size": 11},
+        showlegend=False,
+        hoverinfo="skip",
+    )
 
 
 def _whiskers(rows: list[dict[str, Any]]) -> dict[str, Any]:
