@@ -82,7 +82,7 @@ def paper_table() -> str:
         f"backbone, makes {macs[0]:.2f} to {macs[-1]:.2f} of its multiply-accumulates, and its PQ or mIoU differs by "
         f"{min(gains):+.1f} to {max(gains):+.1f} points. All numbers are the paper's, {SOURCE}, also the frames per "
         f"second on its machine; what it calls FLOPs are MACs."
-        f"\n\n{markdown_table(table)}\n\nWhat our own count makes likely: {' '.join(notes)}"
+        f"\n\n{markdown_table(table)}\n\nWhere our own count differs, it is likely for this reason. {' '.join(notes)}"
     )
 
 
