@@ -182,7 +182,7 @@ def _default() -> PEMConfig:
         pixel_std=(128.0, 128.0, 128.0),
         short_side_px=288,
         max_long_side_px=576,
-        object_threshold=0.6,
+        object_threshold=0.5,
         overlap_threshold=0.6,
         training=TrainingConfig(
             base_lr=4e-4,
@@ -192,6 +192,7 @@ def _default() -> PEMConfig:
             max_long_side_px=768,
             crop_px=(256, 256),
             pad_to_crop=True,
+            copy_paste=0.5,
             freeze_backbone_norm=True,
             warmup_iterations=100,
             backbone_lr_factor=0.3,
