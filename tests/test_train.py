@@ -294,9 +294,11 @@ def test_a_checkpoint_goes_on_with_its_own_settings_only(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="made with another backbone_lr_factor, seed; go on with the same settings"):
         make_trainer(dataclasses.replace(CONFIG, training=training), seed=1).load(path)
     state = torch.load(path)
-    del state["settings"]["copy_paste"]  # as before there was such a setting
+    del state["settings"]["copy_paste"]  # as before there was such a setting: nothing was pasted
     torch.save(state, path)
-    make_trainer().load(path)
+    make_trainer(dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, copy_paste=0.0))).load(path)
+    with pytest.raises(ValueError, match="made with another copy_paste"):
+        make_trainer().load(path)
     path.write_bytes(path.read_bytes()[:5_000])
     with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another version; delete it"):
         make_trainer().load(path)
