@@ -45,7 +45,7 @@ class KeptOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class KeptResult:
-    """One photo and what the network said of it: about 10 MiB for the bundled model."""
+    """One photo and what the network said of it: about 8 MiB for the bundled model."""
 
     name: str  # of an example photo; empty for the visitor's own
     config: PEMConfig  # of the network

@@ -39,7 +39,7 @@ class MaskedCrossAttention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Query [B, h, Q, D/h], key and value [B, h, N, D/h], and where attention may go, bool [B, 1, Q, N]."""
         allowed = ~banned | bans_every_token(banned)[..., None]
-        if not allowed.device.type == "cpu":
+        if allowed.device.type != "cpu":
             allowed = allowed.contiguous()  # a GPU's fused kernels refuse a mask whose tokens are not side by side
         q = self.query_proj(self.query_norm(query) + query_embed)
         k = self.key_proj((source + position).flatten(2).transpose(1, 2))
