@@ -43,11 +43,11 @@ def device_name(device: torch.device) -> str:
 def arithmetic(device: torch.device, precision: str) -> str:
     if precision not in ("float32", "float64"):
         return f"{precision} autocast"
-    if device.type != "cuda":
+    if device.type != "cuda" or precision == "float64":
         return precision
     # On recent GPUs float32 may mean TF32, with a tenth of the mantissa lost to speed.
     tf32 = {"convolutions": torch.backends.cudnn.allow_tf32, "matrix products": torch.backends.cuda.matmul.allow_tf32}
-    return f"{precision}, TF32 in: {', '.join(name for name, allowed in tf32.items() if allowed) or 'nothing'}"
+    return f"float32, TF32 in: {', '.join(name for name, allowed in tf32.items() if allowed) or 'nothing'}"
 
 
 def commit() -> str:

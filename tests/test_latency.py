@@ -11,7 +11,7 @@ from small_model import small_model
 import analysis
 from analysis import latency
 from analysis.results import flat_rows, save_json, save_tables
-from pem.conditions import conditions
+from pem.conditions import arithmetic, conditions
 
 CPU = torch.device("cpu")
 
@@ -151,6 +151,8 @@ def test_half_precision_computes_in_half_precision() -> None:
     with pytest.raises(ValueError, match="float32, bfloat16, float16"):
         latency.at_precision("int8", CPU)
     assert conditions("cpu", "bfloat16")["precision"] == "bfloat16 autocast"
+    on_gpu = torch.device("cuda")
+    assert arithmetic(on_gpu, "float64") == "float64" and arithmetic(on_gpu, "float32").startswith("float32, TF32 in: ")
 
 
 def test_peak_memory_is_what_lives_at_once() -> None:
