@@ -153,17 +153,17 @@ def intervals(result: Result) -> str:
 
 def variants(result: Result) -> str:
     def cell(row: Result, key: str) -> str:
-        return f"{row[key]:.1f} ({row[f'{key}_low']:.1f} to {row[f'{key}_high']:.1f})"
+        return f"{row[key]:.1f} ({row[f'{key}_low']:.1f}\N{NO-BREAK SPACE}to {row[f'{key}_high']:.1f})"
 
     return markdown_table(
         {
             "variant": row["variant"],
             "mIoU": cell(row, "miou"),
             "PQ": cell(row, "pq"),
-            "parameters": f"{row['parameters_m']:.1f} M",
-            "GMACs": f"{row['gmacs']:.2f}",
             "time": f"{row['median_ms']:.0f} ms",
             "peak memory": f"{row['peak_mib']:.0f} MiB",
+            "GMACs": f"{row['gmacs']:.2f}",
+            "weights": f"{row['parameters_m']:.1f} M",
         }
         for row in result["rows"]
     )

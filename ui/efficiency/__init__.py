@@ -14,7 +14,16 @@ import gradio as gr
 
 from analysis.here import Measurement, describe, measure_here
 from pem.decoder import STRIDES
-from ui.efficiency.charts import PAPER, RESULTS, Chart, machines, measured_figure, paper_figures, stored_charts
+from ui.efficiency.charts import (
+    PAPER,
+    RESULTS,
+    Chart,
+    machines,
+    measured_figure,
+    paper_figures,
+    paper_rows,
+    stored_charts,
+)
 from ui.efficiency.tables import paper_table, twins_table
 from ui.viewer.server import new_folder
 
@@ -94,7 +103,7 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
     gr.Markdown(paper_table(), elem_id="paper-table", elem_classes="numbers")
     paper = []
     with gr.Row(elem_id="paper-charts", elem_classes="charts"):
-        for benchmark in paper_figures():
+        for benchmark in paper_rows():
             with gr.Column(min_width=340, elem_classes="chart"):
                 gr.Markdown(f"### {benchmark}")
                 paper.append(gr.Plot(show_label=False))

@@ -7,6 +7,7 @@ from operator import itemgetter
 from typing import Any
 
 from analysis.results import markdown_table
+from analysis.tables import variants
 from ui.efficiency.charts import RESULTS, paper_rows
 
 SOURCE = "[arXiv 2402.19422](https://arxiv.org/abs/2402.19422)"
@@ -28,22 +29,7 @@ def twins_table() -> str:
 
 
 def _twins(title: str, result: dict[str, Any]) -> str:
-    def interval(row: dict[str, Any], key: str) -> str:
-        return f"{row[key]:.1f} ({row[f'{key}_low']:.1f}\N{NO-BREAK SPACE}to {row[f'{key}_high']:.1f})"
-
-    table = markdown_table(
-        {
-            "variant": row["variant"],
-            "mIoU": interval(row, "miou"),
-            "PQ": interval(row, "pq"),
-            "time": f"{row['median_ms']:.0f} ms",
-            "peak memory": f"{row['peak_mib']:.0f} MiB",
-            "GMACs": f"{row['gmacs']:.2f}",
-            "weights": f"{row['parameters_m']:.1f} M",
-        }
-        for row in result["rows"]
-    )
-    return f"**{title}** `{result['conditions']['command']}`\n\n{table}"
+    return f"**{title}** `{result['conditions']['command']}`\n\n{variants(result)}"
 
 
 def paper_table() -> str:

@@ -114,17 +114,13 @@ function drawMap(context, box, choice, which) {
   stroke(context, "#fff", 2.5);
 }
 
-export function drawSimilarity(context) {
+// Over the whole photo: the scores, or the weights by which a softmax would mix all tokens in place of the one (the twin's
+// attention, or without a twin that of the same scores).
+export function drawChoice(context, which) {
   if (!shownChoice) return drainColor(context, photoBox());
-  drawMap(context, photoBox(), shownChoice, "scores");
-  drawScale(context, COLORS, decimal(shownChoice.low), decimal(shownChoice.high));
-}
-
-// What a softmax would mix in place of the one token: the twin's attention, or without a twin that of the similarities.
-export function drawWeights(context) {
-  if (!shownChoice) return drainColor(context, photoBox());
-  drawMap(context, photoBox(), shownChoice, "weights");
-  drawScale(context, COLORS, ...weightsScale(shownChoice));
+  const { low, high } = shownChoice;
+  drawMap(context, photoBox(), shownChoice, which);
+  drawScale(context, COLORS, ...(which === "scores" ? [decimal(low), decimal(high)] : weightsScale(shownChoice)));
 }
 
 const weightsScale = ({ max_weight: own, twin }) => ["0", `${(100 * (twin?.max_weight ?? own)).toPrecision(2)} %`];

@@ -1,11 +1,12 @@
 // The picture: photo, segments and whatever else is painted over it; pointer, touch, zoom and wipe.
 
-import { drawSimilarity, drawWeights } from "../prototypes/choice.js";
+import { drawChoice } from "../prototypes/choice.js";
 import { drawMask, maskAt } from "../prototypes/evolution.js";
 import { drawDensity, drawPoints, openPoint, pointAt } from "../prototypes/points.js";
 import { camera, channels, clipToPhoto, drawSpanning, loadImage, place, unplace } from "./geometry.js";
 import { drawNames } from "./names.js";
 import {
+  allQueries,
   find,
   findAll,
   isPainted,
@@ -116,8 +117,8 @@ function draw() {
     context.globalAlpha = 1;
     if (state.names) drawNames(context);
   } else if (state.show === "mask") drawMask(context);
-  else if (state.show === "similarity") drawSimilarity(context);
-  else if (state.show === "weights") drawWeights(context);
+  else if (state.show === "similarity") drawChoice(context, "scores");
+  else if (state.show === "weights") drawChoice(context, "weights");
   else drawDensity(context);
   context.restore();
 
@@ -255,8 +256,7 @@ function click(left, top) {
   if (id !== null && !isPainted(id)) return;
   selectSegment(id);
   // Where nobody drew anything, the query is one that was dropped, and the gallery says why.
-  const queries =
-    id === null ? Array.from({ length: state.result.model.num_queries }, (_, query) => query) : segmentById(id).queries;
+  const queries = id === null ? allQueries() : segmentById(id).queries;
   if (x >= 0 && x < 1 && y >= 0 && y < 1) update({ query: ownerAt(queries, x, y) });
 }
 

@@ -4,6 +4,7 @@
 import { decodeIds, fit, pan, zoom } from "./canvas.js";
 import { showAll, toggleHidden, toggleIsolated } from "./legend.js";
 import {
+  allQueries,
   ask,
   find,
   findAll,
@@ -169,8 +170,7 @@ const ACTIONS = {
   o: () => update({ outlines: !state.outlines }),
   p: () => update({ points: !state.points }),
   q: (event) => {
-    const queries = Array.from({ length: state.result.model.num_queries }, (_, query) => query);
-    selectQuery(stepThrough(queries, state.query, event.shiftKey ? -1 : 1));
+    selectQuery(stepThrough(allQueries(), state.query, event.shiftKey ? -1 : 1));
   },
   t: () => update({ task: stepThrough(Object.keys(TASKS), state.task, 1) }),
   w: () => update({ wipe: state.wipe === null ? 0.5 : null }),

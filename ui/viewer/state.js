@@ -103,6 +103,8 @@ export const segmentById = (id) => state.reading?.segments.find((segment) => seg
 
 export const isPainted = (id) => !state.hidden.has(id) && (state.isolated?.has(id) ?? true);
 
+export const allQueries = () => Array.from({ length: state.result.model.num_queries }, (_, query) => query);
+
 // Selects a query and the segment that it drew, wherever that was asked for.
 export function selectQuery(query) {
   update({ query, segment: query === null ? null : (segmentOfQuery(query)?.id ?? null) });
