@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from studio import hold_answers, let_go, photo_box, pixel, prototype_place, rows
+from studio import hold_answers, let_go, on_photo, photo_box, pixel, prototype_place, rows, set_number
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
 from playwright.sync_api import Page, expect  # noqa: E402
@@ -162,3 +162,41 @@ def test_a_flip_keeps_a_query_that_drew_nothing(uploaded: Page) -> None:
         uploaded.get_by_label(attention, exact=True).check(force=True)
         expect(uploaded.locator("#walk")).to_be_visible(visible=attention == "prototypes")
         expect(uploaded.locator("#query")).to_contain_text("Query 2")
+
+
+def test_both_attentions_lie_on_one_side_of_a_line_each(uploaded: Page) -> None:
+    name = uploaded.locator("#viewer .hover")
+
+    def named_at(x: float, y: float) -> str:
+        uploaded.locator("#canvas").hover(position=on_photo(uploaded, x, y))
+        return name.inner_text() if name.is_visible() else ""
+
+    assert "query 0" in named_at(0.3, 0.85)
+    held = hold_answers(uploaded, "read")
+    uploaded.keyboard.press("b")
+    expect(uploaded.locator("#compare")).to_have_attribute("aria-busy", "true")
+    let_go(uploaded, held)
+    uploaded.unroute("**/component_server/")
+    expect(uploaded.locator("#agreement")).to_contain_text("the class of 100.0 % of the pixels")
+    uploaded.locator(".wipe-handle").fill("0.4")
+    assert "query 1" in named_at(0.3, 0.85)  # the twin draws the cat with another query
+    assert "query 0" in named_at(0.45, 0.85)
+    place = prototype_place(5, 0, 0)
+    assert "cat" in named_at(*place)  # its prototypes are not those of the twin
+    uploaded.locator(".wipe-handle").fill("0.1")
+    assert "layer 6" in named_at(*place)
+
+    set_number(uploaded, "score-threshold", "0.8")  # for both: nobody draws the couch
+    expect(rows(uploaded)).to_have_count(1)
+    expect(uploaded.locator("#agreement")).to_contain_text("100.0 %")
+    uploaded.locator(".wipe-handle").fill("0.9")
+    assert named_at(0.7, 0.85) == ""
+
+    uploaded.get_by_label("masked", exact=True).check(force=True)
+    expect(uploaded.locator("#walk")).to_be_hidden()
+    expect(uploaded.locator("#agreement")).to_be_visible()
+    assert "query 0" in named_at(0.3, 0.85)  # now the twin is on the right
+    uploaded.keyboard.press("w")  # before and after, of one network again
+    expect(uploaded.locator("#agreement")).to_be_hidden()
+    expect(uploaded.locator("#wipe")).to_have_attribute("aria-pressed", "true")
+    assert "query 1" in named_at(0.3, 0.85)

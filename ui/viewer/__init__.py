@@ -26,6 +26,7 @@ SCRIPTS = (
     "gallery/gallery.js",
     "export/export.js",
     "viewer/controls.js",
+    "viewer/compare.js",
     "viewer/main.js",
 )
 ROOMS = ("prototypes", "gallery", "export")

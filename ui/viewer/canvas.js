@@ -4,7 +4,7 @@ import { drawChoice } from "../prototypes/choice.js";
 import { drawMask, maskAt } from "../prototypes/evolution.js";
 import { drawDensity, drawPoints, openPoint, pointAt } from "../prototypes/points.js";
 import { camera, channels, clipToPhoto, drawSpanning, loadImage, place, unplace } from "./geometry.js";
-import { drawNames } from "./names.js";
+import { drawName, drawNames, nameWidth } from "./names.js";
 import {
   allQueries,
   find,
@@ -13,7 +13,6 @@ import {
   make,
   onChange,
   percent,
-  segmentById,
   selectSegment,
   state,
   update,
@@ -24,8 +23,11 @@ const MIN_HEIGHT = 120; // room for the buttons and for zooming, however wide th
 const DRAG_PX = 5; // a pointer that moved less was a click
 
 let photo = null;
-let overlay = null; // the segments' colours, in pixels of the shown photo
-let lines = null; // their outlines
+// The segments' colours and their outlines, in pixels of the shown photo: of the reading, and of the one beside it.
+let overlay = null;
+let lines = null;
+let overlayBeside = null;
+let linesBeside = null;
 let canvasWidth = 0; // in CSS pixels
 let canvasHeight = 0;
 let frame = 0;
@@ -34,8 +36,8 @@ let dragged = 0;
 
 export async function showPhoto(result) {
   photo = await loadImage(result.photo);
-  overlay = make("canvas", { width: result.width, height: result.height });
-  lines = make("canvas", { width: result.width, height: result.height });
+  const sheet = () => make("canvas", { width: result.width, height: result.height });
+  [overlay, lines, overlayBeside, linesBeside] = [sheet(), sheet(), sheet(), sheet()];
 }
 
 // The ids of a reading, one per pixel of the shown photo.
@@ -47,19 +49,22 @@ export async function decodeIds(reading, result) {
   return Uint16Array.from({ length: data.length / 4 }, (_, i) => data[4 * i] + 256 * data[4 * i + 1]);
 }
 
-export function segmentAt(x, y) {
+function segmentAt({ idMap, segments }, x, y) {
   if (!(x >= 0 && x < 1 && y >= 0 && y < 1)) return null;
   const { width, height } = state.result;
-  return state.reading.idMap[Math.floor(y * height) * width + Math.floor(x * width)] || null;
+  const id = idMap[Math.floor(y * height) * width + Math.floor(x * width)];
+  return segments.find((segment) => segment.id === id) ?? null;
 }
+
+// Whether the other network's reading is seen there, and not this one's.
+const isBeside = (x) => state.beside !== null && x < state.wipe;
 
 // -------------------------------------------------------------------------------------------------------- painting
 
 // Fills a picture from a colour per id; a colour is 0xAABBGGRR, as the four bytes of a pixel read on any usual machine.
-function paintIds(canvas, colorOf) {
-  const { idMap, segments } = state.reading;
+function paintIds(canvas, { idMap, segments }, colorOf) {
   const colors = new Uint32Array(segments.length + 1);
-  for (const segment of segments) colors[segment.id] = isPainted(segment.id) ? colorOf(segment) : 0;
+  for (const segment of segments) colors[segment.id] = colorOf(segment);
   const context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
   const pixels = new Uint32Array(image.data.buffer);
@@ -67,29 +72,47 @@ function paintIds(canvas, colorOf) {
   return { context, image, pixels };
 }
 
-function paintSegments() {
-  if (!state.reading) return;
-  const { hovered, segment } = state;
-  const { context, image } = paintIds(overlay, ({ id, color }) => {
+function paintAreas(canvas, reading, alphaOf) {
+  const { context, image } = paintIds(canvas, reading, ({ id, color }) => {
     const [red, green, blue] = channels(color);
-    const others = hovered !== null ? 80 : 190;
-    const alpha = (hovered ?? segment ?? id) === id ? 255 : others;
-    return ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+    return ((alphaOf(id) << 24) | (blue << 16) | (green << 8) | red) >>> 0;
   });
   context.putImageData(image, 0, 0);
 }
 
-function paintLines() {
-  if (!state.reading) return;
-  const { idMap } = state.reading;
-  const { width } = lines;
-  const { context, image, pixels } = paintIds(lines, ({ id }) => (id === state.segment ? 0xffffffff : 0xaaffffff));
+function paintEdges(canvas, reading, alphaOf) {
+  const { idMap } = reading;
+  const { width } = canvas;
+  const white = ({ id }) => ((alphaOf(id) << 24) | 0xffffff) >>> 0;
+  const { context, image, pixels } = paintIds(canvas, reading, white);
   // A pixel keeps its white only where its upper or left neighbour is another segment.
   for (let i = 0; i < pixels.length; i++) {
     const isEdge = (i >= width && idMap[i] !== idMap[i - width]) || (i % width > 0 && idMap[i] !== idMap[i - 1]);
     if (!isEdge) pixels[i] = 0;
   }
   context.putImageData(image, 0, 0);
+}
+
+function paintSegments() {
+  if (!state.reading) return;
+  const { hovered, segment } = state;
+  const others = hovered !== null ? 80 : 190;
+  paintAreas(overlay, state.reading, (id) => {
+    if (!isPainted(id)) return 0;
+    return (hovered ?? segment ?? id) === id ? 255 : others;
+  });
+}
+
+function paintLines() {
+  if (!state.reading) return;
+  const alphaOf = (id) => (id === state.segment ? 255 : 170);
+  paintEdges(lines, state.reading, (id) => (isPainted(id) ? alphaOf(id) : 0));
+}
+
+function paintBeside() {
+  if (!state.beside) return;
+  paintAreas(overlayBeside, state.beside, () => 190);
+  paintEdges(linesBeside, state.beside, () => 170);
 }
 
 function draw() {
@@ -102,28 +125,42 @@ function draw() {
   if (!photo || !state.result || !state.reading) return;
   drawSpanning(context, photo, 1, 1, camera.scale < 4);
 
-  clipToPhoto(context);
-  if (state.wipe !== null) {
-    const [edge, top] = place(state.wipe, 0);
-    context.beginPath();
-    context.rect(edge, top, canvasWidth, canvasHeight);
-    context.clip();
+  if (state.beside) {
+    clipToPhoto(context, 0, state.wipe);
+    drawSegments(context, overlayBeside, linesBeside);
+    if (state.names) drawNames(context, state.beside, () => true, 0, state.wipe);
+    context.restore();
   }
+  const from = state.leftOfWipe ? state.wipe : 0;
+  clipToPhoto(context, from);
   if (state.show === "segments") {
-    context.globalAlpha = state.opacity;
-    drawSpanning(context, overlay, 1, 1, false);
-    context.globalAlpha = Math.min(1, 1.6 * state.opacity);
-    if (state.outlines) drawSpanning(context, lines, 1, 1, true);
-    context.globalAlpha = 1;
-    if (state.names) drawNames(context);
+    drawSegments(context, overlay, lines);
+    if (state.names) drawNames(context, state.reading, isPainted, from, 1);
   } else if (state.show === "mask") drawMask(context);
   else if (state.show === "similarity") drawChoice(context, "scores");
   else if (state.show === "weights") drawChoice(context, "weights");
   else drawDensity(context);
   context.restore();
 
-  if (state.wipe !== null) drawWipe(context);
-  if (state.points) drawPoints(context);
+  if (state.leftOfWipe) drawWipe(context);
+  if (!state.points) return;
+  context.save();
+  if (state.beside) {
+    // The points are this network's, and no part of what the other one saw.
+    context.beginPath();
+    context.rect(place(state.wipe, 0)[0], 0, canvasWidth, canvasHeight);
+    context.clip();
+  }
+  drawPoints(context);
+  context.restore();
+}
+
+function drawSegments(context, areas, edges) {
+  context.globalAlpha = state.opacity;
+  drawSpanning(context, areas, 1, 1, false);
+  context.globalAlpha = Math.min(1, 1.6 * state.opacity);
+  if (state.outlines) drawSpanning(context, edges, 1, 1, true);
+  context.globalAlpha = 1;
 }
 
 function drawWipe(context) {
@@ -137,6 +174,14 @@ function drawWipe(context) {
   context.arc(left, (top + bottom) / 2, 9, 0, 2 * Math.PI);
   context.fill();
   context.shadowBlur = 0;
+  if (!state.beside) return;
+  const isMasked = state.result.model.attention === "masked";
+  const names = isMasked ? ["prototypes", "masked"] : ["masked", "prototypes"];
+  const y = Math.min(bottom, canvasHeight) - 48; // above the handle
+  names.forEach((name, side) => {
+    const half = nameWidth(context, name) / 2;
+    drawName(context, name, left + (side === 0 ? -half - 6 : half + 6), y);
+  });
 }
 
 function redraw() {
@@ -249,14 +294,14 @@ function onUp(event) {
 }
 
 function click(left, top) {
-  const point = state.points ? pointAt(left, top) : null;
-  if (point) return openPoint(point);
   const [x, y] = unplace(left, top);
-  const id = segmentAt(x, y);
-  if (id !== null && !isPainted(id)) return;
-  selectSegment(id);
+  const point = state.points && !isBeside(x) ? pointAt(left, top) : null;
+  if (point) return openPoint(point);
+  const segment = segmentAt(state.reading, x, y);
+  if (segment && !isPainted(segment.id)) return;
+  selectSegment(segment?.id ?? null);
   // Where nobody drew anything, the query is one that was dropped, and the gallery says why.
-  const queries = id === null ? allQueries() : segmentById(id).queries;
+  const queries = segment?.queries ?? allQueries();
   if (x >= 0 && x < 1 && y >= 0 && y < 1) update({ query: ownerAt(queries, x, y) });
 }
 
@@ -270,11 +315,13 @@ function ownerAt(queries, x, y) {
 // Marks what lies under the pointer and names it beside the pointer; without a place, nothing.
 function hover(left, top) {
   const label = find(".hover");
-  const point = left !== null && state.points ? pointAt(left, top) : null;
-  const id = left === null ? null : segmentAt(...unplace(left, top));
-  const segment = id !== null && isPainted(id) ? segmentById(id) : null;
+  const [x, y] = left === null ? [-1, -1] : unplace(left, top);
+  const other = isBeside(x) ? segmentAt(state.beside, x, y) : null;
+  const mine = isBeside(x) ? null : segmentAt(state.reading, x, y);
+  const segment = other ?? (mine && isPainted(mine.id) ? mine : null);
+  const point = left !== null && state.points && !isBeside(x) ? pointAt(left, top) : null;
   find("#canvas").classList.toggle("on-point", point !== null);
-  update({ hovered: state.show === "segments" ? (segment?.id ?? null) : null });
+  update({ hovered: state.show === "segments" && !other ? (segment?.id ?? null) : null });
   label.hidden = !point && !segment;
   if (label.hidden) return;
   label.textContent = point
@@ -309,9 +356,9 @@ export function setUpCanvas() {
   );
   const handle = find(".wipe-handle");
   handle.addEventListener("input", () => update({ wipe: handle.valueAsNumber }));
-  onChange(["wipe"], () => {
-    handle.hidden = state.wipe === null;
-    if (state.wipe !== null) handle.value = state.wipe;
+  onChange(["wipe", "leftOfWipe"], () => {
+    handle.hidden = state.leftOfWipe === null;
+    handle.value = state.wipe;
   });
   for (const button of findAll(".zoom button")) {
     const { zoom: how } = button.dataset;
@@ -323,6 +370,7 @@ export function setUpCanvas() {
   });
   onChange(["reading", "hidden", "isolated", "segment"], paintLines);
   onChange(["reading", "hidden", "isolated", "hovered", "segment"], paintSegments);
+  onChange(["beside"], paintBeside);
   onChange(Object.keys(state).concat("painted"), redraw);
   new ResizeObserver(resize).observe(find(".studio-view"));
   window.addEventListener("resize", resize);

@@ -51,9 +51,11 @@ export async function keepReading(reading, result) {
   return reading;
 }
 
-async function fetchReading(settings) {
-  const { result } = state;
+// The reading with these settings, asked for where it is not kept; null where the server has none.
+export async function fetchReading(result, settings) {
   const { task, objectThreshold, overlapThreshold } = settings;
+  const kept = readingFor(result, settings);
+  if (kept) return kept;
   const answer = await ask("read", result.id, task, objectThreshold, overlapThreshold);
   return answer && keepReading(answer, result);
 }
@@ -63,8 +65,7 @@ async function readAgain() {
   if (!state.result) return;
   const { result } = state;
   const number = ++asked;
-  const settings = { ...state };
-  const reading = readingFor(result, settings) ?? (await fetchReading(settings));
+  const reading = await fetchReading(result, { ...state });
   if (!reading || reading === state.reading || number !== asked || result !== state.result) return;
   // The first segments after none: there was nothing that the visitor could have selected.
   const look = state.reading.segments.length === 0 && state.query === null ? firstLook(reading) : {};
@@ -83,8 +84,7 @@ async function readAhead() {
   const { result } = state;
   for (const task of Object.keys(TASKS)) {
     if (state.result !== result) return;
-    const settings = { ...state, task };
-    if (!readingFor(result, settings)) await fetchReading(settings);
+    await fetchReading(result, { ...state, task });
   }
 }
 
@@ -110,8 +110,8 @@ function setUpSlider(id, key) {
 
 function setUpToggle(id, key, on, off) {
   const button = find(`#${id}`);
-  button.addEventListener("click", () => update({ [key]: state[key] === off ? on : off }));
-  onChange([key], () => button.setAttribute("aria-pressed", state[key] !== off));
+  button.addEventListener("click", () => update({ [key]: state[key] === on ? off : on }));
+  onChange([key], () => button.setAttribute("aria-pressed", state[key] === on));
 }
 
 // -------------------------------------------------------------------------------------------------------------- keys
@@ -129,6 +129,7 @@ const KEYS = [
   ["T", "next task"],
   ["N O", "names, outlines"],
   ["W", "before and after"],
+  ["B", "both attentions, one on each side"],
   ["+ − F", "zoom in, out, fit; Ctrl and the wheel zoom too"],
   ["Shift ← → ↑ ↓", "move the enlarged photo"],
   ["Esc", "select nothing"],
@@ -164,6 +165,7 @@ const ACTIONS = {
   "-": () => zoom(1 / 1.5),
   "?": () => find("#keys").showModal(),
   a: showAll,
+  b: () => find("#compare").click(),
   f: fit,
   h: () => state.segment !== null && toggleHidden([state.segment]),
   n: () => update({ names: !state.names }),
@@ -173,7 +175,7 @@ const ACTIONS = {
     selectQuery(stepThrough(allQueries(), state.query, event.shiftKey ? -1 : 1));
   },
   t: () => update({ task: stepThrough(Object.keys(TASKS), state.task, 1) }),
-  w: () => update({ wipe: state.wipe === null ? 0.5 : null }),
+  w: () => find("#wipe").click(),
 };
 
 // What a focused control does with a key itself.
@@ -230,7 +232,8 @@ export function setUpControls() {
   setUpSlider("opacity", "opacity");
   setUpToggle("names", "names", true, false);
   setUpToggle("outlines", "outlines", true, false);
-  setUpToggle("wipe", "wipe", 0.5, null);
+  setUpToggle("wipe", "leftOfWipe", "photo", null);
+  setUpToggle("compare", "leftOfWipe", "other", null);
   setUpKeys();
   const showTask = () => {
     find(`#task input[value=${state.task}]`).checked = true;

@@ -25,10 +25,11 @@ export function drawSpanning(context, picture, width, height, smooth) {
   context.drawImage(picture, left, top, right - left, bottom - top);
 }
 
-// Whatever is drawn until `context.restore()` stays on the photo: grids and masks may reach into the padding.
-export function clipToPhoto(context) {
-  const [left, top] = place(0, 0);
-  const [right, bottom] = place(1, 1);
+// Whatever is drawn until `context.restore()` stays on the photo, or on this part of its width: grids and masks may
+// reach into the padding.
+export function clipToPhoto(context, from = 0, to = 1) {
+  const [left, top] = place(from, 0);
+  const [right, bottom] = place(to, 1);
   context.save();
   context.beginPath();
   context.rect(left, top, right - left, bottom - top);

@@ -8,6 +8,7 @@ import { loadMaskSheets, setUpEvolution } from "../prototypes/evolution.js";
 import { setUpPoints } from "../prototypes/points.js";
 import { setUpWalk } from "../prototypes/walk.js";
 import { setUpCanvas, showPhoto } from "./canvas.js";
+import { setUpCompare } from "./compare.js";
 import { firstLook, keepReading, readingFor, settingsOf, setUpControls } from "./controls.js";
 import { setUpLegend } from "./legend.js";
 import { ask, find, onChange, segmentOfQuery, state, update } from "./state.js";
@@ -130,6 +131,7 @@ function markExample() {
 
 setUpControls();
 setUpAttention();
+setUpCompare();
 setUpCanvas();
 setUpLegend();
 setUpTiming();

@@ -1,7 +1,7 @@
 // The names of the segments, written where each of them has most room.
 
 import { camera, place } from "./geometry.js";
-import { isPainted, state } from "./state.js";
+import { state } from "./state.js";
 
 const FONT = "600 12.5px system-ui, sans-serif";
 const HEIGHT = 20;
@@ -54,29 +54,43 @@ function depths(idMap, width, height) {
   return depth;
 }
 
-// Largest first; a name that would cover another is left out, and comes when the photo is enlarged.
-export function drawNames(context) {
-  const { reading, result } = state;
+// Largest first; a name that would cover another is left out, and comes when the photo is enlarged. One that would reach
+// across the edge of what is drawn, from..to as fractions of the width, stands beside that edge.
+export function drawNames(context, reading, isNamed, from, to) {
+  const { result } = state;
   reading.places ??= deepestPlaces(reading, result);
-  context.font = FONT;
-  context.textAlign = "center";
-  context.textBaseline = "middle";
   const taken = [];
   for (const { id, category } of reading.segments.toSorted((a, b) => b.area_fraction - a.area_fraction)) {
     const { x, y, depth } = reading.places.get(id);
-    if (!isPainted(id) || depth * camera.scale < MIN_ROOM_PX) continue;
-    const [left, top] = place((x + 0.5) / result.width, (y + 0.5) / result.height);
-    const half = context.measureText(category).width / 2 + PADDING;
+    if (!isNamed(id) || depth * camera.scale < MIN_ROOM_PX) continue;
+    const [middle, top] = place((x + 0.5) / result.width, (y + 0.5) / result.height);
+    const half = nameWidth(context, category) / 2;
+    const [first, last] = [from > 0 ? place(from, 0)[0] + half : -Infinity, to < 1 ? place(to, 0)[0] - half : Infinity];
+    const left = Math.min(Math.max(middle, first), last);
+    if (Math.abs(left - middle) > 2 * half) continue;
     const box = { left: left - half, right: left + half, top: top - HEIGHT / 2, bottom: top + HEIGHT / 2 };
     const covers = (other) =>
       box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom;
     if (taken.some(covers)) continue;
     taken.push(box);
-    context.fillStyle = "#000a";
-    context.beginPath();
-    context.roundRect(box.left, box.top, 2 * half, HEIGHT, 5);
-    context.fill();
-    context.fillStyle = "#fff";
-    context.fillText(category, left, top + 0.5);
+    drawName(context, category, left, top);
   }
+}
+
+export function nameWidth(context, name) {
+  context.font = FONT;
+  return context.measureText(name).width + 2 * PADDING;
+}
+
+// Around a place of the canvas.
+export function drawName(context, name, left, top) {
+  const width = nameWidth(context, name);
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.fillStyle = "#000a";
+  context.beginPath();
+  context.roundRect(left - width / 2, top - HEIGHT / 2, width, HEIGHT, 5);
+  context.fill();
+  context.fillStyle = "#fff";
+  context.fillText(name, left, top + 0.5);
 }

@@ -20,7 +20,9 @@ export const state = {
   opacity: 0.55,
   outlines: true,
   names: true,
-  wipe: null, // left of this fraction of the width the bare photo is seen
+  leftOfWipe: null, // what is seen there: "photo" (bare), "other" (what the other network makes of it), null for no wipe
+  wipe: 0.5, // where it is, as a fraction of the width
+  beside: null, // the other network's reading with the same settings, while it is compared
   playing: null, // "layers" or "steps" while one of them runs by itself
 };
 
