@@ -57,7 +57,7 @@ def _segment(options: argparse.Namespace) -> None:
     segmentation = predict(model, image, options.task)
 
     _print_legend(segmentation)
-    Image.fromarray(render(image, segmentation)).save(targets[0])
+    Image.fromarray(render(image, segmentation, names=True)).save(targets[0])
     if options.json:
         _, json_path, id_map_path = targets
         record = panoptic_json(segmentation, model.config, options.photo.name, id_map_path.name)

@@ -9,17 +9,21 @@ import numpy as np
 
 from pem.categories import Color, categories_for
 from pem.config import PEMConfig
+from pem.names import write_names
 from pem.outputs import Segmentation
 from pem.preprocess import Photo, to_array
 
 ROWS_AT_ONCE = 32  # of a photo: what is made of them on the way to the result stays in the cache
 
 
-def render(image: Photo, segmentation: Segmentation, opacity: float = 0.5, outlines: bool = True) -> np.ndarray:
+def render(
+    image: Photo, segmentation: Segmentation, opacity: float = 0.5, outlines: bool = True, names: bool = False
+) -> np.ndarray:
     """The photo, read as ``pem.predict`` reads it, with its segments painted over it: uint8 RGB [H0, W0, 3].
 
     ``opacity`` 0 leaves the photo as it is, 1 hides it under flat colours. White ``outlines`` part the segments; void
-    stays unpainted. Raises ValueError for an opacity outside 0..1 and a photo of another size than the segmentation.
+    stays unpainted. ``names`` are written where there is room for them. Raises ValueError for an opacity outside 0..1
+    and a photo of another size than the segmentation.
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it must lie between 0 and 1.")
@@ -50,7 +54,7 @@ def render(image: Photo, segmentation: Segmentation, opacity: float = 0.5, outli
         strength = min(1.0, 1.6 * opacity)  # lines are read at opacities where areas are hardly seen
         by_pixel = painted.reshape(-1, 3)
         by_pixel[lines] = by_pixel[lines] * (1 - strength) + 255 * strength
-    return painted
+    return write_names(painted, segmentation) if names else painted
 
 
 def _outlines(ids: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from small_model import small_model
 
 import pem
 from analysis.prototypes import Evolution
+from pem.render import render
 from ui.engine import Engine
 from ui.export import KINDS, export_file, trace_arrays, trace_json
 from ui.results import KeptLayer, KeptOutput, KeptResult
@@ -165,6 +166,16 @@ def test_the_overlay_leaves_out_hidden_segments_and_lines(tmp_path: Path, outlin
     assert (painted[:, :50] == np.asarray(result.photo)[:, :50]).all()
     assert (painted[:, 51:] == couch.color).all()
     assert (painted[:, 50] == ((255, 255, 255) if outlines else couch.color)).all()
+
+
+def test_the_overlay_has_names_when_the_page_has_them(tmp_path: Path) -> None:
+    engine = Engine(HalvesModel())
+    result = engine.result(engine.run(PHOTO))
+    bare = export_file(engine, result, "overlay", tmp_path, "panoptic").read_bytes()
+    named = export_file(engine, result, "overlay", tmp_path, "panoptic", names=True).read_bytes()
+    segmentation = engine.read(result, "panoptic").segmentation
+    painted = np.asarray(Image.open(io.BytesIO(named)))
+    assert named != bare and np.array_equal(painted, render(result.photo, segmentation, names=True))
 
 
 def test_traces_are_files_that_open(engine: Engine, result: KeptResult, tmp_path: Path) -> None:

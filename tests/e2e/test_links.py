@@ -17,9 +17,10 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed."
 from playwright.sync_api import Page, expect  # noqa: E402
 
 
-def test_an_overlay_leaves_out_what_is_hidden_and_the_lines_when_they_are_off(uploaded: Page) -> None:
+def test_an_overlay_leaves_out_what_is_hidden_and_what_is_off(uploaded: Page) -> None:
     uploaded.get_by_label("Hide cat").click()
     uploaded.locator("#outlines").click()
+    uploaded.locator("#names").click()
     with uploaded.expect_download() as download:
         uploaded.get_by_role("button", name="Overlay PNG").click()
     overlay = np.asarray(Image.open(download.value.path()))

@@ -40,6 +40,7 @@ def export_file(
     overlap_threshold: float | None = None,
     opacity: float = 0.5,
     outlines: bool = True,
+    names: bool = False,
     hidden: Collection[tuple[int, int]] = (),
 ) -> Path:
     """Writes one file of the kind ``what`` into the folder and returns its path.
@@ -58,7 +59,7 @@ def export_file(
     if what in ("overlay", "segments", "all"):
         segmentation = engine.read(result, task, object_threshold, overlap_threshold).segmentation
     if what in ("overlay", "all"):
-        files[f"{name}_overlay.png"] = _png(_overlay(result, segmentation, opacity, outlines, hidden))
+        files[f"{name}_overlay.png"] = _png(_overlay(result, segmentation, opacity, outlines, names, hidden))
     if what in ("segments", "all"):
         files |= segments_files(result, segmentation)
     if what in ("trace-json", "all"):
@@ -102,13 +103,14 @@ def _overlay(
     segmentation: Segmentation,
     opacity: float,
     outlines: bool,
+    names: bool,
     hidden: Collection[tuple[int, int]],
 ) -> np.ndarray:
     kept_id = np.zeros(len(segmentation.segments) + 1, np.int32)
     for segment in segmentation.segments:
         if not any((segment.category_id, query) in hidden for query in segment.queries):
             kept_id[segment.id] = segment.id
-    return render(result.photo, replace(segmentation, ids=kept_id[segmentation.ids]), opacity, outlines)
+    return render(result.photo, replace(segmentation, ids=kept_id[segmentation.ids]), opacity, outlines, names)
 
 
 def _name(result: KeptResult) -> str:

@@ -52,7 +52,7 @@ export function viewFromLink(parameters, result) {
 
 async function download(button) {
   if (button.hasAttribute("aria-busy")) return; // not disabled meanwhile: that would take the focus away
-  const { result, reading, task, objectThreshold, overlapThreshold, opacity, outlines } = state;
+  const { result, reading, task, objectThreshold, overlapThreshold, opacity, outlines, names } = state;
   // In the photo's own size the ids may be others, but not the classes and queries of a segment.
   const hidden = reading.segments
     .filter(({ id }) => !isPainted(id))
@@ -60,7 +60,7 @@ async function download(button) {
   const thresholds = [objectThreshold, overlapThreshold];
   const { what } = button.dataset;
   button.setAttribute("aria-busy", "true");
-  const answer = await ask("export", result.id, task, ...thresholds, opacity, what, outlines, hidden);
+  const answer = await ask("export", result.id, task, ...thresholds, opacity, what, outlines, names, hidden);
   button.removeAttribute("aria-busy");
   if (answer) save(answer.url, answer.name);
 }

@@ -67,11 +67,12 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
         opacity: float,
         what: str,
         outlines: bool = True,
+        names: bool = False,
         hidden: Sequence[list[int]] = (),
     ) -> dict[str, Any]:
         folder = new_folder(export_root)
         reading = (task, object_threshold, overlap_threshold)
-        painting = (opacity, outlines, [(category_id, query) for category_id, query in hidden])
+        painting = (opacity, outlines, names, [(category_id, query) for category_id, query in hidden])
         path = export_file(engine, engine.result(result_id), what, folder, *reading, *painting)
         return {"url": f"gradio_api/file={path}", "name": path.name}
 
