@@ -21,6 +21,7 @@ import pem
 from analysis.arguments import natural, parse_device, parse_preset, parse_size
 from analysis.results import result_path, save_tables
 from pem.conditions import conditions
+from pem.outputs import PEMOutput
 from pem.preprocess import check_size
 
 MIB = 2**20
@@ -103,17 +104,24 @@ def model_workload(model: pem.PEM, size: tuple[int, int], batch: int = 1, precis
     @torch.inference_mode()
     def run(stage_done: Callable[[], None]) -> None:
         with at_precision(precision, pixels.device):
-            features = model.backbone(pixels)
-            stage_done()
-            mask_features, levels = model.pixel_decoder(features)
-            del features  # as in the model, whose decoder does not keep them alive
-            stage_done()
-            output = model.decoder(mask_features, levels)
-            stage_done()
-            _ = output.pred_masks
+            _ = forward_in_stages(model, pixels, stage_done).pred_masks
             stage_done()
 
     return run
+
+
+def forward_in_stages(
+    model: pem.PEM, pixels: torch.Tensor, stage_done: Callable[[], None], trace: bool = False
+) -> PEMOutput:
+    """``model(pixels, trace)``, which calls ``stage_done`` after backbone, pixel decoder and decoder."""
+    features = model.backbone(pixels)
+    stage_done()
+    mask_features, levels = model.pixel_decoder(features)
+    del features  # as in the model, whose decoder does not keep them alive
+    stage_done()
+    output = model.decoder(mask_features, levels, trace)
+    stage_done()
+    return output
 
 
 def at_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 import pem
-from analysis.latency import measure_ms
+from analysis.latency import forward_in_stages, measure_ms
 from analysis.prototypes import Choice, evolution, explain_choice, match_queries
 from pem.layers import mixed_precision
 from pem.outputs import PEMOutput, Segmentation
@@ -202,12 +202,7 @@ class Engine:
 
         def run(stage_done: Callable[[], None]) -> None:
             nonlocal output
-            features = network.backbone(pixels)
-            stage_done()
-            mask_features, levels = network.pixel_decoder(features)
-            stage_done()
-            output = network.decoder(mask_features, levels, trace=True)
-            stage_done()
+            output = forward_in_stages(network, pixels, stage_done, trace=True)
 
         with mixed_precision(device):
             times_ms = measure_ms(run, device)
