@@ -350,7 +350,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--random-backbone", action="store_true", help="do not start from ImageNet weights")
     parser.add_argument("--workers", type=int, default=1, help="processes that load photos (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads of this process")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of order and crops; take another one to go on from an older run's weights"
+    )
     return parser.parse_args()
 
 
