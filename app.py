@@ -130,10 +130,13 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     shown_example = gr.State("")  # its name, while no photo of the visitor's own is shown
 
     private: dict[str, Any] = {"api_visibility": "private"}
-    for event, inputs in ((photo.upload, [photo]), (segment_button.click, [photo, shown_example])):
-        ran = event(run, inputs, [result, shown_example], **NETWORK, **private)
-        # A file that was refused would stay in the field as a broken picture.
-        ran.failure(lambda: None, None, photo, queue=False, show_progress="hidden", **private)
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
+    # Opened before it waits for its turn: a file that is refused would stay in the field as a broken picture, while a
+    # photo whose run fails must stay, to be run again.
+    opened = photo.upload(lambda _: "", photo, shown_example, **quiet)
+    opened.failure(lambda: None, None, photo, **quiet)
+    opened.success(run, photo, [result, shown_example], **NETWORK, **private)
+    segment_button.click(run, [photo, shown_example], [result, shown_example], **NETWORK, **private)
     examples.select(pick_example, None, [photo, result, shown_example], show_progress_on=result, **NETWORK, **private)
     page.load(arrive, None, [result, shown_example], show_progress="hidden", **NETWORK, **private)
     add_endpoints(engine, exports, NETWORK)

@@ -72,11 +72,14 @@ class TrainingConfig:
     copy_paste: float = 0.0
     # Frozen batch norm keeps the pre-trained statistics of the backbone (ADE20K R50 in the paper's code).
     freeze_backbone_norm: bool = False
-    # The matcher and the mask losses look at this many points, never at more than there are pixels.
+    # The mask losses and the matcher look at this many points, never at more than there are mask cells. A small segment
+    # needs many, or hardly any of them lies in it.
     num_points: int = 12_544
+    match_points: int = 12_544
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
     class_weight: float = 2.0
+    match_class_weight: float = 2.0  # likewise, in the matcher's cost
     mask_weight: float = 5.0
     dice_weight: float = 5.0
     no_object_weight: float = 0.1
@@ -198,6 +201,7 @@ def _default() -> PEMConfig:
             backbone_lr_factor=0.3,
             clip_norm=0.1,
             num_points=1_024,
+            match_points=4_096,
             # A short run: classes need more of the gradient than masks, which are good long before.
             class_weight=5.0,
             auxiliary_semantic_weight=4.0,

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 from pem.config import PEMConfig
 from pem.layers import MLP, sine_position_embedding, to_float, without_autocast
-from pem.outputs import LayerTrace, PEMOutput, Prediction
+from pem.outputs import Attended, LayerTrace, PEMOutput, Prediction
 
 STRIDES = (32, 16, 8)
 
@@ -60,17 +60,15 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor, trace: bool
-    ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """The new query [B, Q, D], and for a trace what the cross-attention chose and from what, as in LayerTrace."""
-        inputs = (query, query_embed, source, position)
-        query, index, similarity = self.cross_attention(*inputs, banned)
-        choice = None
-        if trace:
-            if isinstance(self.cross_attention, MaskedCrossAttention):
-                index, similarity = self.cross_attention.peak(*inputs, banned)
-            target, key = self.cross_attention.compared(*inputs)
-            choice = {"prototype_index": index, "similarity": similarity, "target": target, "key": key}
-        return self.feed_forward(self.self_attention(query, query_embed)), choice
+    ) -> tuple[Tensor, Attended | None]:
+        """The new query [B, Q, D], and for a trace what the cross-attention looked at."""
+        inputs = (query, query_embed, source, position, banned)
+        query, attended = self.cross_attention(*inputs)
+        if not trace:
+            attended = None  # its keys are large, and would be kept alive
+        elif isinstance(self.cross_attention, MaskedCrossAttention):
+            attended = self.cross_attention.attended(*inputs)
+        return self.feed_forward(self.self_attention(query, query_embed)), attended
 
 
 class Decoder(nn.Module):
@@ -118,14 +116,14 @@ class Decoder(nn.Module):
                 embed = to_float(predictions[-1].mask_embed)
                 # The tokens first, because that is how the attention's scores lie in memory.
                 banned = (small_features[scale] @ embed.transpose(1, 2) < 0).transpose(1, 2)  # [B, Q, N]
-            query, choice = layer(query, query_embed, sources[scale], positions[scale], banned, trace)
+            query, attended = layer(query, query_embed, sources[scale], positions[scale], banned, trace)
             predictions.append(self.predict(query, mask_features))
-            if choice is not None:
+            if attended is not None:
                 layer_traces.append(
                     LayerTrace(
                         stride=STRIDES[scale],
                         grid_size=(sources[scale].shape[2], sources[scale].shape[3]),
-                        **choice,
+                        **attended._asdict(),
                         banned=banned,
                         allowed_fraction=to_float(~banned).mean(dim=2),
                         prediction=predictions[-1],

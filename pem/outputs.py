@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -39,11 +40,29 @@ class Prediction:
     mask_embed: Tensor  # [B, Q, D]
     mask_features: Tensor  # [B, D, H/4, W/4], shared by all predictions of one pass
 
-    @cached_property
+    @property
     def pred_masks(self) -> Tensor:
         """Mask logits [B, Q, H/4, W/4], before the sigmoid."""
+        if self.mask_embed.requires_grad and not torch.is_grad_enabled():
+            return self._masks()  # not kept: a loss that asks later needs a gradient
+        return self._kept_masks
+
+    @cached_property
+    def _kept_masks(self) -> Tensor:
+        return self._masks()
+
+    def _masks(self) -> Tensor:
         batch, _, height, width = self.mask_features.shape
         return (self.mask_embed @ self.mask_features.flatten(2)).view(batch, -1, height, width)
+
+
+class Attended(NamedTuple):
+    """What a cross-attention looked at: the part of a LayerTrace that it knows itself, described there."""
+
+    prototype_index: Tensor
+    similarity: Tensor
+    target: Tensor
+    key: Tensor
 
 
 @dataclass(frozen=True)

@@ -99,12 +99,24 @@ def test_partial_and_pseudo_labels(tmp_path: Path) -> None:
 
     _, judged = dataset.original(0)
     assert judged.exhaustive.tolist() == [False, True, False]
-    assert judged.labels.tolist() == [PERSON], "what a machine named is void in evaluation"
-    assert judged.ids.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [2, 2, 0, 0], [2, 2, 0, 0]]
+    assert judged.labels.tolist() == [PERSON], "what a machine named is not judged"
+    # But it is no dog, for all dogs are labelled.
+    assert judged.ids.tolist() == [[0, 1, 1, 1], [0, 1, 1, 1], [2, 2, 0, 0], [2, 2, 0, 0]]
 
     _, learned = dataset.augmented(0)
     assert learned.labels.tolist() == [SKY, PERSON], "and a lighter lesson in training"
     assert learned.weights.tolist() == [0.25, 1]
+
+    segments[0]["category_id"] = 5  # a dog that only a machine saw, where people labelled all dogs
+    folder = write_split(
+        tmp_path / "other",
+        FOUR_BY_FOUR,
+        segments,
+        image_fields={"exhaustive": "animals"},
+        top_fields={"exhaustive": {"animals": ["dog"]}},
+    )
+    _, judged = open_split(folder, "val", config_for()).original(0)
+    assert judged.ids.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [2, 2, 0, 0], [2, 2, 0, 0]], "who knows"
 
 
 def test_an_id_of_one_may_be_a_segment_in_standard_files(tmp_path: Path) -> None:
@@ -206,8 +218,8 @@ def test_things_are_pasted_with_their_labels_and_what_they_hide_is_gone() -> Non
         )
 
     onto = sample([[2, 2, 3], [0, 1, 3], [4, 4, 4]], [SKY, PERSON, DOG], [0.5, 1.0, 1.0], grey=10)
-    # Two dogs, of which a machine named the second, and a person; a row less.
-    source = sample([[4, 3, 2], [4, 0, 2]], [DOG, DOG, PERSON], [1.0, 0.5, 1.0], grey=200)
+    # Two dogs, of which a machine named the second, and a person; a row more than there is room for.
+    source = sample([[4, 3, 2], [4, 0, 2], [0, 0, 0], [2, 2, 2]], [DOG, DOG, PERSON], [1.0, 0.5, 1.0], grey=200)
     image, target = paste(onto, source, DOG)
     assert target.ids.tolist() == [[2, 2, 4], [0, 1, 4], [3, 3, 3]]  # the person is hidden, the rest is renumbered
     assert target.labels.tolist() == [SKY, DOG, DOG] and target.weights.tolist() == [0.5, 1.0, 1.0]
@@ -217,6 +229,20 @@ def test_things_are_pasted_with_their_labels_and_what_they_hide_is_gone() -> Non
 
     image, target = paste(onto, source, SKY)  # of which the other shows nothing
     assert torch.equal(image, onto[0]) and torch.equal(target.ids, onto[1].ids)
+
+
+def test_a_small_photo_is_laid_anywhere_on_a_larger_one() -> None:
+    torch.manual_seed(0)
+    labels, weights, exhaustive = torch.tensor([DOG]), torch.ones(1), torch.ones(3, dtype=torch.bool)
+    onto = Target(torch.ones(4, 6, dtype=torch.int16), labels[:0], weights[:0], exhaustive)
+    source = Target(torch.full((2, 3), 2, dtype=torch.int16), labels, weights, exhaustive)
+    corners = set()
+    for _ in range(200):
+        image, target = paste((torch.zeros(3, 4, 6), onto), (torch.ones(3, 2, 3), source), DOG)
+        rows, cols = (target.ids == 2).nonzero(as_tuple=True)
+        assert torch.equal(image[0] == 1, target.ids == 2) and len(rows) == 6
+        corners.add((int(rows.min()), int(cols.min())))
+    assert corners == {(row, col) for row in range(3) for col in range(4)}
 
 
 def test_copy_paste_draws_things_of_every_class_alike(tmp_path: Path) -> None:
@@ -231,6 +257,8 @@ def test_copy_paste_draws_things_of_every_class_alike(tmp_path: Path) -> None:
     pasted = open_split(folder, "train", config_for(copy_paste=1.0))
     last = [pasted[0][1].labels[-1].item() for _ in range(64)]  # on top of everything, so always there
     assert set(last) == {PERSON, DOG} and 20 < last.count(DOG) < 44
+    sizes = [int((target.ids == len(target.labels) + 1).sum()) for _, target in (pasted[0] for _ in range(64))]
+    assert min(sizes) < max(sizes) / 6  # things are pasted smaller than they are seen otherwise
 
 
 def test_photos_are_read_as_the_page_reads_them(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
 
     def answer(result_id: str, task: str, object_threshold: float | None, overlap_threshold: float | None):
         try:
-            result = engine.result(result_id)
+            result = engine.result(result_id or "")
             reading = engine.read(result, task, object_threshold, overlap_threshold)
         except (ResultGone, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
@@ -35,9 +35,11 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
             raise gr.Error("Please send a photo.", print_exception=False)
         return answer(engine.run(photo), task, None, None)
 
-    def trace(result_id: str, query: float):
+    def trace(result_id: str, query: float | None):
         try:
-            result = engine.result(result_id)
+            if query is None:
+                raise ValueError("Please name a query.")
+            result = engine.result(result_id or "")
             found = trace_json(result, query=int(query))
         except (ResultGone, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None

@@ -119,7 +119,7 @@ class Engine:
         if result_id in self.examples:
             path = self.examples[result_id]
             made_id = self.run(np.asarray(pem.load_image(path)), path.stem, result_id)
-        elif self.twin is not None and result_id.endswith(TWIN):
+        elif self.twin is not None and result_id.endswith(TWIN) and result_id.count(TWIN) == 1:
             made_id = self._run_twin(result_id)
         else:
             raise ResultGone("This result is no longer kept on the server: please press Segment again.")

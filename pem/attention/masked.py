@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pem.layers import bans_every_token, split_heads
+from pem.outputs import Attended
 
 
 class MaskedCrossAttention(nn.Module):
     """Softmax attention of each query over all tokens inside its previous mask.
 
-    The interface is PrototypeCrossAttention's, without its choice: the second and third value are None. A query whose
-    mask bans every token sees all of them.
+    The interface is PrototypeCrossAttention's, but for its second value: what was looked at is not known without more
+    work, see ``attended``. A query whose mask bans every token sees all of them.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -29,10 +30,10 @@ class MaskedCrossAttention(nn.Module):
 
     def forward(
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
-    ) -> tuple[Tensor, None, None]:
+    ) -> tuple[Tensor, None]:
         q, k, v, allowed = self.project(query, query_embed, source, position, banned)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        return query + self.final(attended.transpose(1, 2).flatten(2)), None, None
+        return query + self.final(attended.transpose(1, 2).flatten(2)), None
 
     def project(
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
@@ -48,19 +49,13 @@ class MaskedCrossAttention(nn.Module):
         return q, k, v, allowed[:, None]
 
     @torch.no_grad()
-    def compared(self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors whose product, head by head, is the logit before the softmax: [B, Q, D], [B, N, D]. For the trace."""
-        everything = query.new_zeros(1, 1, 1, dtype=torch.bool)
-        q, k, _, _ = self.project(query, query_embed, source, position, everything)
-        q = q / q.shape[-1] ** 0.5
-        return q.transpose(1, 2).flatten(2), k.transpose(1, 2).flatten(2)
-
-    @torch.no_grad()
-    def peak(
+    def attended(
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The token with the largest attention weight and that weight, both [B, h, Q]: for the trace only."""
+    ) -> Attended:
+        """For the trace only: the token with the largest attention weight, that weight, and the vectors whose product,
+        head by head, is the logit before the softmax."""
         q, k, _, allowed = self.project(query, query_embed, source, position, banned)
-        scores = (q @ k.transpose(2, 3)).float() / q.shape[-1] ** 0.5
+        q = q / q.shape[-1] ** 0.5
+        scores = (q @ k.transpose(2, 3)).float()
         weight, index = scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1).max(dim=-1)
-        return index, weight
+        return Attended(index, weight, *(x.transpose(1, 2).flatten(2) for x in (q, k)))

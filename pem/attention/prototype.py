@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pem.layers import bans_every_token, l2_normalize, norm_as_affine, split_heads, without_autocast
+from pem.outputs import Attended
 
 # Added to the score of a banned token: the score is lost in rounding, so that among banned tokens the first one wins.
 # Finite, because 0 * infinity is not 0.
@@ -22,7 +23,7 @@ class PrototypeCrossAttention(nn.Module):
 
     ``forward(query, query_embed, source, position, banned)`` takes query [B, Q, D], query_embed [Q, D], source and
     position [B or 1, D, H, W] and banned bool [B, Q, N] (True: the token lies outside the query's previous mask), and
-    returns the new query [B, Q, D], the chosen token per head [B, h, Q] and its similarity [B, h, Q].
+    returns the new query [B, Q, D], and what was chosen from what.
     It is fastest on a CPU with maps in channels_last.
     """
 
@@ -41,14 +42,15 @@ class PrototypeCrossAttention(nn.Module):
 
     def forward(
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Attended]:
         target, key = self.compared(query, query_embed, source, position)
         index, similarity = self.select(key, target, banned)
         prototype = self.gather(key, index)  # [B, Q, D]
 
         # Unit length over the Q queries, per channel, as in the reference: the queries are coupled here.
         modulation = l2_normalize(self.proj(prototype * target), dim=1)
-        return query + self.final(modulation * self.alpha + prototype), index, similarity
+        new_query = query + self.final(modulation * self.alpha + prototype)
+        return new_query, Attended(index, similarity, target, key)
 
     def compared(self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """What is compared with what: the target of each query [B, Q, D] and the key of each token [B, N, D]."""

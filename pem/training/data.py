@@ -123,23 +123,25 @@ class PanopticDataset(torch.utils.data.Dataset):
         # Of every class alike, or those that lack examples would get few more; then one of the photos that show it.
         if self.photos_of_thing and torch.rand(()) < self.config.training.copy_paste:
             label = _draw(list(self.photos_of_thing))
-            sample = paste(sample, self.augmented(_draw(self.photos_of_thing[label])), label)
+            # Smaller than photos are otherwise seen, down to a quarter: so are most things in most photos.
+            shrink = 0.25 ** torch.rand(()).item()
+            sample = paste(sample, self.augmented(_draw(self.photos_of_thing[label]), shrink, padded=False), label)
         return sample
 
     def original(self, index: int) -> tuple[np.ndarray, Target]:
         """For evaluation: the image as stored, uint8 RGB [H0, W0, 3], and what people labelled in it; what a machine
-        named is void."""
+        named is not judged."""
         record = self.records[index]
         image, panoptic = _open_pair(record)
         with _naming(record.image_path):
             pixels = np.asarray(to_rgb(image))
-        return pixels, self._target(index, _segment_ids(panoptic), pseudo_is_void=True)
+        return pixels, self._target(index, _segment_ids(panoptic), without_pseudo=True)
 
-    def augmented(self, index: int) -> tuple[Tensor, Target]:
+    def augmented(self, index: int, shrink: float = 1.0, padded: bool = True) -> tuple[Tensor, Target]:
         """Jittered in scale, cropped, padded, flipped and jittered in colour: uint8 [3, H, W] and its target."""
         settings, record = self.config.training, self.records[index]
         image, panoptic = _open_pair(record)
-        size, box = _draw_crop((image.height, image.width), settings)
+        size, box = _draw_crop((image.height, image.width), settings, shrink)
         # A JPEG decodes faster at a fraction of its size, as long as that still has all the pixels we need.
         needed = (round(size[1] * image.width / (box[2] - box[0])), round(size[0] * image.height / (box[3] - box[1])))
         full_width, full_height = image.size
@@ -155,13 +157,13 @@ class PanopticDataset(torch.utils.data.Dataset):
             panoptic = panoptic.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = torch.from_numpy(np.array(_jitter_colour(image))).permute(2, 0, 1)
         target = self._target(index, _segment_ids(panoptic))
-        if settings.pad_to_crop:
+        if settings.pad_to_crop and padded:
             right_bottom = (0, settings.crop_px[1] - size[1], 0, settings.crop_px[0] - size[0])
             pixels = F.pad(pixels, right_bottom, value=_IMAGE_PADDING)
             target = replace(target, ids=F.pad(target.ids, right_bottom, value=NONE_OF_THESE))
         return pixels.contiguous(), target
 
-    def _target(self, index: int, segment_ids: np.ndarray, pseudo_is_void: bool = False) -> Target:
+    def _target(self, index: int, segment_ids: np.ndarray, without_pseudo: bool = False) -> Target:
         """The target of an image or a crop of it; segments that are not in the crop are left out."""
         record = self.records[index]
         largest = max(segment_ids.max(), NONE_OF_THESE, record.segment_ids.max(initial=0))
@@ -170,8 +172,10 @@ class PanopticDataset(torch.utils.data.Dataset):
         new_ids[NONE_OF_THESE] = NONE_OF_THESE
         new_ids[record.segment_ids] = np.arange(len(record.segment_ids)) + FIRST_SEGMENT
         new_ids[record.crowd_ids[record.crowd_ids <= largest]] = VOID
-        if pseudo_is_void:
-            new_ids[record.segment_ids[record.pseudo]] = VOID
+        if without_pseudo:
+            # Where people labelled all things, what a machine called a surface is known to be none of them.
+            doubtful = record.exhaustive[record.labels[record.pseudo]]
+            new_ids[record.segment_ids[record.pseudo]] = np.where(doubtful, VOID, NONE_OF_THESE)
         weights = np.where(record.pseudo, self.config.training.pseudo_weight, 1.0)
         return _without_hidden(
             Target(
@@ -194,10 +198,12 @@ def _without_hidden(target: Target) -> Target:
 
 
 def paste(onto: tuple[Tensor, Target], source: tuple[Tensor, Target], label: int) -> tuple[Tensor, Target]:
-    """What is labelled with one class in an augmented photo, and trusted, pasted onto another where it lies (copy-paste
-    augmentation, arXiv 2012.07177): the image and its target. What is hidden below it is not there any more."""
+    """What is labelled with one class in an augmented photo, and trusted, pasted onto another (copy-paste augmentation,
+    arXiv 2012.07177), the photos laid on each other at random: the image and its target. What is hidden below it is not
+    there any more."""
     (image, target), (other_image, other) = onto, source
     height, width = (min(a, b) for a, b in zip(image.shape[1:], other_image.shape[1:], strict=True))
+    top, left = (int(torch.randint(a - b + 1, ())) for a, b in zip(image.shape[1:], (height, width), strict=True))
     pasted = ((other.labels == label) & (other.weights == 1)).nonzero()[:, 0]
     new_ids = other.ids.new_zeros(len(other.labels) + FIRST_SEGMENT)
     new_ids[pasted + FIRST_SEGMENT] = (
@@ -206,8 +212,10 @@ def paste(onto: tuple[Tensor, Target], source: tuple[Tensor, Target], label: int
     over = new_ids[other.ids[:height, :width].long()]  # 0 where nothing is pasted
 
     image, ids = image.clone(), target.ids.clone()
-    image[:, :height, :width] = torch.where(over > 0, other_image[:, :height, :width], image[:, :height, :width])
-    ids[:height, :width] = torch.where(over > 0, over, ids[:height, :width])
+    pixels = image[:, top : top + height, left : left + width]
+    pixels[:] = torch.where(over > 0, other_image[:, :height, :width], pixels)
+    below = ids[top : top + height, left : left + width]
+    below[:] = torch.where(over > 0, over, below)
     labels = torch.cat((target.labels, other.labels[pasted]))
     weights = torch.cat((target.weights, other.weights[pasted]))
     return image, _without_hidden(replace(target, ids=ids, labels=labels, weights=weights))
@@ -400,11 +408,11 @@ def _segment_ids(panoptic: Image.Image) -> np.ndarray:
 
 
 def _draw_crop(
-    original: tuple[int, int], settings: TrainingConfig
+    original: tuple[int, int], settings: TrainingConfig, shrink: float = 1.0
 ) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
     """Large-scale jitter and a crop in one: the crop's size (height, width) after scaling, and the box
     (left, top, right, bottom) that it covers in the original. Only the crop is ever resized."""
-    short_side = settings.short_sides_px[int(torch.randint(len(settings.short_sides_px), ()))]
+    short_side = shrink * settings.short_sides_px[int(torch.randint(len(settings.short_sides_px), ()))]
     scale = min(short_side / min(original), settings.max_long_side_px / max(original))
     scaled = [max(1, int(side * scale + 0.5)) for side in original]
     size = (min(scaled[0], settings.crop_px[0]), min(scaled[1], settings.crop_px[1]))

@@ -85,7 +85,7 @@ def matching_cost(
     probs = mask_logits.sigmoid()
     dice = 1 - (2 * probs @ positive.T + 1) / (probs @ weight.T + positive.sum(1) + 1)
     class_cost = -class_logits.softmax(-1)[..., labels]
-    return config.class_weight * class_cost + config.mask_weight * bce + config.dice_weight * dice
+    return config.match_class_weight * class_cost + config.mask_weight * bce + config.dice_weight * dice
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def match(predictions: list[Prediction], targets: list[Target], config: Training
     """
     features = predictions[0].mask_features
     size = (features.shape[2], features.shape[3])
-    points = draw_points(len(targets), config.num_points, size, features.device)
+    points = draw_points(len(targets), config.match_points, size, features.device)
     sampled = sample_bilinear(to_float(features), points)  # [B, D, P]
     embed = torch.stack([to_float(p.mask_embed) for p in predictions], dim=1)  # [B, L, Q, D]
     mask_logits = (embed.flatten(1, 2) @ sampled).unflatten(1, embed.shape[1:3])  # [B, L, Q, P]

@@ -9,7 +9,7 @@ In each image only the categories that it labels exhaustively are judged:
   punished. Its pixels are still known to be no judged category, just as those labelled as none of these.
 
 Both metrics are torchmetrics', so they add up (``merge_state``) and sync across processes. ``update`` takes the target
-that ``PanopticDataset.original`` gives, in which machine-named segments are void.
+that ``PanopticDataset.original`` gives, in which machine-named segments are not judged.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def test_a_flip_keeps_a_query_that_drew_nothing(uploaded: Page) -> None:
 
 
 def test_both_attentions_lie_on_one_side_of_a_line_each(uploaded: Page) -> None:
-    name = uploaded.locator("#viewer .hover")
+    name, agreement = uploaded.locator("#viewer .hover"), uploaded.locator("#agreement")
 
     def named_at(x: float, y: float) -> str:
         uploaded.locator("#canvas").hover(position=on_photo(uploaded, x, y))
@@ -178,26 +178,71 @@ def test_both_attentions_lie_on_one_side_of_a_line_each(uploaded: Page) -> None:
     expect(uploaded.locator("#compare")).to_have_attribute("aria-busy", "true")
     let_go(uploaded, held)
     uploaded.unroute("**/component_server/")
-    expect(uploaded.locator("#agreement")).to_contain_text("the class of 100.0 % of the pixels")
-    uploaded.locator(".wipe-handle").fill("0.4")
-    assert "query 1" in named_at(0.3, 0.85)  # the twin draws the cat with another query
-    assert "query 0" in named_at(0.45, 0.85)
+    expect(agreement).to_have_text("Of what either of the two names, they agree on 100.0 %.")
+    handle = uploaded.locator(".wipe-handle")
+    expect(handle).to_have_attribute("aria-label", "Line between masked on the left and prototypes on the right")
+    handle.fill("0.4")
+    assert re.match("masked: cat.*query 1", named_at(0.3, 0.85))  # the twin draws the cat with another query
+    assert re.match("cat.*query 0", named_at(0.45, 0.85))
+    uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.7, 0.85))
+    expect(uploaded.locator("#query")).to_contain_text("Query 1")
+    uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.3, 0.85))  # of the twin nothing is told below
+    expect(uploaded.locator("#query")).to_contain_text("Query 1")
+    uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.45, 0.85))
     place = prototype_place(5, 0, 0)
     assert "cat" in named_at(*place)  # its prototypes are not those of the twin
-    uploaded.locator(".wipe-handle").fill("0.1")
+    handle.fill("0.1")
     assert "layer 6" in named_at(*place)
 
     set_number(uploaded, "score-threshold", "0.8")  # for both: nobody draws the couch
     expect(rows(uploaded)).to_have_count(1)
-    expect(uploaded.locator("#agreement")).to_contain_text("100.0 %")
-    uploaded.locator(".wipe-handle").fill("0.9")
+    expect(agreement).to_contain_text("100.0 %")
+    handle.fill("0.9")
     assert named_at(0.7, 0.85) == ""
+    set_number(uploaded, "score-threshold", "1")
+    expect(agreement).to_have_text("Neither of the two names anything.")
+    set_number(uploaded, "score-threshold", "0.5")
 
     uploaded.get_by_label("masked", exact=True).check(force=True)
     expect(uploaded.locator("#walk")).to_be_hidden()
-    expect(uploaded.locator("#agreement")).to_be_visible()
-    assert "query 0" in named_at(0.3, 0.85)  # now the twin is on the right
+    expect(agreement).to_contain_text("100.0 %")
+    assert re.match("prototypes: cat.*query 0", named_at(0.3, 0.85))  # now the twin is on the right
     uploaded.keyboard.press("w")  # before and after, of one network again
-    expect(uploaded.locator("#agreement")).to_be_hidden()
+    expect(agreement).to_be_empty()
     expect(uploaded.locator("#wipe")).to_have_attribute("aria-pressed", "true")
-    assert "query 1" in named_at(0.3, 0.85)
+    assert re.match("cat.*query 1", named_at(0.3, 0.85))
+
+
+def test_a_comparison_that_is_called_off_while_it_loads_leaves_nothing(uploaded: Page) -> None:
+    held = hold_answers(uploaded, "read")
+    uploaded.locator("#compare").click()
+    uploaded.locator("#compare").click()
+    let_go(uploaded, held)
+    expect(uploaded.locator("#compare")).to_have_attribute("aria-pressed", "false")
+    expect(uploaded.locator("#compare")).not_to_have_attribute("aria-busy", "true")
+    expect(uploaded.locator("#agreement")).to_be_empty()
+    expect(uploaded.locator(".wipe-handle")).to_be_hidden()
+
+
+def test_the_line_follows_the_pointer_that_takes_it(uploaded: Page) -> None:
+    uploaded.locator("#wipe").click()
+    handle = uploaded.locator(".wipe-handle")
+    box = uploaded.locator("#canvas").bounding_box()
+    assert box
+    left, top, width, height = photo_box(uploaded)
+    x, y = box["x"] + left, box["y"] + top + height / 2
+    uploaded.mouse.move(x + width / 2, y)
+    uploaded.mouse.down()
+    for fraction in (0.45, 0.4, 0.3):
+        uploaded.mouse.move(x + fraction * width, y)
+    uploaded.mouse.up()
+    assert float(handle.input_value()) == pytest.approx(0.3, abs=0.01)
+    slider = handle.bounding_box()
+    assert slider and (slider["x"], slider["width"]) == pytest.approx((x, width), abs=2)
+
+
+@pytest.mark.parametrize("page", [{"query": "?example=cat&left=other&wipe=0.3"}], indirect=True, ids=["link"])
+def test_a_link_leads_to_a_comparison(page: Page) -> None:
+    expect(page.locator("#compare")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#agreement")).to_contain_text("100.0 %")
+    assert float(page.locator(".wipe-handle").input_value()) == pytest.approx(0.3, abs=0.01)

@@ -48,11 +48,15 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
     def stop(request: gr.Request) -> None:
         cancelled.add(str(request.session_hash))
 
-    @on_gpu
+    def begin(request: gr.Request) -> None:
+        cancelled.discard(str(request.session_hash))
+
+    # Alone, without what surrounds it: a lent GPU works in another process, which would not hear of a cancellation.
+    measure_on_gpu = on_gpu(measure_here)
+
     def measure(size: str, num_queries: float, precision: str, seconds: float, request: gr.Request) -> Iterator[tuple]:
         last_told, num_shown = 0.0, 0
-        cancelled.discard(str(request.session_hash))
-        for measurement in measure_here(SIZES[size], int(num_queries), precision, seconds, device):
+        for measurement in measure_on_gpu(SIZES[size], int(num_queries), precision, seconds, device):
             if str(request.session_hash) in cancelled:
                 yield CANCELLED, gr.skip(), gr.skip(), gr.skip()
                 return
@@ -87,7 +91,8 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
         sentence = gr.Markdown(elem_id="measure-found", elem_classes="numbers")
         plot = gr.Plot(show_label=False, visible=False, elem_id="measure-plot")
     private: dict[str, Any] = {"api_visibility": "private"}
-    start.click(
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
+    start.click(begin, None, None, **quiet).then(
         measure,
         [size, queries, precision, seconds],
         [state, plot, sentence, save],
@@ -95,7 +100,6 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
         **network,
         **private,
     )
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
     cancel.click(stop, None, None, **quiet)
 
     names = machines()

@@ -4,8 +4,8 @@ import { ask, find, findAll, isPainted, make, notify, onChange, state } from "..
 
 // The link to what an example photo shows now. Layers and heads are counted as the page names them, from 1.
 export function linkToView(view) {
-  const { result, task, objectThreshold, overlapThreshold, query, layer, head, show, step, opacity, names, outlines } =
-    view;
+  const { result, task, objectThreshold, overlapThreshold, query, layer, head, show, step } = view;
+  const { opacity, names, outlines, leftOfWipe, wipe } = view;
   const parameters = {
     example: result.name,
     attention: result.other_id && result.model.attention === "masked" ? "masked" : null,
@@ -20,6 +20,8 @@ export function linkToView(view) {
     opacity: opacity.toFixed(2),
     names: names ? "on" : "off",
     outlines: outlines ? "on" : "off",
+    left: leftOfWipe,
+    wipe: leftOfWipe && wipe.toFixed(3),
   };
   const given = Object.entries(parameters).filter(([, value]) => value !== null);
   return `${location.origin}${location.pathname}?${new URLSearchParams(given)}`;
@@ -46,6 +48,8 @@ export function viewFromLink(parameters, result) {
     opacity: fraction("opacity"),
     names: { on: true, off: false }[parameters.get("names")],
     outlines: { on: true, off: false }[parameters.get("outlines")],
+    leftOfWipe: oneOf("left", result.other_id ? ["photo", "other"] : ["photo"]),
+    wipe: fraction("wipe"),
   };
   return Object.fromEntries(Object.entries(view).filter(([, value]) => value !== undefined));
 }

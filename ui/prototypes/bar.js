@@ -81,7 +81,7 @@ function layerLine() {
 }
 
 // What a query without foreground does, by the rule of its checkpoint.
-export function whatThen(query, layer) {
+function whatThen(query, layer) {
   const { prototype_index: index, similarity } = state.result;
   const isFallback =
     usesPrototypes() && index[layer][query].every((at) => at === 0) && similarity[layer][query].every((s) => s === 0);

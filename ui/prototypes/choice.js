@@ -44,7 +44,7 @@ let shownChoice = null; // the one for what is selected now, or null while it is
 let isPanelVisible = false;
 
 // The head that is explained: the chosen one, or else the one whose pick has the best score.
-export const explainedHead = (query, layer) => state.head ?? bestHead(query, layer);
+const explainedHead = (query, layer) => state.head ?? bestHead(query, layer);
 
 // What the server knows of a choice, with its maps decoded and painted. Null where it does not answer.
 export function fetchChoice(query, layer, head) {

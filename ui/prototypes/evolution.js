@@ -118,7 +118,7 @@ export function drawMask(context) {
 
 // --------------------------------------------------------------------------------------------------------------- strip
 
-export const stepName = (step) => (step === 0 ? "before any layer" : `after layer ${step}`);
+const stepName = (step) => (step === 0 ? "before any layer" : `after layer ${step}`);
 
 function stepButton(step) {
   const { category, score, noObject, area, iou } = predictionOf(state.query, step);

@@ -90,10 +90,11 @@ export function colorTable(hexColors) {
   });
 }
 
-// What the colours of a map mean, in the lower left corner of the canvas.
+// What the colours of a map mean, in the lower left corner of what is seen of it.
 export function drawScale(context, colors, low, high) {
   const box = photoBox();
-  const [left, top] = [Math.max(0, box.left) + 8, Math.min(box.top + box.height, find("#canvas").clientHeight) - 34];
+  const from = state.leftOfWipe ? place(state.wipe, 0)[0] : box.left;
+  const [left, top] = [Math.max(0, from) + 8, Math.min(box.top + box.height, find("#canvas").clientHeight) - 34];
   context.save();
   context.font = "13px system-ui, sans-serif";
   const [before, after] = [low, high].map((text) => context.measureText(text).width);

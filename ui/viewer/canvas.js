@@ -21,6 +21,7 @@ import {
 const MAX_ZOOM = 16;
 const MIN_HEIGHT = 120; // room for the buttons and for zooming, however wide the photo is
 const DRAG_PX = 5; // a pointer that moved less was a click
+const GRIP_PX = 18; // the line of the wipe is taken from so far
 
 let photo = null;
 // The segments' colours and their outlines, in pixels of the shown photo: of the reading, and of the one beside it.
@@ -33,6 +34,7 @@ let canvasHeight = 0;
 let frame = 0;
 const pointers = new Map(); // those that are down, by id
 let dragged = 0;
+let isLineDragged = false;
 
 export async function showPhoto(result) {
   photo = await loadImage(result.photo);
@@ -55,6 +57,8 @@ function segmentAt({ idMap, segments }, x, y) {
   const id = idMap[Math.floor(y * height) * width + Math.floor(x * width)];
   return segments.find((segment) => segment.id === id) ?? null;
 }
+
+const isOnLine = (left) => state.leftOfWipe !== null && Math.abs(left - place(state.wipe, 0)[0]) < GRIP_PX;
 
 // Whether the other network's reading is seen there, and not this one's.
 const isBeside = (x) => state.beside !== null && x < state.wipe;
@@ -175,14 +179,16 @@ function drawWipe(context) {
   context.fill();
   context.shadowBlur = 0;
   if (!state.beside) return;
-  const isMasked = state.result.model.attention === "masked";
-  const names = isMasked ? ["prototypes", "masked"] : ["masked", "prototypes"];
   const y = Math.min(bottom, canvasHeight) - 48; // above the handle
-  names.forEach((name, side) => {
+  attentions().forEach((name, side) => {
     const half = nameWidth(context, name) / 2;
     drawName(context, name, left + (side === 0 ? -half - 6 : half + 6), y);
   });
 }
+
+// Left and right of the line.
+const attentions = () =>
+  state.result.model.attention === "masked" ? ["prototypes", "masked"] : ["masked", "prototypes"];
 
 function redraw() {
   if (!frame) frame = requestAnimationFrame(draw);
@@ -235,7 +241,19 @@ function moved() {
   camera.top = keep(camera.top, height, canvasHeight);
   // While the whole photo is seen, a finger scrolls the page.
   find("#canvas").style.touchAction = camera.scale > fitScale() * 1.01 ? "none" : "pan-y";
+  placeHandle();
   redraw();
+}
+
+// The slider below the photo spans what is seen of its width, so that its knob is below the line.
+function placeHandle() {
+  const handle = find(".wipe-handle");
+  const left = Math.max(0, camera.left);
+  const right = Math.min(canvasWidth, camera.left + state.result.width * camera.scale);
+  handle.style.left = `${left}px`;
+  handle.style.width = `${right - left}px`;
+  [handle.min, handle.max] = [left, right].map((edge) => unplace(edge, 0)[0].toFixed(3));
+  handle.value = state.wipe;
 }
 
 function resize() {
@@ -266,6 +284,7 @@ function onDown(event) {
   if (event.button !== 0 || !state.reading) return;
   pointers.set(event.pointerId, onCanvas(event));
   dragged = pointers.size > 1 ? Number.POSITIVE_INFINITY : 0;
+  isLineDragged = pointers.size === 1 && isOnLine(onCanvas(event)[0]);
   find("#canvas").setPointerCapture(event.pointerId);
 }
 
@@ -282,6 +301,8 @@ function onMove(event) {
     );
     const spread = (one, other) => Math.hypot(one[0] - other[0], one[1] - other[1]);
     zoom(spread(a.at, b.at) / spread(a.before, b.before), (a.at[0] + b.at[0]) / 2, (a.at[1] + b.at[1]) / 2);
+  } else if (dragged > DRAG_PX && isLineDragged) {
+    update({ wipe: Math.min(1, Math.max(0, unplace(left, top)[0])) });
   } else if (dragged > DRAG_PX) {
     hover(null);
     pan(left - before[0], top - before[1]);
@@ -295,7 +316,8 @@ function onUp(event) {
 
 function click(left, top) {
   const [x, y] = unplace(left, top);
-  const point = state.points && !isBeside(x) ? pointAt(left, top) : null;
+  if (isBeside(x)) return; // what is below the photo tells of the other side
+  const point = state.points ? pointAt(left, top) : null;
   if (point) return openPoint(point);
   const segment = segmentAt(state.reading, x, y);
   if (segment && !isPainted(segment.id)) return;
@@ -321,12 +343,14 @@ function hover(left, top) {
   const segment = other ?? (mine && isPainted(mine.id) ? mine : null);
   const point = left !== null && state.points && !isBeside(x) ? pointAt(left, top) : null;
   find("#canvas").classList.toggle("on-point", point !== null);
+  find("#canvas").classList.toggle("on-line", left !== null && isOnLine(left));
   update({ hovered: state.show === "segments" && !other ? (segment?.id ?? null) : null });
   label.hidden = !point && !segment;
   if (label.hidden) return;
+  const whose = other ? `${attentions()[0]}: ` : "";
   label.textContent = point
     ? point.label
-    : `${segment.category}  ${segment.score.toFixed(2)} · ${percent(segment.area_fraction)} · ${queriesOf(segment)}`;
+    : `${whose}${segment.category}  ${segment.score.toFixed(2)} · ${percent(segment.area_fraction)} · ${queriesOf(segment)}`;
   const room = canvasWidth - label.offsetWidth - 8;
   label.style.left = `${Math.max(8, Math.min(left + 14, room))}px`;
   label.style.top = `${top > canvasHeight - 48 ? top - 36 : top + 16}px`;
@@ -356,9 +380,11 @@ export function setUpCanvas() {
   );
   const handle = find(".wipe-handle");
   handle.addEventListener("input", () => update({ wipe: handle.valueAsNumber }));
-  onChange(["wipe", "leftOfWipe"], () => {
+  onChange(["wipe", "leftOfWipe", "result"], () => {
     handle.hidden = state.leftOfWipe === null;
     handle.value = state.wipe;
+    const sides = state.leftOfWipe === "other" ? attentions() : ["before", "after"];
+    handle.setAttribute("aria-label", `Line between ${sides.join(" on the left and ")} on the right`);
   });
   for (const button of findAll(".zoom button")) {
     const { zoom: how } = button.dataset;

@@ -9,6 +9,8 @@ async function readBeside(changes) {
   const number = ++comparisons;
   const { result, reading, leftOfWipe } = state;
   const isCompared = leftOfWipe === "other" && result.other_id;
+  find("#compare").removeAttribute("aria-busy");
+  find("#agreement").textContent = "";
   if (!isCompared || "result" in changes) update({ beside: null });
   if (!isCompared) return leftOfWipe === "other" && update({ leftOfWipe: null });
   find("#compare").setAttribute("aria-busy", "true");
@@ -17,9 +19,10 @@ async function readBeside(changes) {
   if (number !== comparisons) return;
   find("#compare").removeAttribute("aria-busy");
   update(beside ? { beside } : { leftOfWipe: null });
+  if (beside) find("#agreement").textContent = agreement(reading, beside);
 }
 
-// The share of the pixels that both readings give the same class, or none.
+// Of the pixels to which either reading gives a class, the share to which both give the same.
 function agreement(one, other) {
   const classes = ({ segments }) => {
     const byId = [null];
@@ -27,18 +30,18 @@ function agreement(one, other) {
     return byId;
   };
   const [mine, theirs] = [classes(one), classes(other)];
-  const alike = one.idMap.reduce((sum, id, i) => sum + (mine[id] === theirs[other.idMap[i]]), 0);
-  return alike / one.idMap.length;
-}
-
-function renderAgreement() {
-  const { reading, beside } = state;
-  const note = find("#agreement");
-  note.hidden = !beside;
-  if (beside) note.textContent = `The two agree on the class of ${percent(agreement(reading, beside))} of the pixels.`;
+  let named = 0;
+  let alike = 0;
+  for (let i = 0; i < one.idMap.length; i++) {
+    const [id, otherId] = [one.idMap[i], other.idMap[i]];
+    if (!id && !otherId) continue;
+    named += 1;
+    if (mine[id] === theirs[otherId]) alike += 1;
+  }
+  if (named === 0) return "Neither of the two names anything.";
+  return `Of what either of the two names, they agree on ${percent(alike / named)}.`;
 }
 
 export function setUpCompare() {
   onChange(["result", "reading", "leftOfWipe"], readBeside);
-  onChange(["beside"], renderAgreement);
 }

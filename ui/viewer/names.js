@@ -85,6 +85,7 @@ export function nameWidth(context, name) {
 // Around a place of the canvas.
 export function drawName(context, name, left, top) {
   const width = nameWidth(context, name);
+  context.save();
   context.textAlign = "center";
   context.textBaseline = "middle";
   context.fillStyle = "#000a";
@@ -93,4 +94,5 @@ export function drawName(context, name, left, top) {
   context.fill();
   context.fillStyle = "#fff";
   context.fillText(name, left, top + 0.5);
+  context.restore();
 }

@@ -7,9 +7,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
+
+import gradio as gr
 
 from ui.engine import Engine, ResultGone
 from ui.export import export_file
@@ -41,6 +44,8 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
                 return function(*args)
             except (ResultGone, ValueError) as error:
                 return {"error": str(error)}
+            except gr.Error as error:  # of who lends the GPU
+                return {"error": error.message}
 
         del answer.__wrapped__  # Gradio reads the signature, and it is the one of ``answer``
         return answer
@@ -82,6 +87,7 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
 def new_folder(root: Path) -> Path:
     """An empty folder below ``root``, whose older ones are removed an hour after they were made."""
     for folder in root.iterdir():
-        if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another download may have removed it
+            if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
     return Path(tempfile.mkdtemp(dir=root))
