@@ -83,14 +83,17 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     """The photo field, the viewer, and the endpoints for programs; ``first`` is what the viewer shows at first."""
     task = engine.model.config.task
 
-    def run(image: np.ndarray | None, name: str = ""):
+    def run(image: np.ndarray | pem.ImageError | None, name: str = ""):
         """Runs the photo of the field, or the example of that name once more."""
         if name:
             image = np.asarray(pem.load_image(engine.examples[f"example-{name}"]))
         if image is None:
             gr.Warning("Please choose a photo first.")
             return gr.skip()
-        return open_result(engine, engine.run(image, name), task), name
+        if isinstance(image, pem.ImageError):
+            gr.Warning(str(image))
+            return gr.skip(), gr.skip(), None  # or it would stay in the field as a broken picture
+        return open_result(engine, engine.run(image, name), task), name, gr.skip()
 
     def pick_example(event: gr.SelectData):
         path = EXAMPLES[event.index]
@@ -130,14 +133,12 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     shown_example = gr.State("")  # its name, while no photo of the visitor's own is shown
 
     private: dict[str, Any] = {"api_visibility": "private"}
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
-    # Opened before it waits for its turn: a file that is refused would stay in the field as a broken picture, while a
-    # photo whose run fails must stay, to be run again.
-    opened = photo.upload(lambda _: "", photo, shown_example, **quiet)
-    opened.failure(lambda: None, None, photo, **quiet)
-    opened.success(run, photo, [result, shown_example], **NETWORK, **private)
-    segment_button.click(run, [photo, shown_example], [result, shown_example], **NETWORK, **private)
-    examples.select(pick_example, None, [photo, result, shown_example], show_progress_on=result, **NETWORK, **private)
+    on_result: dict[str, Any] = {"show_progress_on": result, **NETWORK, **private}
+    # From now on it is the visitor's photo that Segment runs, even when its first run fails.
+    photo.upload(lambda: "", None, shown_example, queue=False, show_progress="hidden", **private)
+    photo.upload(run, [photo], [result, shown_example, photo], **on_result)
+    segment_button.click(run, [photo, shown_example], [result, shown_example, photo], **on_result)
+    examples.select(pick_example, None, [photo, result, shown_example], **on_result)
     page.load(arrive, None, [result, shown_example], show_progress="hidden", **NETWORK, **private)
     add_endpoints(engine, exports, NETWORK)
 

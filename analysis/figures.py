@@ -16,11 +16,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-from scipy.ndimage import distance_transform_edt
 
 import pem
 from analysis.latency import STAGES
 from analysis.results import RESULTS, machine
+from pem.names import deepest_place
 
 PAPER = Path(__file__).parent / "paper_results.csv"
 FIGURES = Path(__file__).parent.parent / "assets" / "figures"
@@ -45,13 +45,6 @@ SUBJECTS = {
 SWEPT = {"long_side_px": "long side of the image in px", "num_queries": "queries", "num_heads": "heads"}
 
 
-def innermost_point(inside: np.ndarray) -> tuple[int, int]:
-    """The (row, col) of a mask that is farthest from its edge: where a name is easiest to read."""
-    depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-    row, col = np.unravel_index(depth.argmax(), depth.shape)
-    return int(row), int(col)
-
-
 def overview(model: pem.PEM, photos: list[Path]) -> Figure:
     """Each photo with its panoptic segments and their names, and below it the prototypes of its largest thing's query.
 
@@ -62,7 +55,7 @@ def overview(model: pem.PEM, photos: list[Path]) -> Figure:
     outline = [matplotlib.patheffects.withStroke(linewidth=2.5, foreground="black")]
     for column, path in enumerate(photos):
         image = np.asarray(pem.load_image(path))
-        batch = pem.preprocess([image], model.config)
+        batch = pem.preprocess([image], model.config, next(model.parameters()).device)
         with torch.inference_mode():
             output = model(batch.pixels, trace=True)
         reading = pem.panoptic(output, batch, model.config)[0]
@@ -70,7 +63,7 @@ def overview(model: pem.PEM, photos: list[Path]) -> Figure:
         top.imshow(pem.render(image, reading, opacity=0.55))
         for segment in reading.segments:
             if segment.area_px >= SMALLEST_NAMED * reading.ids.size:
-                row, col = innermost_point(reading.ids == segment.id)
+                row, col, _ = deepest_place(reading.ids, segment.id)
                 top.text(col, row, segment.label, color="white", ha="center", va="center", path_effects=outline)
 
         bottom.imshow(image)
@@ -81,7 +74,7 @@ def overview(model: pem.PEM, photos: list[Path]) -> Figure:
             for number, layer in enumerate(output.trace):
                 if layer.allowed_fraction[0, query] == 0:
                     continue  # no foreground, so no prototype
-                index = layer.prototype_index[0, :, query].numpy()
+                index = layer.prototype_index[0, :, query].cpu().numpy()
                 points = np.stack(np.divmod(index, layer.grid_size[1])) * layer.stride + layer.stride / 2
                 scale = np.array(batch.original_sizes[0]) / np.array(batch.content_sizes[0])
                 rows, cols = points * scale[:, None]

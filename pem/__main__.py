@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", choices=READINGS, default="panoptic", help="default: %(default)s")
     parser.add_argument("--out", type=Path, help="the overlay; default: PHOTO-TASK.png in the current folder")
     parser.add_argument(
-        "--json", type=Path, help="segments in COCO panoptic format; their id map goes beside it as PNG"
+        "--json", type=Path, help="segments in COCO panoptic format; their id map goes beside it as NAME-ids.png"
     )
     parser.add_argument("--model", default="default", help="a preset, a weights file or a Hub id; default: %(default)s")
     parser.add_argument("--weights", help="the weights of a preset")
@@ -46,10 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 def _segment(options: argparse.Namespace) -> None:
     targets = [options.out or Path(f"{options.photo.stem}-{options.task}.png")]
     if options.json:
-        id_map = options.json.with_suffix(".png")
-        if id_map.resolve() == targets[0].resolve():  # --out a.png --json a.json
-            id_map = options.json.with_name(f"{options.json.stem}-ids.png")
-        targets += [options.json, id_map]
+        targets += [options.json, options.json.with_name(f"{options.json.stem}-ids.png")]
     _check_targets(options.photo, targets)
 
     image = load_image(options.photo)
@@ -76,6 +73,8 @@ def _check_targets(photo: Path, targets: list[Path]) -> None:
             raise ValueError(f"{path} would be written over another file of this run; choose another name.")
         if not path.parent.is_dir():
             raise ValueError(f"There is no folder {path.parent} to write {path.name} into.")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give the name of a file.")
 
 
 def _print_legend(segmentation: Segmentation) -> None:

@@ -45,8 +45,12 @@ def arithmetic(device: torch.device, precision: str) -> str:
         return f"{precision} autocast"
     if device.type != "cuda" or precision == "float64":
         return precision
-    # On recent GPUs float32 may mean TF32, with a tenth of the mantissa lost to speed.
-    tf32 = {"convolutions": torch.backends.cudnn.allow_tf32, "matrix products": torch.backends.cuda.matmul.allow_tf32}
+    # On recent GPUs float32 may mean TF32, with 10 of the 23 bits of the mantissa.
+    try:
+        tf32 = {"convolutions": torch.backends.cudnn.allow_tf32}
+        tf32["matrix products"] = torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # it was set by newer switches, and the older ones cannot express it
+        return "float32, TF32 in: unknown"
     return f"float32, TF32 in: {', '.join(name for name, allowed in tf32.items() if allowed) or 'nothing'}"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
@@ -11,32 +14,36 @@ from pem.outputs import Segmentation
 # Places are looked for in an id map of at most this many pixels a side: a name needs no finer one.
 SEARCHED_PX = 480
 FONT_SHARE = 1 / 48  # of the long side of the image
+# Pillow's own has no letters beyond ASCII. This one has Latin, Greek and Cyrillic ones.
+FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def write_names(pixels: np.ndarray, segmentation: Segmentation) -> np.ndarray:
     """A copy of uint8 RGB [H0, W0, 3] with the name of every segment of ``segmentation`` that has room for it.
 
-    The largest come first: a name that would cover another, or is higher than its segment is thick, is left out.
+    The largest come first: a name that would cover another, is higher than its segment is thick or wider than the image
+    is left out.
     """
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image, "RGBA")
     height_px = max(11, round(max(image.size) * FONT_SHARE))
-    font = ImageFont.load_default(height_px)
+    font = ImageFont.truetype(FONT, height_px)
     margin = height_px / 2.5
     taken: list[tuple[float, float, float, float]] = []
     for segment in sorted(segmentation.segments, key=lambda segment: -segment.area_px):
+        name = " ".join(segment.label.split())
         y, x, depth = deepest_place(segmentation.ids, segment.id)
-        if depth < 0.8 * height_px:
+        half = draw.textlength(name, font) / 2 + margin
+        if not name or depth < 0.8 * height_px or 2 * half > image.width:
             continue
-        half = draw.textlength(segment.label, font) / 2 + margin
-        x = min(max(x, half), max(half, image.width - half))
+        x = min(max(x, half), image.width - half)
         box = (x - half, y - height_px / 2 - margin / 2, x + half, y + height_px / 2 + margin / 2)
         if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
             continue
         taken.append(box)
         draw.rounded_rectangle(box, radius=margin, fill=(0, 0, 0, 170))
-        draw.text((x, y), segment.label, fill=(255, 255, 255), font=font, anchor="mm")
-    return np.asarray(image)
+        draw.text((x, y), name, fill=(255, 255, 255), font=font, anchor="mm")
+    return np.array(image)  # which may be written to
 
 
 def deepest_place(ids: np.ndarray, segment_id: int) -> tuple[float, float, float]:

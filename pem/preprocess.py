@@ -82,7 +82,7 @@ def to_array(image: Photo) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return np.asarray(load_image(image))
     if isinstance(image, Image.Image):
-        return np.asarray(to_rgb(image))
+        image = np.asarray(to_rgb(image))
     if not isinstance(image, np.ndarray):
         raise ValueError(f"An image must be a path, a PIL image or a numpy array, not {type(image).__name__}.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -103,7 +103,7 @@ def preprocess(images: Sequence[Photo], config: PEMConfig, device: torch.device 
 
     The shortest side becomes ``config.short_side_px``, unless the longest would exceed ``config.max_long_side_px``.
     Padding, up to the largest image of the batch and to multiples of 32, lies right and below and is 0 after
-    normalisation. The network sees it as black-ish image: for results that do not depend on the company, batch
+    normalisation, which is mid-grey image to the network: for results that do not depend on the company, batch
     images of one size.
     """
     if isinstance(images, (str, os.PathLike, np.ndarray, Image.Image)) or not images:

@@ -30,9 +30,12 @@ def render(
     pixels, ids = to_array(image), segmentation.ids
     if pixels.shape[:2] != ids.shape:
         raise ValueError(f"The segmentation belongs to an image of {list(ids.shape)}, not {list(pixels.shape[:2])}.")
-    colors = np.zeros((len(segmentation.segments) + 1, 3), np.uint8)
+    # An id without a segment, as where somebody has filtered them, is void.
+    colors = np.zeros((max(ids.max(), *(s.id for s in segmentation.segments), 0) + 1, 3), np.uint8)
+    is_void = np.ones(len(colors), bool)
     for segment in segmentation.segments:
         colors[segment.id] = np.multiply(segment.color, opacity)
+        is_void[segment.id] = False
     painted = np.empty(pixels.shape, np.uint8)
     for top in range(0, len(ids), ROWS_AT_ONCE):
         rows = slice(top, top + ROWS_AT_ONCE)
@@ -47,7 +50,7 @@ def render(
         np.add(
             faded, np.repeat(colors[run_ids], lengths, axis=0).reshape(faded.shape), out=painted[rows], casting="unsafe"
         )
-        np.copyto(painted[rows].reshape(-1), pixels[rows].reshape(-1), where=np.repeat(run_ids == 0, 3 * lengths))
+        np.copyto(painted[rows].reshape(-1), pixels[rows].reshape(-1), where=np.repeat(is_void[run_ids], 3 * lengths))
 
     if outlines:
         lines = np.flatnonzero(_outlines(ids))

@@ -187,6 +187,10 @@ def load_model(
     name = os.fspath(name_or_path)
     if name in PRESETS and weights is not None:
         config, path = get_config(name), Path(weights)
+        if path.suffix == ".safetensors" and "pem_format" in _metadata(path):
+            own = dataclasses.replace(_read_config(path), training=config.training)
+            if own != config:
+                raise WeightsError(f"{path} has a config of its own, which differs; use load_model({str(path)!r}).")
     elif weights is not None:
         raise ValueError(
             f"weights= goes with the name of a preset, not with {name!r}; choose one of: {', '.join(PRESETS)}."
@@ -233,7 +237,7 @@ def _download(repository: str, revision: str) -> Path:
 
     try:
         return Path(hf_hub_download(repository, HUB_FILE, revision=revision))
-    except (OSError, ValueError) as error:  # its own errors derive from these, as do broken connections
+    except Exception as error:  # its own, and those of whatever it connects with
         raise WeightsError(
             f"Cannot fetch {HUB_FILE} of {repository}@{revision} from the Hub: {_first_line(error)}."
         ) from error
@@ -254,6 +258,16 @@ def pick_device(device: str | torch.device) -> torch.device:
     return target
 
 
+def _metadata(path: Path) -> dict[str, str]:
+    """What is written at the head of a safetensors file; ``pem_format`` is in those of ours."""
+    _check_exists(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is damaged or not a file of weights: {_first_line(error)}.") from error
+
+
 def _read_config(path: Path) -> PEMConfig:
     """The config in the metadata of one of our files."""
     if path.suffix in (".pth", ".pkl"):
@@ -261,12 +275,7 @@ def _read_config(path: Path) -> PEMConfig:
             f"{path.name} does not say which network it belongs to; name a preset: "
             f"load_model('cityscapes-panoptic-r50', weights={str(path)!r})."
         )
-    _check_exists(path)
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is damaged or not a file of weights: {_first_line(error)}.") from error
+    metadata = _metadata(path)
     if "pem_format" not in metadata or "config" not in metadata:
         raise WeightsError(
             f"{path} was not written by this project: it has no PEM config; name a preset and pass weights=."
@@ -362,6 +371,8 @@ def _to_tensor(name: str, value: Any) -> Tensor:
         return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
     if not isinstance(value, Tensor):
         raise TypeError(f"it has a {type(value).__name__} under {name!r}, where a tensor should be")
+    if value.layout != torch.strided or value.is_complex():
+        raise TypeError(f"it has a sparse or complex tensor under {name!r}")
     return value
 
 

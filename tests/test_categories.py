@@ -30,7 +30,7 @@ def test_every_preset_has_a_named_set() -> None:
 def test_known_places() -> None:
     cityscapes = categories_for(get_config("cityscapes-panoptic-r50"))
     assert (cityscapes[10].name, cityscapes[10].color, cityscapes[10].is_thing) == ("sky", (70, 130, 180), False)
-    assert (cityscapes[18].name, cityscapes[18].id) == ("bicycle", 18)
+    assert (cityscapes[18].name, cityscapes[18].id) == ("bicycle", 33)  # not its train id, 18
     ade20k = categories_for(get_config("ade20k-panoptic-r50"))
     assert [ade20k[i].name for i in (0, 12, 73, 100, 149)] == ["wall", "person", "kitchen island", "poster", "flag"]
     everyday = categories_for(get_config("default"))

@@ -48,8 +48,8 @@ def test_an_overlay_in_the_current_folder_and_a_legend(folder: Path, capsys: pyt
 def test_json_and_id_map_agree(folder: Path, task: str) -> None:
     assert main(["photos/sofa.jpg", "--task", task, "--out", "overlay.jpg", "--json", "sofa.json"]) == 0
     record: dict[str, Any] = json.loads((folder / "sofa.json").read_text())
-    assert record["file_name"] == "sofa.png" and record["image"]["file_name"] == "sofa.jpg"
-    colors = np.asarray(Image.open(folder / "sofa.png")).astype(int)
+    assert record["file_name"] == "sofa-ids.png" and record["image"]["file_name"] == "sofa.jpg"
+    colors = np.asarray(Image.open(folder / "sofa-ids.png")).astype(int)
     ids = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
     names = {category["id"]: category["name"] for category in record["categories"]}
     assert {names[segment["category_id"]] for segment in record["segments_info"]} >= {"cat", "couch"}
@@ -57,7 +57,7 @@ def test_json_and_id_map_agree(folder: Path, task: str) -> None:
         rows, cols = np.nonzero(ids == segment["id"])
         assert segment["area"] == len(rows) > 0
         assert segment["bbox"][:2] == [cols.min(), rows.min()]
-    assert sorted(path.name for path in folder.iterdir()) == ["overlay.jpg", "photos", "sofa.json", "sofa.png"]
+    assert sorted(path.name for path in folder.iterdir()) == ["overlay.jpg", "photos", "sofa-ids.png", "sofa.json"]
 
 
 def test_overlay_and_json_of_one_name_leave_room_for_the_id_map(folder: Path) -> None:
@@ -75,6 +75,7 @@ def test_overlay_and_json_of_one_name_leave_room_for_the_id_map(folder: Path) ->
         (["photos/sofa.jpg", "--out", "a.png", "--json", "a.png"], "over another file"),
         (["photos/sofa.jpg", "--out", "a"], "no ending of an image file"),
         (["photos/sofa.jpg", "--out", "missing/a.png"], "no folder missing"),
+        (["photos/sofa.jpg", "--json", "photos"], "photos is a folder; give the name of a file"),
     ],
 )
 def test_errors_are_one_sentence(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from small_model import small_config, small_model
@@ -161,6 +162,23 @@ def test_every_parameter_learns(attention) -> None:
         (p.pred_logits.square().mean() + p.pred_masks.square().mean()) for p in (output, *output.aux_outputs)
     ).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("attention", ["prototype", "masked"])
+def test_a_trace_changes_nothing_in_training_either(attention) -> None:
+    plain, traced = (small_model(seed=1, attention=attention).train() for _ in range(2))
+    pixels = random_pixels(2)
+    assert torch.equal(plain(pixels).pred_logits, traced(pixels, trace=True).pred_logits)
+    states = plain.state_dict(), traced.state_dict()
+    assert [name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])] == []
+
+
+def test_a_reading_before_the_loss_takes_no_gradient_away() -> None:
+    model, batch = small_model(), pem.preprocess([np.zeros((40, 60, 3), np.uint8)], small_config())
+    output = model(batch.pixels)
+    pem.panoptic(output, batch, model.config)
+    assert output.pred_masks.requires_grad
+    assert output.pred_masks is output.pred_masks  # made once
 
 
 @pytest.mark.parametrize("size", [(64, 90), (33, 64)])

@@ -81,8 +81,24 @@ def test_a_name_stays_inside_the_image() -> None:
     assert found.sum() == pytest.approx(reference.sum(), rel=0.1)
 
 
+def test_a_name_that_the_image_cannot_hold_is_left_out() -> None:
+    assert not written(segmentation(np.ones((300, 60), np.int32), "chest of drawers")).any()
+    assert not written(segmentation(np.ones((100, 200), np.int32), " ")).any()
+
+
+def test_names_of_any_european_language_and_on_two_lines_are_written() -> None:
+    def picture(name: str) -> bytes:
+        ids = np.ones((100, 200), np.int32)
+        return write_names(np.zeros((100, 200, 3), np.uint8), segmentation(ids, name)).tobytes()
+
+    names = ["çiş", "çiğ", "кот", "пёс", "γάτα", "γίδα", "Tür", "Tor"]
+    assert len({picture(name) for name in names}) == len(names)  # letters that a font lacks look all alike
+    assert picture("dining\ntable") == picture("dining table")
+
+
 def test_an_overlay_has_names_when_asked() -> None:
     segments = segmentation(np.ones((100, 200), np.int32), "cat")
     photo = np.full((100, 200, 3), 128, np.uint8)
     bare, named = render(photo, segments), render(photo, segments, names=True)
     assert np.array_equal(named, write_names(bare, segments)) and not np.array_equal(named, bare)
+    named[:] = 0  # it is the caller's

@@ -422,7 +422,7 @@ def test_half_precision_and_its_infinities_are_read() -> None:
     masks[masks > 0] = float("inf")
     logits[1, CAR] = float("inf")
     half = output_of(masks, logits)
-    half.__dict__["pred_masks"] = masks[None]  # 0 * inf in the product that makes the masks is not what is tested
+    half.__dict__["_kept_masks"] = masks[None]  # 0 * inf in the product that makes the masks is not what is tested
     assert np.array_equal(panoptic(half, batch, CITYSCAPES)[0].ids, expected)
     assert np.array_equal(semantic(half, batch, CITYSCAPES)[0].ids, expected)
 

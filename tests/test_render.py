@@ -50,6 +50,15 @@ def test_opacity_goes_from_the_image_to_flat_colours() -> None:
     assert np.array_equal(flat[:4], image[:4])
 
 
+def test_what_has_no_segment_any_more_is_void() -> None:
+    image = np.full((8, 8, 3), 100, np.uint8)
+    found = halves()
+    person = Segmentation(found.ids, found.segments[1:])
+    painted = render(image, person, opacity=1, outlines=False)
+    assert (painted[5:, 3:] == 100).all() and (painted[5:, :2] == BLUE).all()
+    assert np.array_equal(render(image, Segmentation(found.ids, ()), outlines=False), image)
+
+
 def test_without_outlines_only_areas_are_painted() -> None:
     painted = render(np.zeros((8, 8, 3), np.uint8), halves(), opacity=1, outlines=False)
     assert {tuple(color) for color in painted.reshape(-1, 3).tolist()} == {(0, 0, 0), RED, BLUE}

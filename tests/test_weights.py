@@ -374,6 +374,28 @@ def test_a_preset_goes_with_its_weights(tmp_path) -> None:
         pem.load_model("ade21k", weights=path)
 
 
+def test_a_file_with_another_config_than_the_preset_is_refused(tmp_path) -> None:
+    model = pem.build_model(pem.get_config("default"))
+    path = tmp_path / "model.safetensors"
+    pem.save_weights(model, path)
+    assert same(model, pem.load_model("default", device="cpu", weights=path))
+    model.config = dataclasses.replace(model.config, short_side_px=640)
+    pem.save_weights(model, path)
+    with pytest.raises(WeightsError, match=r"has a config of its own, which differs; use load_model\('.*model.safeten"):
+        pem.load_model("default", weights=path)
+    assert pem.load_model(path, device="cpu").config.short_side_px == 640
+
+
+def test_a_tensor_that_is_no_plain_one_is_refused_before_anything_changes(tmp_path) -> None:
+    model = small_model(seed=2)
+    for odd in (torch.eye(6, 32).to_sparse(), torch.zeros(6, 32, dtype=torch.complex64)):
+        state = {**model.state_dict(), "decoder.class_embed.weight": odd}
+        torch.save(state, tmp_path / "model.pth")
+        with pytest.raises(WeightsError, match="sparse or complex tensor under 'decoder.class_embed.weight'"):
+            pem.load_weights(model, tmp_path / "model.pth")
+    assert same(model, small_model(seed=2))
+
+
 def test_a_safetensors_file_of_others_has_no_config(tmp_path) -> None:
     safetensors.torch.save_file({"layer.weight": torch.zeros(3)}, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="was not written by this project"):
@@ -404,9 +426,14 @@ def test_a_hub_model_is_pinned_and_downloaded(tmp_path, monkeypatch) -> None:
         pem.load_model("someone/pem-small")
 
 
-def test_a_hub_that_cannot_be_reached_gets_one_sentence(monkeypatch) -> None:
+class NoUsualError(Exception):
+    """As those of the library that the Hub's uses for connections."""
+
+
+@pytest.mark.parametrize("failure", [ConnectionError, NoUsualError])
+def test_a_hub_that_cannot_be_reached_gets_one_sentence(monkeypatch, failure) -> None:
     def download(*args: str, **kwargs: str) -> str:
-        raise ConnectionError("Name or service not known")
+        raise failure("Name or service not known")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     with pytest.raises(WeightsError, match="Cannot fetch model.safetensors of a/b@main from the Hub: Name or service"):

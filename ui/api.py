@@ -30,9 +30,9 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
         segments = write(files, result, "segments", new_folder(export_root))
         return pem.render(result.photo, reading.segmentation), str(segments), describe(result_id, reading)
 
-    def segment(photo: np.ndarray | None, task: str):
-        if photo is None:
-            raise gr.Error("Please send a photo.", print_exception=False)
+    def segment(photo: np.ndarray | pem.ImageError | None, task: str):
+        if photo is None or isinstance(photo, pem.ImageError):
+            raise gr.Error(str(photo or "Please send a photo."), print_exception=False)
         return answer(engine.run(photo), task, None, None)
 
     def trace(result_id: str, query: float | None):

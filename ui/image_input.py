@@ -13,15 +13,16 @@ class SafeImage(gr.Image):
     """gr.Image that opens files as pem.load_image does.
 
     Gradio's own reading clips 16-bit photos, drops transparency, hands out palettes for GIFs and accepts decompression
-    bombs. Here every photo becomes uint8 RGB [H0, W0, 3], and what cannot is refused with one sentence on the page.
+    bombs. Here every photo becomes uint8 RGB [H0, W0, 3], and what cannot the ImageError that says why: not raised, for
+    of an event that failed in the field itself nobody could tell whether the file was to blame.
     """
 
     is_template = True  # drawn in the browser as gr.Image is
 
-    def preprocess(self, payload: ImageData | None) -> np.ndarray | None:
+    def preprocess(self, payload: ImageData | None) -> np.ndarray | ImageError | None:
         if payload is None or payload.path is None:
             return None
         try:
             return np.asarray(load_image(payload.path))
         except ImageError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            return error

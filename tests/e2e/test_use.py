@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from studio import on_photo, photo_box, rows, set_number, upload
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
-from playwright.sync_api import Page, expect  # noqa: E402
+from playwright.sync_api import Page, Route, expect  # noqa: E402
 
 # --------------------------------------------------------------------------------------------------- keys, bad input
 
@@ -77,6 +78,22 @@ def test_a_bad_file_says_so_and_the_last_result_stays(uploaded: Page, tmp_path: 
     expect(rows(uploaded)).to_have_count(2)
     uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.9, 0.8))
     expect(uploaded.locator("#query")).to_contain_text("couch")
+
+
+@pytest.mark.parametrize("page", [{"fails": "503"}], indirect=True, ids=["busy"])
+def test_a_photo_whose_run_fails_stays_and_is_run_next(page: Page, tmp_path: Path) -> None:
+    def refuse(route: Route) -> None:  # as a full queue does
+        route.fulfill(status=503, json={"detail": "Queue is full."})
+
+    page.route("**/queue/join*", refuse)
+    Image.fromarray(np.full((480, 640, 3), 128, np.uint8)).save(tmp_path / "photo.png")
+    page.locator("#photo input[type=file]").set_input_files(tmp_path / "photo.png")
+    expect(page.get_by_test_id("toast-body")).to_be_visible()
+    expect(page.locator("#photo img")).to_have_count(1)
+    expect(page.locator("#copy-link")).to_be_enabled()  # the example is still shown
+    page.unroute("**/queue/join*")
+    page.locator("#run").click()
+    expect(page.locator("#copy-link")).to_be_disabled()  # it is the visitor's own
 
 
 def test_segment_runs_the_shown_example_again_and_it_stays_one(page: Page) -> None:
