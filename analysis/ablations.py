@@ -25,7 +25,7 @@ from analysis.arguments import natural, one_sentence, parse_size
 from analysis.flops import mac_counter
 from analysis.latency import measure_peak_mib, measure_rounds, model_workload, percentiles
 from analysis.results import RESULTS, save_tables
-from analysis.validation import interval, judge, mean_iou, panoptic_quality
+from analysis.validation import Score, judge, mean_iou, panoptic_quality
 from pem.conditions import conditions
 from pem.config import PEMConfig
 from pem.layers import conv_norm
@@ -105,20 +105,24 @@ def train_variant(model: pem.PEM, dataset: PanopticDataset, folder: Path, seed: 
 def kept_scores(model: pem.PEM, dataset: PanopticDataset, path: Path) -> dict[str, float]:
     """``scores``, made once: they take minutes."""
     if not path.is_file():
-        path.write_text(json.dumps(scores(model, dataset)))
+        path.write_text(json.dumps(in_percent(scores(model, dataset))))
     return json.loads(path.read_text())
 
 
-def scores(model: pem.PEM, dataset: PanopticDataset) -> dict[str, float]:
-    """In percent, with 95 % intervals; PQ at the pair of thresholds that is best for the model."""
-    judged = judge(model, dataset)
+def scores(model: pem.PEM, dataset: PanopticDataset, precision: str | None = None) -> dict[str, Score]:
+    """``miou`` and ``pq``, the latter at the pair of thresholds that is best for the model."""
+    judged = judge(model, dataset, precision)
     quality = panoptic_quality(judged.counts.sum(2))
     best = divmod(int(quality.argmax()), quality.shape[1])
-    found = {"miou": interval(judged.areas, mean_iou), "pq": interval(judged.counts[best], panoptic_quality)}
+    return {"miou": Score.of(judged.areas, mean_iou), "pq": Score.of(judged.counts[best], panoptic_quality)}
+
+
+def in_percent(found: dict[str, Score]) -> dict[str, float]:
+    """Each score by its name, with the ends of its 95 % interval as NAME_low and NAME_high."""
     return {
         name if key == "value" else f"{name}_{key}": 100 * value
-        for name, values in found.items()
-        for key, value in values.items()
+        for name, score in found.items()
+        for key, value in score.interval().items()
         if value is not None
     }
 
@@ -161,8 +165,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "ablations.json")
     arguments = parser.parse_args()
     start = pem.load_model(arguments.start, device="cpu")
+    # As published where the default recipe has moved on since the stored run.
     schedule = dataclasses.replace(
         start.config.training,
+        base_lr=4e-4,
+        copy_paste=0.0,
+        prototype_gain=1.0,
+        match_points=start.config.training.num_points,
+        match_class_weight=start.config.training.class_weight,
         iterations=arguments.iterations,
         crop_px=(arguments.crop, arguments.crop),
         short_sides_px=tuple(range(arguments.crop - 32, arguments.crop + 129, 32)),

@@ -152,14 +152,23 @@ def intervals(result: Result) -> str:
 
 
 def variants(result: Result) -> str:
-    def cell(row: Result, key: str) -> str:
-        return f"{row[key]:.1f} ({row[f'{key}_low']:.1f}\N{NO-BREAK SPACE}to {row[f'{key}_high']:.1f})"
+    def cell(row: Result, key: str, sign: str = "") -> str:
+        if key not in row:
+            return ""
+        low, high = (format(row[f"{key}_{end}"], f"{sign}.1f") for end in ("low", "high"))
+        return f"{row[key]:{sign}.1f} ({low}\N{NO-BREAK SPACE}to {high})"
 
+    def gains(row: Result) -> Result:
+        """Over masked attention, of a comparison of the twins."""
+        return {f"{name} gain": cell(row, f"{key}_gain", "+") for key, name in (("miou", "mIoU"), ("pq", "PQ"))}
+
+    has_gains = any("pq_gain" in row for row in result["rows"])
     return markdown_table(
         {
             "variant": row["variant"],
             "mIoU": cell(row, "miou"),
             "PQ": cell(row, "pq"),
+            **(gains(row) if has_gains else {}),
             "time": f"{row['median_ms']:.0f} ms",
             "peak memory": f"{row['peak_mib']:.0f} MiB",
             "GMACs": f"{row['gmacs']:.2f}",

@@ -1,7 +1,8 @@
 """The bundled model beside its masked-attention twin, both trained: what they score and cost, also in half precision.
 
 ``python -m analysis.twins --data FOLDER``. The twin is no run of its own from the start: it took over all of the model
-but the cross-attention, and was trained on, as the model card tells.
+but the cross-attention, and was trained on, as the model card tells. So was PEM; where its weights after equally many
+steps are at hand (``--equal``), they stand beside.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import argparse
 from pathlib import Path
 
 import pem
-from analysis.ablations import costs, scores
+from analysis.ablations import costs, in_percent, scores
 from analysis.arguments import natural, one_sentence, parse_device, parse_size
-from analysis.latency import at_precision
 from analysis.results import RESULTS, save_tables
+from analysis.validation import Score
 from pem.conditions import conditions
 from pem.training.data import open_split
 from pem.weights import DEFAULT_WEIGHTS
+
+TWIN = "masked attention"
+PRECISIONS = ("float32", "bfloat16")
 
 
 @one_sentence()
@@ -25,25 +29,33 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="folder with panoptic_val.json and its photos")
     parser.add_argument("--model", default="default", help="what pem.load_model takes (default: %(default)s)")
     parser.add_argument("--twin", default=DEFAULT_WEIGHTS.with_stem("default-masked"), help="likewise")
+    parser.add_argument("--equal", help="likewise: the model when it had been trained for as long as the twin")
     parser.add_argument("--size", type=parse_size, default=(288, 384), metavar="HEIGHTxWIDTH", help="for the costs")
     parser.add_argument("--repeats", type=natural, default=20, help="for the costs")
     parser.add_argument("--device", type=parse_device, default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS / "twins.json")
     arguments = parser.parse_args()
-    names = {"PEM": arguments.model, "masked attention": arguments.twin}
-    models = {name: pem.load_model(path, device=arguments.device) for name, path in names.items()}
-    val_split = open_split(arguments.data, "val", models["PEM"].config)
     device = arguments.device
-    networks = {
-        name if precision == "float32" else f"{name}, {precision}": (model, precision)
-        for precision in ("float32", "bfloat16")
-        for name, model in models.items()
-    }
-    cost = costs(networks, arguments.size, arguments.repeats, device)
+    paths = {"PEM": arguments.model, "PEM, as long as its twin": arguments.equal, TWIN: arguments.twin}
+    models = {name: pem.load_model(path, device=device) for name, path in paths.items() if path}
+    val_split = open_split(arguments.data, "val", models["PEM"].config)
+
+    networks = {(name, precision): (model, precision) for precision in PRECISIONS for name, model in models.items()}
+    cost = costs(
+        {f"{name}, {precision}": network for (name, precision), network in networks.items()},
+        arguments.size,
+        arguments.repeats,
+        device,
+    )
+    found: dict[tuple[str, str], dict[str, Score]] = {}
+    for (name, precision), (model, _) in networks.items():
+        found[name, precision] = scores(model, val_split, precision)
     rows = []
-    for name, (model, precision) in networks.items():
-        with at_precision(precision, device):
-            rows.append({"variant": name, **scores(model, val_split), **cost[name]})
+    for name, precision in networks:
+        # On the same photos, so that what is easy or hard about them falls out.
+        gains = {f"{key}_gain": score - found[TWIN, precision][key] for key, score in found[name, precision].items()}
+        row = in_percent(found[name, precision] | (gains if name != TWIN else {}))
+        rows.append({"variant": f"{name}, {precision}", **row, **cost[f"{name}, {precision}"]})
     about = {"batch": 1, "size": "x".join(map(str, arguments.size))}
     save_tables({"conditions": conditions(device) | about, "rows": rows}, arguments.out)
 

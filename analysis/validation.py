@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tqdm import tqdm
 import pem
 from analysis.arguments import one_sentence
 from analysis.figures import side_by_side
+from analysis.latency import at_precision
 from analysis.results import RESULTS, save_json
 from pem.categories import categories_for, shade
 from pem.config import PEMConfig
@@ -51,17 +53,20 @@ class Judged:
     segments: np.ndarray
 
 
-def judge(model: pem.PEM, dataset: PanopticDataset) -> Judged:
-    """Runs each photo once, by itself at the size of the model's config, and reads it at every pair of thresholds."""
-    config = model.config
+def judge(model: pem.PEM, dataset: PanopticDataset, precision: str | None = None) -> Judged:
+    """Runs each photo once, by itself at the size of the model's config, and reads it at every pair of thresholds.
+
+    ``precision`` is one of ``analysis.latency``'s; without it, that in which ``pem.predict`` runs.
+    """
+    config, device = model.config, next(model.parameters()).device
     is_thing = [bool(category["isthing"]) for category in dataset.categories]
     object_thresholds = sorted({*OBJECT_THRESHOLDS, config.object_threshold})
     overlap_thresholds = sorted({*OVERLAP_THRESHOLDS, config.overlap_threshold})
     counts, areas, segments = [], [], []
     for index in tqdm(range(len(dataset)), desc="judge", unit="photo"):
         image, target = dataset.original(index)
-        batch = pem.preprocess([image], config, next(model.parameters()).device)
-        with torch.inference_mode(), mixed_precision(batch.pixels.device):
+        batch = pem.preprocess([image], config, device)
+        with torch.inference_mode(), at_precision(precision, device) if precision else mixed_precision(device):
             output = model(batch.pixels)
         per_threshold = []
         for object_threshold in object_thresholds:
@@ -121,19 +126,37 @@ def mean_where(chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
         return np.sum(values, axis=-1, where=chosen) / chosen.sum(-1)
 
 
-def interval(per_photo: np.ndarray, score: Any) -> dict[str, float | None]:
-    """``score`` of the sum over photos [I, ...], with the 95 % interval of ``NUM_RESAMPLES`` bootstrap samples.
+@dataclass(frozen=True)
+class Score:
+    """A score of a split, and of ``NUM_RESAMPLES`` bootstrap samples of its photos (nan where nothing is to judge).
 
-    All are None where there is nothing to judge; samples without anything to judge are left out.
+    Splits of as many photos are drawn alike, so that the scores of two models can be subtracted sample by sample.
     """
-    num_photos = len(per_photo)
-    times_drawn = np.random.default_rng(0).multinomial(num_photos, np.full(num_photos, 1 / num_photos), NUM_RESAMPLES)
-    resampled = score(np.tensordot(times_drawn, per_photo, axes=1))
-    judged = resampled[~np.isnan(resampled)]
-    if not len(judged):
-        return dict.fromkeys(("value", "low", "high"))
-    low, high = np.percentile(judged, (2.5, 97.5))
-    return {"value": float(score(per_photo.sum(0))), "low": float(low), "high": float(high)}
+
+    value: float
+    resampled: np.ndarray
+
+    @classmethod
+    def of(cls, per_photo: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> Score:
+        """``score`` of the sum over photos [I, ...]."""
+        number = len(per_photo)
+        times_drawn = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), NUM_RESAMPLES)
+        return cls(float(score(per_photo.sum(0))), score(np.tensordot(times_drawn, per_photo, axes=1)))
+
+    def __sub__(self, other: Score) -> Score:
+        return Score(self.value - other.value, self.resampled - other.resampled)
+
+    def interval(self) -> dict[str, float | None]:
+        """The value with its 95 % interval; None where there is nothing to judge.
+
+        The basic bootstrap interval: a sample lacks some of the photos that show a rare class, which lowers its mean
+        over the classes, and an interval of plain percentiles as much.
+        """
+        judged = self.resampled[~np.isnan(self.resampled)]
+        if not len(judged):
+            return dict.fromkeys(("value", "low", "high"))
+        low, high = 2 * self.value - np.percentile(judged, (97.5, 2.5))
+        return {"value": self.value, "low": float(low), "high": float(high)}
 
 
 def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
@@ -151,7 +174,8 @@ def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
     ]
     gaps = sum(b["segments"] * abs(b["score"] - b["right"]) for b in bins) / max(len(score), 1)
     quality = panoptic_quality(at_default)
-    worst = [n for n in np.argsort(quality, kind="stable").tolist() if not np.isnan(quality[n])][:10]
+    faults = at_default[:, 2:].sum((1, 2))  # of photos with equal quality, more of them are worse
+    worst = [n for n in np.lexsort((-faults, quality)).tolist() if not np.isnan(quality[n])][:10]
     return {
         "thresholds": {
             "object": judged.object_thresholds,
@@ -162,10 +186,10 @@ def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
         "per_source": {
             source: {
                 "photos": int((sources == source).sum()),
-                "pq": interval(at_default[sources == source], panoptic_quality),
-                "pq_things": interval(at_default[sources == source][..., judged.is_thing], panoptic_quality),
-                "pq_stuff": interval(at_default[sources == source][..., ~judged.is_thing], panoptic_quality),
-                "miou": interval(judged.areas[sources == source], mean_iou),
+                "pq": Score.of(at_default[sources == source], panoptic_quality).interval(),
+                "pq_things": Score.of(at_default[sources == source][..., judged.is_thing], panoptic_quality).interval(),
+                "pq_stuff": Score.of(at_default[sources == source][..., ~judged.is_thing], panoptic_quality).interval(),
+                "miou": Score.of(judged.areas[sources == source], mean_iou).interval(),
             }
             for source in sorted(set(judged.sources))
         },

@@ -111,10 +111,13 @@ def test_the_twins_are_scored_and_timed_side_by_side(
     for path, model in zip(paths, (start, twin)):
         pem.save_weights(model, path)
     command = ["twins", "--data", str(data), "--out", str(out), "--size", "64x64", "--repeats", "1"]
-    monkeypatch.setattr(sys, "argv", [*command, "--model", paths[0], "--twin", paths[1]])
+    monkeypatch.setattr(sys, "argv", [*command, "--model", paths[0], "--twin", paths[1], "--equal", paths[0]])
     twins.main()
     rows = {row["variant"]: row for row in json.loads(out.read_text())["rows"]}
-    ours, theirs, ours_halved, _ = rows.values()
-    assert list(rows) == ["PEM", "masked attention", "PEM, bfloat16", "masked attention, bfloat16"]
+    names = ("PEM", "PEM, as long as its twin", "masked attention")
+    assert list(rows) == [f"{name}, {precision}" for precision in ("float32", "bfloat16") for name in names]
+    ours, equal, theirs, ours_halved, _, _ = rows.values()
+    assert ours["miou_gain"] == equal["miou_gain"] == pytest.approx(ours["miou"] - theirs["miou"])
+    assert "miou_gain" not in theirs and "miou gain" not in theirs
     assert ours["gmacs"] < theirs["gmacs"] and ours["pq"] >= 0 and theirs["median_ms"] > 0
     assert ours_halved["gmacs"] == ours["gmacs"] and ours_halved["peak_mib"] != ours["peak_mib"]

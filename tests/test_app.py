@@ -89,6 +89,10 @@ def test_trace_answers_with_the_prototypes_of_one_query_in_pixels_of_the_photo(c
         assert trace["prototype_index"].shape == (6, 8, 3)
     with pytest.raises(AppError, match="There is no query 3"):
         client.predict(result_id, 3, api_name="/trace")
+    with pytest.raises(AppError, match="Please name a query"):
+        client.predict(result_id, None, api_name="/trace")
+    with pytest.raises(AppError, match="no longer kept on the server"):
+        client.predict(None, 0, api_name="/trace")
 
 
 @pytest.mark.parametrize("content", [b"this is no image", b""])

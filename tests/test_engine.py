@@ -123,6 +123,8 @@ def test_the_twin_runs_when_it_is_asked_for_and_is_kept_like_any_other() -> None
     assert engine.result(other_id) is other and (model.forwards, twin.forwards) == (1, 1)
     with pytest.raises(ResultGone, match="press Segment again"):
         engine.result("forgotten" + TWIN)
+    with pytest.raises(ResultGone):  # the twin has no twin
+        engine.result(other_id + TWIN)
 
 
 def test_the_twin_sees_what_the_network_saw_to_the_last_bit() -> None:

@@ -226,6 +226,7 @@ def test_schedules() -> None:
         (["--data", "nowhere"], "There is no nowhere/panoptic_train.json"),
         (["--data", "nowhere", "--config", "cityscape"], "no preset 'cityscape'"),
         (["--data", "nowhere", "--device", "cuda:99"], "no CUDA device 'cuda:99'"),
+        (["--data", "nowhere", "--threads", "-1"], "--threads is -1; it must be at least 1"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_one_sentence(
@@ -302,6 +303,13 @@ def test_a_checkpoint_goes_on_with_its_own_settings_only(tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[:5_000])
     with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another version; delete it"):
         make_trainer().load(path)
+
+
+def test_a_run_that_diverged_says_so(dataset: PanopticDataset) -> None:
+    trainer = make_trainer()
+    trainer.core.model.decoder.query_feat.weight.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="not finite at step 0; use a lower learning rate"):
+        trainer.train_step(*collate([dataset[0], dataset[1]]))
 
 
 def test_steps_after_the_last_checkpoint_are_logged_once(tmp_path: Path) -> None:

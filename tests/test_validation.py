@@ -16,7 +16,7 @@ import pem
 from analysis import validation
 from analysis.figures import thresholds_and_reliability
 from analysis.results import save_json
-from analysis.validation import interval, judge, mean_iou, panoptic_quality, report, truth
+from analysis.validation import Score, judge, mean_iou, panoptic_quality, report, truth
 from pem.training import evaluate as evaluation
 from pem.training.data import PanopticDataset, open_split
 
@@ -86,11 +86,30 @@ def test_the_interval_is_that_of_drawing_photos_again() -> None:
     # One class; each photo has one segment, found or missed. PQ = found / (found + missed / 2).
     counts = np.zeros((40, 4, 1))
     counts[:30, 0:2], counts[30:, 3] = 1, 1
-    found = interval(counts, panoptic_quality)
+    found = Score.of(counts, panoptic_quality).interval()
     assert found["value"] == pytest.approx(30 / 35)
     # The number found is binomial: 30 out of 40, standard deviation 2.74.
     low, high = (n / (n + (40 - n) / 2) for n in (30 - 1.96 * 2.74, 30 + 1.96 * 2.74))
-    assert (found["low"], found["high"]) == (pytest.approx(low, abs=0.02), pytest.approx(high, abs=0.02))
+    assert (found["low"], found["high"]) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
+
+
+def test_the_interval_of_a_difference_is_that_of_pairs() -> None:
+    rng = np.random.default_rng(1)
+    easy = rng.random(400)  # what two models have in common is which photos are easy
+    one, other = (Score.of((easy + rng.normal(0, 0.01, 400) + gain)[:, None], lambda x: x[..., 0]) for gain in (0.1, 0))
+    alone, paired = one.interval(), (one - other).interval()
+    assert paired["value"] == pytest.approx(one.value - other.value) == pytest.approx(40, abs=1)
+    assert paired["low"] < paired["value"] < paired["high"]
+    assert paired["high"] - paired["low"] < (alone["high"] - alone["low"]) / 10
+
+
+def test_an_interval_holds_where_a_sample_may_lack_a_class() -> None:
+    """Ten classes, each in two photos that are right: a sample that lacks one has a lower mean, and no better one."""
+    areas = np.zeros((20, 3, 10))
+    areas[np.arange(20), :, np.arange(20) // 2] = 1
+    areas[10:, 0] = 0.5
+    found = Score.of(areas, mean_iou).interval()
+    assert found["low"] < found["value"] < found["high"]
 
 
 def test_classes_without_labels_are_in_no_mean_unless_they_were_invented() -> None:

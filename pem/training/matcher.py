@@ -127,7 +127,7 @@ def match(predictions: list[Prediction], targets: list[Target], config: Training
         pairs = np.concatenate(
             [
                 np.stack((np.full_like(q, i), q, s))
-                for i, (q, s) in enumerate(map(linear_sum_assignment, cost.cpu().numpy()))
+                for i, (q, s) in enumerate(map(linear_sum_assignment, cost.nan_to_num().cpu().numpy()))
             ],
             axis=1,
         )

@@ -399,11 +399,13 @@ def raise_prototypes(model: PEM, gain: float) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     checkpoint = arguments.out / "checkpoint.pt"
     try:
+        if arguments.threads is not None:
+            if arguments.threads < 1:
+                raise ValueError(f"--threads is {arguments.threads}; it must be at least 1.")
+            torch.set_num_threads(arguments.threads)
         config = configure(arguments)
         device = pick_device(arguments.device)
         config = with_classes_of(config, arguments.data)
