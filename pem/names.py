@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
@@ -14,8 +14,6 @@ from pem.outputs import Segmentation
 # Places are looked for in an id map of at most this many pixels a side: a name needs no finer one.
 SEARCHED_PX = 480
 FONT_SHARE = 1 / 48  # of the long side of the image
-# Pillow's own has no letters beyond ASCII. This one has Latin, Greek and Cyrillic ones.
-FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def write_names(pixels: np.ndarray, segmentation: Segmentation) -> np.ndarray:
@@ -27,7 +25,7 @@ def write_names(pixels: np.ndarray, segmentation: Segmentation) -> np.ndarray:
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image, "RGBA")
     height_px = max(11, round(max(image.size) * FONT_SHARE))
-    font = ImageFont.truetype(FONT, height_px)
+    font = _font(height_px)
     margin = height_px / 2.5
     taken: list[tuple[float, float, float, float]] = []
     for segment in sorted(segmentation.segments, key=lambda segment: -segment.area_px):
@@ -44,6 +42,16 @@ def write_names(pixels: np.ndarray, segmentation: Segmentation) -> np.ndarray:
         draw.rounded_rectangle(box, radius=margin, fill=(0, 0, 0, 170))
         draw.text((x, y), name, fill=(255, 255, 255), font=font, anchor="mm")
     return np.array(image)  # which may be written to
+
+
+def _font(height_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters; Pillow's own has only ASCII."""
+    matplotlib = find_spec("matplotlib")  # without importing it
+    if matplotlib is not None and matplotlib.origin is not None:
+        path = Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(path, height_px)
+    return ImageFont.load_default(height_px)
 
 
 def deepest_place(ids: np.ndarray, segment_id: int) -> tuple[float, float, float]:

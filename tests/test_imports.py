@@ -15,7 +15,7 @@ LEVELS = (
     {"pem.config", "pem.outputs", "pem.conditions"},
     {"pem.categories"},
     {"pem.layers"},
-    {"pem.deform_conv", "pem.preprocess", "pem.tiles"},
+    {"pem.deform_conv", "pem.names", "pem.preprocess", "pem.tiles"},
     {"pem.postprocess", "pem.render"},
     {"pem.backbones", "pem.pixel_decoder", "pem.attention"},
     {"pem.decoder"},
