@@ -45,7 +45,7 @@ def write_names(pixels: np.ndarray, segmentation: Segmentation) -> np.ndarray:
 
 
 def _font(height_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters; Pillow's own has only ASCII."""
+    """DejaVu Sans, which matplotlib brings, has Latin, Greek and Cyrillic letters; Pillow's own only ASCII."""
     matplotlib = find_spec("matplotlib")  # without importing it
     if matplotlib is not None and matplotlib.origin is not None:
         path = Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"

@@ -13,7 +13,7 @@ from pem.outputs import Prediction
 from pem.training.data import Target
 from pem.training.matcher import draw_points, is_known, match, matching_cost, sample_nearest, sample_segments
 
-ALL_POINTS = TrainingConfig(num_points=1_000_000)  # more than there are pixels: every pixel centre once
+ALL_POINTS = TrainingConfig(match_points=1_000_000)  # more than there are pixels: every pixel centre once
 
 
 def target(ids: list[list[int]], labels: list[int], num_classes: int = 3, exhaustive: tuple[bool, ...] | None = None):
@@ -93,6 +93,25 @@ def test_each_segment_gets_the_query_that_drew_it() -> None:
     matches, unlabelled = match([prediction], [target(ids, [0, 1])], ALL_POINTS)
     assert dict(zip(matches[0].segment.tolist(), matches[0].query.tolist(), strict=True)) == {0: 2, 1: 0}
     assert unlabelled.tolist() == [[[0.0, 0.0, 0.0]]]
+
+
+def test_the_matcher_has_points_and_a_class_weight_of_its_own() -> None:
+    """One pixel is the segment; query 0 names it and draws nothing, query 1 draws it and names it a little less well."""
+    ids = [[1] * 8 for _ in range(8)]
+    ids[3][5] = 2
+    pixel = torch.full((8, 8), -9.0)
+    pixel[3, 5] = 9.0
+    features = torch.stack((pixel, torch.full((8, 8), -9.0)))[None]
+    prediction = Prediction(torch.tensor([[[3.0, 0, 0, 0], [2.0, 0, 0, 0]]]), torch.eye(2).flip(0)[None], features)
+
+    def matched(**settings: float) -> int:
+        (matches,), _ = match([prediction], [target(ids, [0])], TrainingConfig(**settings))
+        return int(matches.query)
+
+    assert matched(num_points=1, class_weight=1e3) == 1  # of the losses
+    assert matched(match_class_weight=1e3) == 0
+    torch.manual_seed(0)
+    assert 0 in [matched(match_points=1) for _ in range(8)]  # which mostly lies beside it
 
 
 def test_foreground_on_unlabelled_ground_is_measured() -> None:
