@@ -96,7 +96,7 @@ def test_each_segment_gets_the_query_that_drew_it() -> None:
 
 
 def test_the_matcher_has_points_and_a_class_weight_of_its_own() -> None:
-    """One pixel is the segment; query 0 names it and draws nothing, query 1 draws it and names it a little less well."""
+    """One pixel is the segment: query 0 names it and draws nothing, query 1 draws it and names it less well."""
     ids = [[1] * 8 for _ in range(8)]
     ids[3][5] = 2
     pixel = torch.full((8, 8), -9.0)
