@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--size", type=parse_size, default=(512, 1024), metavar="HEIGHTxWIDTH")
     parser.add_argument("--batch", type=natural, default=1)
     parser.add_argument("--repeats", type=natural, default=10)
-    parser.add_argument("--warmup", type=int, default=20, help="at most; fewer when the times are stable before")
+    parser.add_argument("--warmup", type=natural, default=20, help="at most; fewer when the times are stable before")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", type=parse_device, default="auto")
     parser.add_argument("--out", type=Path, help="JSON to write, with CSV and Markdown beside it")

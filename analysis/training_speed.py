@@ -24,10 +24,11 @@ from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 import pem
-from analysis.arguments import natural
+from analysis.arguments import natural, one_sentence
 from analysis.results import save_json
 from pem.conditions import conditions
 from pem.outputs import PEMOutput
+from pem.preprocess import check_size
 from pem.training.criterion import Criterion
 from pem.training.data import FIRST_SEGMENT, Target
 from pem.training.matcher import match, sample_nearest
@@ -41,7 +42,7 @@ class FullSizeCriterion(Criterion):
 
     def forward(self, output: PEMOutput, targets: list[Target]) -> dict[str, Tensor]:
         predictions = [*output.aux_outputs, output]
-        matches, unlabelled = match(predictions, targets, dataclasses.replace(self.config, num_points=12_544))
+        matches, unlabelled = match(predictions, targets, dataclasses.replace(self.config, match_points=12_544))
         masks = torch.stack([p.pred_masks for p in predictions])  # [L, B, Q, h, w]
         mask_loss = dice_loss = masks.new_zeros(())
         for b, (target, pairs) in enumerate(zip(targets, matches, strict=True)):
@@ -77,13 +78,15 @@ def make_batch(batch_size: int, size_px: int, num_classes: int) -> tuple[Tensor,
     return images, [target] * batch_size
 
 
+@one_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.training_speed", description=__doc__.split("\n")[0])
-    parser.add_argument("--size", type=int, default=256, help="side of the photos in pixels (default: %(default)s)")
+    parser.add_argument("--size", type=natural, default=256, help="side of the photos in pixels (default: %(default)s)")
     parser.add_argument("--batch-size", type=natural, default=8)
     parser.add_argument("--repeats", type=natural, default=5)
     parser.add_argument("--out", type=Path, help="JSON to write")
     arguments = parser.parse_args()
+    check_size((arguments.size, arguments.size))
 
     config = pem.get_config("default")
     images, targets = make_batch(arguments.batch_size, arguments.size, config.num_classes)

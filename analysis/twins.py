@@ -14,7 +14,6 @@ import pem
 from analysis.ablations import costs, in_percent, scores
 from analysis.arguments import natural, one_sentence, parse_device, parse_size
 from analysis.results import RESULTS, save_tables
-from analysis.validation import Score
 from pem.conditions import conditions
 from pem.training.data import open_split
 from pem.weights import DEFAULT_WEIGHTS
@@ -40,22 +39,18 @@ def main() -> None:
     models = {name: pem.load_model(path, device=device) for name, path in paths.items() if path}
     val_split = open_split(arguments.data, "val", models["PEM"].config)
 
-    networks = {(name, precision): (model, precision) for precision in PRECISIONS for name, model in models.items()}
-    cost = costs(
-        {f"{name}, {precision}": network for (name, precision), network in networks.items()},
-        arguments.size,
-        arguments.repeats,
-        device,
-    )
-    found: dict[tuple[str, str], dict[str, Score]] = {}
-    for (name, precision), (model, _) in networks.items():
-        found[name, precision] = scores(model, val_split, precision)
+    networks = {
+        f"{name}, {precision}": (model, precision) for precision in PRECISIONS for name, model in models.items()
+    }
+    cost = costs(networks, arguments.size, arguments.repeats, device)
+    found = {variant: scores(model, val_split, precision) for variant, (model, precision) in networks.items()}
     rows = []
-    for name, precision in networks:
+    for variant, (_, precision) in networks.items():
+        twin = f"{TWIN}, {precision}"
         # On the same photos, so that what is easy or hard about them falls out.
-        gains = {f"{key}_gain": score - found[TWIN, precision][key] for key, score in found[name, precision].items()}
-        row = in_percent(found[name, precision] | (gains if name != TWIN else {}))
-        rows.append({"variant": f"{name}, {precision}", **row, **cost[f"{name}, {precision}"]})
+        gains = {f"{key}_gain": score - found[twin][key] for key, score in found[variant].items()}
+        row = in_percent(found[variant] | (gains if variant != twin else {}))
+        rows.append({"variant": variant, **row, **cost[variant]})
     about = {"batch": 1, "size": "x".join(map(str, arguments.size))}
     save_tables({"conditions": conditions(device) | about, "rows": rows}, arguments.out)
 

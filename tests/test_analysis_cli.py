@@ -58,7 +58,7 @@ def test_help_lists_all_measurements(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_a_module_writes_its_three_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    options = ["--preset", "default", "--size", "32x64", "--repeats", "1", "--warmup", "0"]
+    options = ["--preset", "default", "--size", "32x64", "--repeats", "1", "--warmup", "1"]
     call(monkeypatch, "latency", *options, "--out", str(tmp_path / "latency.json"))
     with (tmp_path / "latency.csv").open() as file:
         rows = list(csv.DictReader(file))

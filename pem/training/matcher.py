@@ -79,9 +79,9 @@ def matching_cost(
     class_logits [..., Q, K+1], mask_logits [..., Q, P], labels [M], inside and known [M, P].
     """
     weight = known.to(mask_logits.dtype)
-    positive, negative = inside * weight, (1 - inside) * weight
-    count = weight.sum(1).clamp(min=1)
-    bce = (F.softplus(-mask_logits) @ positive.T + F.softplus(mask_logits) @ negative.T) / count
+    positive = inside * weight
+    # softplus(-x) = softplus(x) - x
+    bce = (F.softplus(mask_logits) @ weight.T - mask_logits @ positive.T) / weight.sum(1).clamp(min=1)
     probs = mask_logits.sigmoid()
     dice = 1 - (2 * probs @ positive.T + 1) / (probs @ weight.T + positive.sum(1) + 1)
     class_cost = -class_logits.softmax(-1)[..., labels]
