@@ -25,7 +25,8 @@ from analysis.arguments import natural, one_sentence
 from analysis.results import save_json
 from pem.conditions import conditions
 from pem.training.backbone import load_imagenet_backbone
-from pem.training.data import FIRST_SEGMENT, PanopticDataset, Target, open_split
+from pem.training.data import PanopticDataset, open_split
+from pem.training.target import FIRST_SEGMENT, Target
 
 SIZE_PX = 224
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))

@@ -30,8 +30,8 @@ from pem.conditions import conditions
 from pem.outputs import PEMOutput
 from pem.preprocess import check_size
 from pem.training.criterion import Criterion
-from pem.training.data import FIRST_SEGMENT, Target
 from pem.training.matcher import match, sample_nearest
+from pem.training.target import FIRST_SEGMENT, Target
 from pem.training.train import Trainer
 
 SEGMENTS_PER_PHOTO = 7  # the mean of the everyday photos

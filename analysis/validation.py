@@ -25,9 +25,10 @@ from pem.categories import categories_for, shade
 from pem.config import PEMConfig
 from pem.layers import mixed_precision
 from pem.outputs import Segment, Segmentation
-from pem.training.data import FIRST_SEGMENT, PanopticDataset, Target, open_split
+from pem.training.data import PanopticDataset, open_split
 from pem.training.evaluate import settings
 from pem.training.metrics import PartialIoU, PartialPanopticQuality, compare
+from pem.training.target import FIRST_SEGMENT, Target
 
 OBJECT_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 OVERLAP_THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8)

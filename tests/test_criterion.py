@@ -12,7 +12,7 @@ from small_model import small_model
 import pem
 from pem.outputs import PEMOutput
 from pem.training.criterion import Criterion
-from pem.training.data import Target
+from pem.training.target import Target
 
 CONFIG = dataclasses.replace(pem.get_config("default"), num_classes=3, num_queries=2, hidden_dim=32, num_heads=8)
 CONFIG = dataclasses.replace(

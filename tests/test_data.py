@@ -15,7 +15,9 @@ from PIL import Image
 
 import pem
 from pem.config import PEMConfig, TrainingConfig
-from pem.training.data import PanopticDataset, Target, collate, open_split, paste, with_classes_of
+from pem.training.augmentation import paste
+from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
+from pem.training.target import Target
 
 CATEGORIES = [  # deliberately neither sorted nor gapless
     {"id": 9, "name": "sky", "isthing": 0},
@@ -137,7 +139,7 @@ def test_image_and_ids_are_cropped_and_flipped_together(tmp_path: Path) -> None:
     torch.manual_seed(0)
     flipped = kept = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pem.training.data._jitter_colour", lambda picture: picture)
+        patch.setattr("pem.training.data.jitter_colour", lambda picture: picture)
         for _ in range(20):
             pixels, target = dataset[0]
             assert pixels.shape == (3, 32, 32) and target.ids.shape == (32, 32)
@@ -181,7 +183,7 @@ def test_a_large_jpeg_decoded_small_stays_aligned_with_its_labels(tmp_path: Path
     dataset = open_split(tmp_path, "val", config_for(crop_px=(64, 64), short_sides_px=(64, 100)))
     torch.manual_seed(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pem.training.data._jitter_colour", lambda picture: picture)
+        patch.setattr("pem.training.data.jitter_colour", lambda picture: picture)
         for _ in range(10):
             pixels, target = dataset.augmented(0)
             white = torch.isin(target.ids, (target.labels == PERSON).nonzero() + 2)

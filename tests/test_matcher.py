@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from pem.config import TrainingConfig
 from pem.outputs import Prediction
-from pem.training.data import Target
 from pem.training.matcher import draw_points, is_known, match, matching_cost, sample_nearest, sample_segments
+from pem.training.target import Target
 
 ALL_POINTS = TrainingConfig(match_points=1_000_000)  # more than there are pixels: every pixel centre once
 

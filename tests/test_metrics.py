@@ -10,8 +10,8 @@ import torch
 from torchmetrics.detection import PanopticQuality
 
 from pem.outputs import Segment, Segmentation
-from pem.training.data import Target
 from pem.training.metrics import PartialIoU, PartialPanopticQuality
+from pem.training.target import Target
 
 PERSON, DOG, SKY = 0, 1, 2
 IS_THING = [True, True, False]

@@ -21,7 +21,8 @@ from torch import distributed, multiprocessing
 import pem
 from pem.categories import categories_for
 from pem.training.backbone import load_imagenet_backbone
-from pem.training.data import PanopticDataset, Target, collate
+from pem.training.data import PanopticDataset, collate
+from pem.training.target import Target
 from pem.training.train import (
     RepeatableSampler,
     SeededDataset,

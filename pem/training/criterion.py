@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from pem.config import PEMConfig
 from pem.layers import to_float
 from pem.outputs import PEMOutput, Prediction
-from pem.training.data import FIRST_SEGMENT, NONE_OF_THESE, Target
 from pem.training.matcher import (
     Matches,
     draw_points,
@@ -19,6 +18,7 @@ from pem.training.matcher import (
     sample_nearest,
     sample_segments,
 )
+from pem.training.target import FIRST_SEGMENT, NONE_OF_THESE, Target
 
 
 class Criterion(nn.Module):

@@ -31,33 +31,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pem.categories import named_categories
-from pem.config import PEMConfig, TrainingConfig
+from pem.config import PEMConfig
 from pem.preprocess import SIZE_DIVISOR, to_rgb
+from pem.training.augmentation import draw_crop, jitter_colour, paste
+from pem.training.target import FIRST_SEGMENT, NONE_OF_THESE, VOID, Target
 
-VOID = 0
-NONE_OF_THESE = 1
-FIRST_SEGMENT = 2
 _IMAGE_PADDING = 128
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is known about one image with M segments and K classes.
-
-    In ``ids``, 0 is void (ignored by every mask loss), 1 is labelled as none of the exhaustive categories
-    (padding too), and m + 2 is segment m.
-    """
-
-    ids: Tensor  # int16 [H, W]
-    labels: Tensor  # int64 [M], class index 0..K-1
-    weights: Tensor  # float32 [M]: 1, or training.pseudo_weight where a machine named the segment
-    exhaustive: Tensor  # bool [K]: every segment of this class is labelled here
-
-    def to(self, device: torch.device | str) -> Target:
-        ids, labels, weights, exhaustive = (
-            tensor.to(device) for tensor in (self.ids, self.labels, self.weights, self.exhaustive)
-        )
-        return Target(ids, labels, weights, exhaustive)
 
 
 @dataclass(frozen=True)
@@ -141,7 +120,7 @@ class PanopticDataset(torch.utils.data.Dataset):
         """Jittered in scale, cropped, padded, flipped and jittered in colour: uint8 [3, H, W] and its target."""
         settings, record = self.config.training, self.records[index]
         image, panoptic = _open_pair(record)
-        size, box = _draw_crop((image.height, image.width), settings, shrink)
+        size, box = draw_crop((image.height, image.width), settings, shrink)
         # A JPEG decodes faster at a fraction of its size, as long as that still has all the pixels we need.
         needed = (round(size[1] * image.width / (box[2] - box[0])), round(size[0] * image.height / (box[3] - box[1])))
         full_width, full_height = image.size
@@ -155,7 +134,7 @@ class PanopticDataset(torch.utils.data.Dataset):
         if torch.rand(()) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             panoptic = panoptic.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = torch.from_numpy(np.array(_jitter_colour(image))).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(jitter_colour(image))).permute(2, 0, 1)
         target = self._target(index, _segment_ids(panoptic))
         if settings.pad_to_crop and padded:
             right_bottom = (0, settings.crop_px[1] - size[1], 0, settings.crop_px[0] - size[0])
@@ -177,48 +156,12 @@ class PanopticDataset(torch.utils.data.Dataset):
             doubtful = record.exhaustive[record.labels[record.pseudo]]
             new_ids[record.segment_ids[record.pseudo]] = np.where(doubtful, VOID, NONE_OF_THESE)
         weights = np.where(record.pseudo, self.config.training.pseudo_weight, 1.0)
-        return _without_hidden(
-            Target(
-                ids=torch.from_numpy(new_ids[segment_ids]),
-                labels=torch.from_numpy(record.labels),
-                weights=torch.from_numpy(weights.astype(np.float32)),
-                exhaustive=torch.from_numpy(record.exhaustive),
-            )
-        )
-
-
-def _without_hidden(target: Target) -> Target:
-    """Without the segments that have no pixel."""
-    num_ids = len(target.labels) + FIRST_SEGMENT
-    present = torch.bincount(target.ids.flatten().long(), minlength=num_ids)[FIRST_SEGMENT:] > 0
-    new_ids = torch.arange(num_ids, dtype=target.ids.dtype)
-    new_ids[FIRST_SEGMENT:][present] = torch.arange(int(present.sum()), dtype=target.ids.dtype) + FIRST_SEGMENT
-    ids = new_ids[target.ids.long()]
-    return replace(target, ids=ids, labels=target.labels[present], weights=target.weights[present])
-
-
-def paste(onto: tuple[Tensor, Target], source: tuple[Tensor, Target], label: int) -> tuple[Tensor, Target]:
-    """What is labelled with one class in an augmented photo, and trusted, pasted onto another (copy-paste augmentation,
-    arXiv 2012.07177), the photos laid on each other at random: the image and its target. What is hidden below it is not
-    there any more."""
-    (image, target), (other_image, other) = onto, source
-    height, width = (min(a, b) for a, b in zip(image.shape[1:], other_image.shape[1:], strict=True))
-    top, left = (int(torch.randint(a - b + 1, ())) for a, b in zip(image.shape[1:], (height, width), strict=True))
-    pasted = ((other.labels == label) & (other.weights == 1)).nonzero()[:, 0]
-    new_ids = other.ids.new_zeros(len(other.labels) + FIRST_SEGMENT)
-    new_ids[pasted + FIRST_SEGMENT] = (
-        torch.arange(len(pasted), dtype=new_ids.dtype) + len(target.labels) + FIRST_SEGMENT
-    )
-    over = new_ids[other.ids[:height, :width].long()]  # 0 where nothing is pasted
-
-    image, ids = image.clone(), target.ids.clone()
-    pixels = image[:, top : top + height, left : left + width]
-    pixels[:] = torch.where(over > 0, other_image[:, :height, :width], pixels)
-    below = ids[top : top + height, left : left + width]
-    below[:] = torch.where(over > 0, over, below)
-    labels = torch.cat((target.labels, other.labels[pasted]))
-    weights = torch.cat((target.weights, other.weights[pasted]))
-    return image, _without_hidden(replace(target, ids=ids, labels=labels, weights=weights))
+        return Target(
+            ids=torch.from_numpy(new_ids[segment_ids]),
+            labels=torch.from_numpy(record.labels),
+            weights=torch.from_numpy(weights.astype(np.float32)),
+            exhaustive=torch.from_numpy(record.exhaustive),
+        ).without_hidden()
 
 
 def _draw(choices: list[int]) -> int:
@@ -405,47 +348,3 @@ def _segment_ids(panoptic: Image.Image) -> np.ndarray:
     """int32 [H, W] from the three channels of a label PNG."""
     rgb = np.asarray(panoptic).astype(np.int32)
     return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
-
-
-def _draw_crop(
-    original: tuple[int, int], settings: TrainingConfig, shrink: float = 1.0
-) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
-    """Large-scale jitter and a crop in one: the crop's size (height, width) after scaling, and the box
-    (left, top, right, bottom) that it covers in the original. Only the crop is ever resized."""
-    short_side = shrink * settings.short_sides_px[int(torch.randint(len(settings.short_sides_px), ()))]
-    scale = min(short_side / min(original), settings.max_long_side_px / max(original))
-    scaled = [max(1, int(side * scale + 0.5)) for side in original]
-    size = (min(scaled[0], settings.crop_px[0]), min(scaled[1], settings.crop_px[1]))
-    top, left = (int(torch.randint(s - c + 1, ())) for s, c in zip(scaled, size))
-    per_row, per_col = original[0] / scaled[0], original[1] / scaled[1]
-    right, bottom = (left + size[1]) * per_col, (top + size[0]) * per_row
-    return size, (left * per_col, top * per_row, min(right, original[1]), min(bottom, original[0]))
-
-
-def _jitter_colour(image: Image.Image) -> Image.Image:
-    """SSD's photometric distortion: brightness, contrast (before or after the rest), saturation and hue,
-    each in half of the cases. Every step is a table of 256 values per channel."""
-
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand(()))
-
-    brightness, contrast_first, contrast_last, saturation, hue = (torch.rand(5) < 0.5).tolist()
-    steps = np.arange(256, dtype=np.float32)
-    if brightness:
-        image = image.point(_table(steps + uniform(-32, 32)) * 3)
-    contrast = _table(steps * uniform(0.5, 1.5)) * 3
-    if contrast_first:
-        image = image.point(contrast)
-    if saturation or hue:
-        # Hue goes once round in 256 steps here; 25 of them are the usual 18 of 180.
-        hues = (steps + uniform(-25.6, 25.6)) % 256 if hue else steps
-        saturations = steps * uniform(0.5, 1.5) if saturation else steps
-        table = _table(hues) + _table(saturations) + _table(steps)
-        image = image.convert("HSV").point(table).convert("RGB")
-    if contrast_last and not contrast_first:
-        image = image.point(contrast)
-    return image
-
-
-def _table(values: np.ndarray) -> list[int]:
-    return np.clip(values, 0, 255).astype(np.uint8).tolist()

@@ -19,8 +19,9 @@ from pem.model import PEM
 from pem.outputs import Segmentation
 from pem.postprocess import panoptic, semantic
 from pem.preprocess import preprocess
-from pem.training.data import PanopticDataset, Target, open_split
+from pem.training.data import PanopticDataset, open_split
 from pem.training.metrics import PartialIoU, PartialPanopticQuality
+from pem.training.target import Target
 from pem.weights import load_model
 
 

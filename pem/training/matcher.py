@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pem.config import TrainingConfig
 from pem.layers import to_float
 from pem.outputs import Prediction
-from pem.training.data import FIRST_SEGMENT, NONE_OF_THESE, Target
+from pem.training.target import FIRST_SEGMENT, NONE_OF_THESE, Target
 
 
 def draw_points(count: int, num_points: int, size: tuple[int, int], device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ from torchmetrics import Metric
 from torchmetrics.detection import PanopticQuality
 
 from pem.outputs import Segmentation
-from pem.training.data import Target
+from pem.training.target import Target
 
 _UNKNOWN = -1
 

@@ -33,7 +33,8 @@ from pem.config import PEMConfig, TrainingConfig, get_config
 from pem.model import PEM
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.criterion import Criterion
-from pem.training.data import PanopticDataset, Target, collate, open_split, with_classes_of
+from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
+from pem.training.target import Target
 from pem.weights import load_model, pick_device, save_weights
 
 REPEAT_THRESHOLD = 0.05  # classes on fewer of the photos than this share are shown more often
