@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from importlib import import_module
 
-from analysis.results import RESULTS, save_tables
+from analysis.results import RESULTS
 from analysis.tables import DOCUMENTS, renew
 
 MODULES = {
@@ -22,11 +21,10 @@ MODULES = {
 
 def run(name: str, options: list[str]) -> None:
     """The module's own command line. Counts are kept in one file; other modules choose a file for the machine."""
-    macs = RESULTS / "macs.json" if name == "flops" and not options else None
-    sys.argv = [f"analysis.{name}", *(["--out", str(macs)] if macs else options)]
+    if name == "flops" and not options:
+        options = ["--fvcore", "--out", str(RESULTS / "macs.json")]
+    sys.argv = [f"analysis.{name}", *options]
     import_module(f"analysis.{name}").main()
-    if macs:
-        save_tables(json.loads(macs.read_text()), macs)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import TypeVar
 
 from pem.config import get_config
@@ -53,6 +54,15 @@ def natural(text: str) -> int:
     if not re.fullmatch(r"0*[1-9]\d*", text):
         raise ValueError(f"{text!r} is not a whole number of at least 1.")
     return int(text)
+
+
+@checked
+def json_file(text: str) -> Path:
+    """Where a result goes; tables are put beside it under other endings."""
+    path = Path(text)
+    if path.suffix != ".json" or path.is_dir():
+        raise ValueError(f"{text!r} is not the name of a .json file.")
+    return path
 
 
 @checked

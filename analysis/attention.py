@@ -6,14 +6,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
-from analysis.arguments import natural, parse_device, parse_grid
+from analysis.arguments import json_file, natural, parse_device, parse_grid
 from analysis.closed_forms import masked_attention_macs, prototype_attention_macs
 from analysis.latency import (
     PRECISIONS,
@@ -271,7 +270,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=natural, default=10)
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", type=parse_device, default="auto")
-    parser.add_argument("--out", type=Path, help="JSON to write, with CSV and Markdown beside it")
+    parser.add_argument("--out", type=json_file, help="JSON to write, with CSV and Markdown beside it")
     args = parser.parse_args()
 
     measured_on = conditions(args.device, args.precision)

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import pem
-from analysis.arguments import parse_preset, parse_size
+from analysis.arguments import json_file, parse_preset, parse_size
 from analysis.results import save_json
 from pem.conditions import conditions
 from pem.config import PEMConfig
@@ -369,7 +369,7 @@ def main() -> None:
     parser.add_argument("--by", choices=("stage", "operator"), default="stage")
     parser.add_argument("--fvcore", action="store_true", help="what fvcore counts beside it: runs every network once")
     parser.add_argument("--paper", action="store_true", help="our counts beside the paper's, and nothing else")
-    parser.add_argument("--out", help="JSON file to write, with every row")
+    parser.add_argument("--out", type=json_file, help="JSON file to write, with every row")
     args = parser.parse_args()
     if args.paper:
         from analysis import paper  # it stands above this module

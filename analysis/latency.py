@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import pem
-from analysis.arguments import natural, parse_device, parse_preset, parse_size
+from analysis.arguments import json_file, natural, parse_device, parse_preset, parse_size
 from analysis.results import result_path, save_tables
 from pem.conditions import conditions
 from pem.outputs import PEMOutput
@@ -270,7 +269,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=natural, default=20, help="at most; fewer when the times are stable before")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", type=parse_device, default="auto")
-    parser.add_argument("--out", type=Path, help="JSON to write, with CSV and Markdown beside it")
+    parser.add_argument("--out", type=json_file, help="JSON to write, with CSV and Markdown beside it")
     args = parser.parse_args()
 
     measured_on = conditions(args.device, args.precision)

@@ -23,7 +23,7 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 import pem
-from analysis.arguments import natural, parse_device, parse_size
+from analysis.arguments import json_file, natural, parse_device, parse_size
 from analysis.flops import mac_counter
 from analysis.latency import measure_rounds, percentiles
 from analysis.results import result_path, save_tables
@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", choices=names, default=(), metavar="NAME", help="default: all")
     parser.add_argument("--repeats", type=natural, default=5)
     parser.add_argument("--device", type=parse_device, default="auto")
-    parser.add_argument("--out", help="JSON file to write; a table as CSV and as Markdown is put beside it")
+    parser.add_argument("--out", type=json_file, help="JSON to write, with CSV and Markdown beside it")
     args = parser.parse_args()
 
     rows = compare_networks(args.size, args.networks, args.repeats, device=args.device)

@@ -45,7 +45,7 @@ def save_tables(result: dict[str, Any], path: str | Path) -> None:
     save_json(result, path)
     rows = flat_rows(result)
     with Path(path).with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, columns(rows))
         writer.writeheader()
         writer.writerows(rows)
     about = result["conditions"]
@@ -67,8 +67,13 @@ def flat_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def columns(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The keys of all rows, each once."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
 def markdown_table(table: Iterable[dict[str, Any]]) -> str:
-    """Rows have the same keys, and there is one at least. Four significant digits; nothing where there is no value."""
+    """Of one row at least. Four significant digits; nothing where a row has no value."""
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |\n"
@@ -77,5 +82,6 @@ def markdown_table(table: Iterable[dict[str, Any]]) -> str:
         return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
     rows = list(table)
-    body = (line(map(cell, row.values())) for row in rows)
-    return line(rows[0]) + line("---" for _ in rows[0]) + "".join(body)
+    header = columns(rows)
+    body = (line(cell(row.get(column)) for column in header) for row in rows)
+    return line(header) + line("---" for _ in header) + "".join(body)

@@ -18,7 +18,7 @@ import torch
 
 import analysis
 import pem
-from analysis.arguments import natural, one_sentence, parse_device, parse_preset
+from analysis.arguments import json_file, natural, one_sentence, parse_device, parse_preset
 from analysis.attention import attention_workloads, layer_macs
 from analysis.latency import (
     PRECISIONS,
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="per 512x1024 point; larger images have more")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", type=parse_device, default="auto")
-    parser.add_argument("--out", type=Path, help="JSON to write or continue, with CSV and Markdown beside it")
+    parser.add_argument("--out", type=json_file, help="JSON to write or continue, with CSV and Markdown beside it")
     args = parser.parse_args()
 
     swept = [

@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import pem
-from analysis.arguments import natural, parse_device, parse_size
+from analysis.arguments import json_file, natural, parse_device, parse_size
 from analysis.latency import (
     PRECISIONS,
     Workload,
@@ -103,7 +102,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=natural, default=5)
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", type=parse_device, default="auto")
-    parser.add_argument("--out", type=Path, help="JSON to write, with CSV and Markdown beside it")
+    parser.add_argument("--out", type=json_file, help="JSON to write, with CSV and Markdown beside it")
     args = parser.parse_args()
 
     measured_on = conditions(args.device, args.precision)

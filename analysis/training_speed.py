@@ -15,7 +15,6 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -24,7 +23,7 @@ from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 import pem
-from analysis.arguments import natural, one_sentence
+from analysis.arguments import json_file, natural, one_sentence
 from analysis.results import save_json
 from pem.conditions import conditions
 from pem.outputs import PEMOutput
@@ -84,7 +83,7 @@ def main() -> None:
     parser.add_argument("--size", type=natural, default=256, help="side of the photos in pixels (default: %(default)s)")
     parser.add_argument("--batch-size", type=natural, default=8)
     parser.add_argument("--repeats", type=natural, default=5)
-    parser.add_argument("--out", type=Path, help="JSON to write")
+    parser.add_argument("--out", type=json_file, help="JSON to write")
     arguments = parser.parse_args()
     check_size((arguments.size, arguments.size))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pem
 from analysis.ablations import costs, in_percent, scores
-from analysis.arguments import natural, one_sentence, parse_device, parse_size
+from analysis.arguments import json_file, natural, one_sentence, parse_device, parse_size
 from analysis.results import RESULTS, save_tables
 from pem.conditions import conditions
 from pem.training.data import open_split
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--size", type=parse_size, default=(288, 384), metavar="HEIGHTxWIDTH", help="for the costs")
     parser.add_argument("--repeats", type=natural, default=20, help="for the costs")
     parser.add_argument("--device", type=parse_device, default="auto")
-    parser.add_argument("--out", type=Path, default=RESULTS / "twins.json")
+    parser.add_argument("--out", type=json_file, default=RESULTS / "twins.json")
     arguments = parser.parse_args()
     device = arguments.device
     paths = {"PEM": arguments.model, "PEM, as long as its twin": arguments.equal, TWIN: arguments.twin}

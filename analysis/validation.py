@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pem
-from analysis.arguments import one_sentence
+from analysis.arguments import json_file, one_sentence
 from analysis.figures import side_by_side
 from analysis.latency import at_precision
 from analysis.results import RESULTS, save_json
@@ -136,6 +136,7 @@ class Score:
 
     value: float
     resampled: np.ndarray
+    least: float = 0.0
 
     @classmethod
     def of(cls, per_photo: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> Score:
@@ -145,7 +146,7 @@ class Score:
         return cls(float(score(per_photo.sum(0))), score(np.tensordot(times_drawn, per_photo, axes=1)))
 
     def __sub__(self, other: Score) -> Score:
-        return Score(self.value - other.value, self.resampled - other.resampled)
+        return Score(self.value - other.value, self.resampled - other.resampled, least=-1.0)
 
     def interval(self) -> dict[str, float | None]:
         """The value with its 95 % interval; None where there is nothing to judge.
@@ -156,7 +157,7 @@ class Score:
         judged = self.resampled[~np.isnan(self.resampled)]
         if not len(judged):
             return dict.fromkeys(("value", "low", "high"))
-        low, high = 2 * self.value - np.percentile(judged, (97.5, 2.5))
+        low, high = np.clip(2 * self.value - np.percentile(judged, (97.5, 2.5)), self.least, 1)
         return {"value": self.value, "low": float(low), "high": float(high)}
 
 
@@ -165,6 +166,9 @@ def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
     i = judged.object_thresholds.index(config.object_threshold)
     j = judged.overlap_thresholds.index(config.overlap_threshold)
     at_default = judged.counts[i, j]
+    thresholds_pq = panoptic_quality(judged.counts.sum(2))
+    if np.isnan(thresholds_pq).any():
+        raise ValueError("No segment of this split can be judged: none is of a class that its photo labels completely.")
     sources = np.array(judged.sources)
     score, right = judged.segments.T
     bin_of = np.minimum((score * NUM_BINS).astype(int), NUM_BINS - 1)
@@ -181,7 +185,7 @@ def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
         "thresholds": {
             "object": judged.object_thresholds,
             "overlap": judged.overlap_thresholds,
-            "pq": panoptic_quality(judged.counts.sum(2)).round(5).tolist(),
+            "pq": thresholds_pq.round(5).tolist(),
         },
         "reliability": {"bins": bins, "expected_calibration_error": gaps},
         "per_source": {
@@ -229,7 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="folder with panoptic_SPLIT.json and the images or their tars")
     parser.add_argument("--split", default="val")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, default=RESULTS / "validation.json")
+    parser.add_argument("--out", type=json_file, default=RESULTS / "validation.json")
     parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="draw the ten worst photos into this folder")
     options = parser.parse_args(arguments)
     with one_sentence():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis import __main__ as cli
-from analysis import backbone_probe, figures, tables
+from analysis import backbone_probe, figures, results, tables
 from analysis.scaling import BASE, growths, sweep
 
 CONDITIONS = {
@@ -115,17 +115,31 @@ def test_what_the_backbone_probe_lacks_is_one_sentence(monkeypatch: pytest.Monke
         backbone_probe.main()
 
 
-def test_counts_are_kept_in_one_file_as_three_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def count() -> None:
-        assert sys.argv[1:] == ["--out", str(tmp_path / "macs.json")]
-        cases = [{"preset": "p", "size": [32, 64], "rows": [{"stage": "decoder", "gmacs": 2.5}]}]
-        (tmp_path / "macs.json").write_text(json.dumps({"conditions": CONDITIONS, "cases": cases}))
-
+def test_counts_of_all_presets_are_kept_in_one_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = []
     monkeypatch.setattr(cli, "RESULTS", tmp_path)
-    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(main=count))
+    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(main=lambda: given.append(sys.argv[1:])))
     call(monkeypatch, "flops")
-    assert (tmp_path / "macs.csv").read_text().splitlines() == ["preset,size,stage,gmacs", "p,32x64,decoder,2.5"]
-    assert "| p | 32x64 | decoder | 2.5 |" in (tmp_path / "macs.md").read_text()
+    call(monkeypatch, "flops", "--preset", "default")
+    assert given == [["--fvcore", "--out", str(tmp_path / "macs.json")], ["--preset", "default"]]
+
+
+def test_rows_may_lack_what_others_have(tmp_path: Path) -> None:
+    rows = [{"variant": "PEM", "gmacs": 3.6}, {"variant": "masked", "gain": 1.0, "gmacs": 3.9}]
+    result_json = tmp_path / "twins.json"
+    results.save_tables({"conditions": CONDITIONS, "rows": rows}, result_json)
+    assert result_json.with_suffix(".csv").read_text().splitlines()[1:] == ["PEM,3.6,", "masked,3.9,1.0"]
+    text = result_json.with_suffix(".md").read_text()
+    assert "| variant | gmacs | gain |" in text and "| PEM | 3.6 |  |" in text and "| masked | 3.9 | 1 |" in text
+
+
+@pytest.mark.parametrize("out", ["result.csv", "result", "."])
+def test_a_result_goes_into_a_json_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "latency", "--preset", "default", "--out", out)
+    assert "is not the name of a .json file" in capsys.readouterr().err
 
 
 def test_the_readme_tells_where_each_result_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -96,9 +96,11 @@ def test_the_interval_is_that_of_drawing_photos_again() -> None:
 def test_the_interval_of_a_difference_is_that_of_pairs() -> None:
     rng = np.random.default_rng(1)
     easy = rng.random(400)  # what two models have in common is which photos are easy
-    one, other = (Score.of((easy + rng.normal(0, 0.01, 400) + gain)[:, None], lambda x: x[..., 0]) for gain in (0.1, 0))
+    one, other = (
+        Score.of((easy + rng.normal(0, 0.01, 400) + gain)[:, None], lambda x: x[..., 0] / 1000) for gain in (0.1, 0)
+    )
     alone, paired = one.interval(), (one - other).interval()
-    assert paired["value"] == pytest.approx(one.value - other.value) == pytest.approx(40, abs=1)
+    assert paired["value"] == pytest.approx(one.value - other.value) == pytest.approx(0.04, abs=1e-3)
     assert paired["low"] < paired["value"] < paired["high"]
     assert paired["high"] - paired["low"] < (alone["high"] - alone["low"]) / 10
 
@@ -107,9 +109,16 @@ def test_an_interval_holds_where_a_sample_may_lack_a_class() -> None:
     """Ten classes, each in two photos that are right: a sample that lacks one has a lower mean, and no better one."""
     areas = np.zeros((20, 3, 10))
     areas[np.arange(20), :, np.arange(20) // 2] = 1
-    areas[10:, 0] = 0.5
+    areas[10:, 0] *= 0.5
     found = Score.of(areas, mean_iou).interval()
     assert found["low"] < found["value"] < found["high"]
+
+
+def test_an_interval_ends_where_scores_do() -> None:
+    areas = np.ones((6, 3, 1))
+    areas[0, 0] = 0.6
+    found = Score.of(areas, mean_iou).interval()
+    assert found["low"] < found["value"] < found["high"] == 1
 
 
 def test_classes_without_labels_are_in_no_mean_unless_they_were_invented() -> None:
@@ -133,6 +142,9 @@ def test_where_there_is_nothing_to_judge_there_is_no_number(tmp_path: Path, data
     assert found["per_source"]["unlabelled"]["miou"]["value"] is None
     assert [entry["photo"] for entry in found["worst"]] == [dataset.records[1].file_name]
     save_json({"conditions": {}, **found}, tmp_path / "result.json")  # raises where a nan is left
+    nothing = dataclasses.replace(judge(model, dataset), counts=np.zeros_like(judge(model, dataset).counts))
+    with pytest.raises(ValueError, match="No segment of this split can be judged"):
+        report(nothing, CONFIG)
 
 
 def test_labels_become_a_reading(dataset: PanopticDataset) -> None:
