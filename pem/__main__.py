@@ -12,7 +12,7 @@ from PIL import Image
 
 from pem.outputs import Segmentation
 from pem.predict import READINGS, predict
-from pem.preprocess import load_image
+from pem.preprocess import FORMATS, load_image
 from pem.render import id_map_png, legend, panoptic_json, render
 from pem.weights import load_model
 
@@ -65,7 +65,7 @@ def _segment(options: argparse.Namespace) -> None:
 
 def _check_targets(photo: Path, targets: list[Path]) -> None:
     """Say what cannot be written before the work is done, and let no file overwrite another, least of all the photo."""
-    if Image.registered_extensions().get(targets[0].suffix.lower()) not in Image.SAVE:
+    if Image.registered_extensions().get(targets[0].suffix.lower()) not in FORMATS:
         raise ValueError(f"{targets[0]} has no ending of an image file; use .png or .jpg.")
     resolved = [path.resolve() for path in (photo, *targets)]
     for number, path in enumerate(targets, 1):

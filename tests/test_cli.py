@@ -74,6 +74,7 @@ def test_overlay_and_json_of_one_name_leave_room_for_the_id_map(folder: Path) ->
         (["photos/sofa.jpg", "--out", "photos/sofa.jpg"], "over another file"),
         (["photos/sofa.jpg", "--out", "a.png", "--json", "a.png"], "over another file"),
         (["photos/sofa.jpg", "--out", "a"], "no ending of an image file"),
+        (["photos/sofa.jpg", "--out", "a.xbm"], "no ending of an image file"),
         (["photos/sofa.jpg", "--out", "missing/a.png"], "no folder missing"),
         (["photos/sofa.jpg", "--json", "photos"], "photos is a folder; give the name of a file"),
     ],

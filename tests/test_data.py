@@ -360,6 +360,13 @@ def test_a_json_in_another_format_is_refused(tmp_path: Path, text: str) -> None:
         open_split(folder, "val", config_for())
 
 
+def test_a_grey_label_image_is_refused(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, FOUR_BY_FOUR, [{"id": 300, "category_id": 3}])
+    Image.fromarray(np.full((4, 4), 10, np.uint8)).save(folder / "panoptic_val" / "photo.png")
+    with pytest.raises(ValueError, match=r"photo.png has no three channels .*; save the segment ids as RGB"):
+        open_split(folder, "val", config_for()).original(0)
+
+
 def test_data_with_other_classes_need_another_model(tmp_path: Path) -> None:
     folder = write_split(tmp_path, FOUR_BY_FOUR, [{"id": 300, "category_id": 3}], split="train")
     preset = pem.get_config("cityscapes-panoptic-r50")
@@ -372,6 +379,14 @@ def test_data_with_other_classes_need_another_model(tmp_path: Path) -> None:
     assert len(open_split(folder, "train", spelled)) == 1, "most names agree: good enough to be judged by"
     first = dataclasses.replace(config, categories=((3, "Person", True), (5, "dog", True), (9, "Sky", False)))
     assert with_classes_of(first, folder) is first
+    spelled = dataclasses.replace(config, categories=((3, "Person, human", True), (5, " dog", True), (9, "sky", False)))
+    assert with_classes_of(spelled, folder) is spelled
+    assert len(open_split(folder, "train", spelled)) == 1
+    numbered = dataclasses.replace(config, categories=((1, "person", True), (2, "dog", True), (3, "sky", False)))
+    assert with_classes_of(numbered, folder).categories == config.categories, "the data's own ids"
+    swapped = dataclasses.replace(config, categories=((3, "dog", True), (5, "person", True), (9, "sky", False)))
+    with pytest.raises(ValueError, match="calls a class 'person' that config .* calls 'dog'; use a model made"):
+        open_split(folder, "train", swapped)
     stuff = dataclasses.replace(config, categories=((3, "person", True), (5, "dog", False), (9, "sky", False)))
     assert with_classes_of(stuff, folder).categories == config.categories
     birds = dataclasses.replace(config, categories=((1, "finch", True), (2, "wren", True), (3, "sky", False)))

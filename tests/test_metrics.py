@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -195,6 +196,13 @@ def test_stuff_before_things_keeps_its_place() -> None:
     sky, *others = metric.compute().tolist()
     assert sky == [1, 1, 1]
     assert others == [close(NOTHING), close(NOTHING)]
+
+
+def test_an_id_that_lost_its_segment_is_not_recognised() -> None:
+    whole = prediction([[1, 1, 2, 2]], PERSON, DOG)
+    filtered, target = replace(whole, segments=whole.segments[:1]), truth([[2, 2, 3, 3]], PERSON, DOG)
+    assert iou(filtered, target) == close([1, 0, torch.nan])
+    assert panoptic_quality(filtered, target)[DOG] == close([0, 0, 0])
 
 
 def test_other_sizes_are_refused() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
+import pickle
 import re
 import socket
 import sys
@@ -126,6 +128,19 @@ def test_autocast_spares_the_depthwise_convolutions_whose_gradients_are_slow() -
         assert torch.equal(trainer.average(images).pred_logits, before)
 
 
+def test_a_trained_model_is_copied_and_pickled_with_its_own_weights() -> None:
+    training = dataclasses.replace(CONFIG.training, ema_decay=0.0)
+    trained = make_trainer(dataclasses.replace(CONFIG, training=training), autocast=True).best_model.eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = trained(images).pred_logits
+        for copied in (copy.deepcopy(trained), pickle.loads(pickle.dumps(trained))):
+            assert torch.equal(copied(images).pred_logits, before)
+            torch.nn.init.zeros_(trained.backbone.net.blocks[1][0].conv_dw.weight)
+            assert torch.equal(copied(images).pred_logits, before)
+            trained.load_state_dict(copied.state_dict())
+
+
 def test_prototypes_speak_as_loud_as_the_queries_with_a_gain_of_8() -> None:
     torch.manual_seed(0)
     model = pem.build_model(pem.get_config("default"))
@@ -155,12 +170,26 @@ def test_a_twin_starts_from_all_but_the_cross_attention() -> None:
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in again.state_dict().items())
     with pytest.raises(ValueError, match="do not fit 'default' .decoder.query_feat"):
         start_from(pem.build_model(dataclasses.replace(CONFIG, num_queries=7)), source)
+    for other in ({"num_layers": 2}, {"num_layers": 4}, {"pixel_mean": (0.0, 0.0, 0.0)}):
+        with pytest.raises(ValueError, match="start from a model of the same sizes"):
+            start_from(pem.build_model(dataclasses.replace(CONFIG, **other)), source)
+
+
+def test_classes_keep_their_logits_under_other_ids_and_spellings() -> None:
+    source, model = (
+        pem.build_model(dataclasses.replace(CONFIG, categories=categories))
+        for categories in (
+            ((1, "dog, hound", True), (2, "Cat", True), (3, "sky", False)),
+            ((0, "dog", True), (5, "cat ", True), (9, "sky", False)),
+        )
+    )
+    start_from(model, source)
+    assert torch.equal(model.decoder.class_embed.weight, source.decoder.class_embed.weight)
 
 
 def test_frozen_backbone_keeps_its_weights_and_its_norms() -> None:
-    trainer = make_trainer(
-        dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, backbone_lr_factor=0.0))
-    )
+    training = dataclasses.replace(CONFIG.training, backbone_lr_factor=0.0, freeze_backbone_norm=False)
+    trainer = make_trainer(dataclasses.replace(CONFIG, training=training))
     before = {name: value.clone() for name, value in trainer.core.model.state_dict().items()}
     trainer.train_step(*two_images())
     changed = {
@@ -219,6 +248,9 @@ def test_schedules() -> None:
     assert learning_rate(0, config) == pytest.approx(0.1)
     assert learning_rate(50, config) == pytest.approx(0.55)  # half way down the cosine
     assert learning_rate(100, config) == pytest.approx(0.1)
+    short = dataclasses.replace(config, iterations=10)  # half of it warms up
+    assert [learning_rate(step, short) for step in (0, 4)] == pytest.approx([0.2, 1.0])
+    assert learning_rate(9, short) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -367,6 +399,9 @@ def test_a_batch_that_cannot_be_is_refused(dataset: PanopticDataset) -> None:
         RepeatableSampler(dataset, 5, 0, 1, seed=0)
     with pytest.raises(ValueError, match="batch has one photo; give it two at least"):
         RepeatableSampler(dataset, 1, 0, 1, seed=0)
+    dataset.records[:] = [dataclasses.replace(record, labels=record.labels[:0]) for record in dataset.records]
+    with pytest.raises(ValueError, match="lists no segment to learn from"):
+        RepeatableSampler(dataset, 2, 0, 1, seed=0)
     dataset.records.clear()
     with pytest.raises(ValueError, match="larger than the split of 0 photos"):
         RepeatableSampler(dataset, 2, 0, 1, seed=0)

@@ -235,11 +235,16 @@ def with_classes_of(config: PEMConfig, folder: str | Path) -> PEMConfig:
     json_path = Path(folder) / "panoptic_train.json"
     with _in_coco_format(json_path):
         categories = _read_categories(json.loads(json_path.read_text()))
-    own = [(category.name.lower(), category.is_thing) for category in named_categories(config)]
-    if own == [(c["name"].split(",")[0].strip().lower(), bool(c["isthing"])) for c in categories]:
-        return config
     found = tuple((c["id"], c["name"], bool(c["isthing"])) for c in categories)
+    own = [(c.id, plain_name(c.name), c.is_thing) for c in named_categories(config)]
+    if own == [(category_id, plain_name(name), is_thing) for category_id, name, is_thing in found]:
+        return config
     return replace(config, num_classes=len(found), categories=found)
+
+
+def plain_name(name: str) -> str:
+    """The spellings of a class have this in common: "Road, route" and "road" are the same one."""
+    return name.split(",")[0].strip().lower()
 
 
 def _read_categories(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -252,11 +257,14 @@ def _misfit(categories: list[dict[str, Any]], config: PEMConfig) -> str:
     """In what the categories differ from those of a config; "" if in nothing that matters."""
     if len(categories) != config.num_classes:
         return f"has {len(categories)} categories but config {config.name!r} has num_classes {config.num_classes}"
-    # Spellings of one data set differ ("road, route"), but not of most of its classes.
     pairs = [(theirs["name"], ours.name) for theirs, ours in zip(categories, named_categories(config))]
-    other = [(theirs, ours) for theirs, ours in pairs if theirs.split(",")[0].strip().lower() != ours.lower()]
-    if 2 * len(other) > len(pairs):
-        return f"calls a class {other[0][0]!r} that config {config.name!r} calls {other[0][1]!r}"
+    other = [(theirs, ours) for theirs, ours in pairs if plain_name(theirs) != plain_name(ours)]
+    # A few names of one data set may differ from file to file, but none of them is another class's.
+    known = {plain_name(ours) for _, ours in pairs}
+    swapped = [pair for pair in other if plain_name(pair[0]) in known]
+    if swapped or 2 * len(other) > len(pairs):
+        theirs, ours = (swapped or other)[0]
+        return f"calls a class {theirs!r} that config {config.name!r} calls {ours!r}"
     return ""
 
 
@@ -338,7 +346,12 @@ def _open_pair(record: Record) -> tuple[Image.Image, Image.Image]:
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)  # labels are drawn on photos that stand upright
     with _naming(record.panoptic_path):
-        panoptic = Image.open(record.panoptic_path).convert("RGB")
+        panoptic: Image.Image = Image.open(record.panoptic_path)
+        if panoptic.mode not in ("RGB", "RGBA"):
+            raise ValueError(
+                f"{record.panoptic_path} has no three channels for R + 256 G + 65536 B; save the segment ids as RGB."
+            )
+        panoptic = panoptic.convert("RGB")
     if image.size != panoptic.size:
         raise ValueError(f"{record.image_path} and {record.panoptic_path.name} differ in size; label the same image.")
     return image, panoptic

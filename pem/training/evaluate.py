@@ -105,6 +105,7 @@ def settings(model: PEM, config: PEMConfig) -> dict[str, Any]:
         precision = "float16"  # where mixed_precision is autocast
     return conditions(parameter.device, precision) | {
         "model": config.name,
+        "num_classes": config.num_classes,
         "attention": config.attention,
         "batch": 1,
         "short_side_px": config.short_side_px,
@@ -142,6 +143,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit is {options.limit}; it must be at least 1.")
+    if options.out and (options.out.suffix != ".json" or options.out.is_dir()):
+        parser.error(f"--out is {options.out}; give the name of a .json file.")
     try:
         published = options.config and options.weights
         model = load_model(options.config or options.weights, device=options.device, weights=published)

@@ -137,7 +137,9 @@ def _classes_of_target(target: Target) -> np.ndarray:
 def _classes_of_prediction(prediction: Segmentation, target: Target) -> np.ndarray:
     """The class of every id, K where nothing was recognised or the image cannot tell whether it is right."""
     exhaustive = target.exhaustive.cpu().numpy()
-    classes = np.full(max((segment.id for segment in prediction.segments), default=0) + 1, len(exhaustive))
+    # A reading may have been filtered: an id without a segment is not recognised.
+    last = max((segment.id for segment in prediction.segments), default=0)
+    classes = np.full(max(last, int(prediction.ids.max())) + 1, len(exhaustive))
     for segment in prediction.segments:
         if exhaustive[segment.category_id]:
             classes[segment.id] = segment.category_id

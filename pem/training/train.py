@@ -1,6 +1,6 @@
 """Train a PEM: ``python -m pem.training.train --config default --data FOLDER --out FOLDER``.
 
-One process on CPU or GPU; with ``torchrun --nproc_per_node=N -m pem.training.train ...`` one per GPU. Run the same
+One process on CPU or GPU; with ``torchrun --nproc_per_node=N -m -- pem.training.train ...`` one per GPU. Run the same
 command again and it goes on from the last checkpoint to the state that an uninterrupted run would have had: the photos
 and all random numbers of a step depend on the seed and the step alone.
 """
@@ -17,7 +17,8 @@ import pickle
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from pem.config import PEMConfig, TrainingConfig, get_config
 from pem.model import PEM
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.criterion import Criterion
-from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
+from pem.training.data import PanopticDataset, collate, open_split, plain_name, with_classes_of
 from pem.training.target import Target
 from pem.weights import load_model, pick_device, save_weights
 
@@ -60,7 +61,8 @@ class TrainingStep(nn.Module):
 
     def frozen_norms(self) -> list[nn.Module]:
         """Those whose statistics, scale and shift stay as they are."""
-        if not self.model.config.training.freeze_backbone_norm:
+        training = self.model.config.training
+        if not training.freeze_backbone_norm and training.backbone_lr_factor > 0:
             return []
         return [x for x in self.model.backbone.modules() if isinstance(x, nn.modules.batchnorm._BatchNorm)]
 
@@ -87,16 +89,20 @@ class RepeatableSampler:
                 f"The batch of {batch_size} is larger than the split of {len(dataset)} photos; change its size."
             )
         labels = [torch.as_tensor(record.labels).unique() for record in dataset.records]
+        if not any(map(len, labels)):
+            raise ValueError("The JSON of the split lists no segment to learn from; complete its segments_info.")
         frequency = torch.bincount(torch.cat(labels), minlength=dataset.config.num_classes) / len(labels)
         repeat = (REPEAT_THRESHOLD / frequency.clamp(min=1e-6)).sqrt().clamp(min=1)
         self.weights = torch.stack([repeat[x].max() if len(x) else repeat.new_ones(()) for x in labels])
         self.rank, self.world_size = rank_and_world_size()
-        if batch_size < 2:
-            raise ValueError("The batch has one photo; give it two at least, which its norms need.")
         if batch_size % self.world_size:
             raise ValueError(
                 f"The batch of {batch_size} cannot be shared by {self.world_size} processes; change its size."
             )
+        # GPUs share the statistics of their norms, CPUs do not.
+        per_norm = batch_size if torch.cuda.is_available() else batch_size // self.world_size
+        if per_norm < 2:
+            raise ValueError("The batch has one photo; give it two at least (on CPUs, each process), for its norms.")
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in self.steps:
@@ -127,17 +133,15 @@ def keep_slow_gradients_in_float32(module: nn.Module) -> None:
 
     Their gradients in bfloat16 fall back to a loop that takes 3 to 50 times as long as in float32.
     """
-
-    def in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def run(x: Tensor) -> Tensor:
-            with torch.autocast("cpu", enabled=False):
-                return forward(x.float())
-
-        return run
-
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and layer.groups > 1 and (layer.kernel_size[0] > 3 or layer.stride[0] > 1):
-            layer.forward = in_float32(layer.forward)  # type: ignore[method-assign, assignment]
+            # Unlike a closure, this is copied and pickled with its layer.
+            layer.forward = partial(forward_in_float32, layer)  # type: ignore[method-assign, assignment]
+
+
+def forward_in_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return type(layer).forward(layer, x.float())
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -167,9 +171,10 @@ def build_optimizer(step: TrainingStep, config: TrainingConfig) -> torch.optim.A
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then half a cosine down to end_lr."""
-    if step < config.warmup_iterations:
-        return config.base_lr * (step + 1) / config.warmup_iterations
+    """Linear warm-up, in half of the run at most, then half a cosine down to end_lr."""
+    warmup_iterations = min(config.warmup_iterations, config.iterations // 2)
+    if step < warmup_iterations:
+        return config.base_lr * (step + 1) / warmup_iterations
     left = (1 + math.cos(math.pi * step / config.iterations)) / 2
     return config.end_lr + (config.base_lr - config.end_lr) * left
 
@@ -376,18 +381,29 @@ def configure(arguments: argparse.Namespace) -> PEMConfig:
 def start_from(model: PEM, other: PEM) -> None:
     """Takes over the weights of another model; where it has the other attention, all but the cross-attention's, and
     where it knows other classes, all but those of its class logits."""
-    theirs = other.state_dict()
+    left_out = []
     if model.config.attention != other.config.attention:
-        theirs = {name: tensor for name, tensor in theirs.items() if "cross_attention" not in name}
-    if categories_for(model.config) != categories_for(other.config):
-        theirs = {name: tensor for name, tensor in theirs.items() if "class_embed" not in name}
-    unfit = [name for name, tensor in model.state_dict().items() if theirs.get(name, tensor).shape != tensor.shape]
-    if unfit or model.config.backbone != other.config.backbone:
+        left_out.append("cross_attention")
+    if class_names(model.config) != class_names(other.config):
+        left_out.append("class_embed")
+    ours, theirs = (
+        {name: tensor for name, tensor in net.state_dict().items() if not any(part in name for part in left_out)}
+        for net in (model, other)
+    )
+    shapes, their_shapes = ({name: tensor.shape for name, tensor in x.items()} for x in (ours, theirs))
+    unfit = [name for name in shapes | their_shapes if shapes.get(name) != their_shapes.get(name)]
+    alike = ("backbone", "pixel_mean", "pixel_std")
+    unfit += [name for name in alike if getattr(model.config, name) != getattr(other.config, name)]
+    if unfit:
         raise ValueError(
-            f"The weights of {other.config.name!r} do not fit {model.config.name!r}"
-            f" ({unfit[0] if unfit else other.config.backbone}); start from a model of the same sizes."
+            f"The weights of {other.config.name!r} do not fit {model.config.name!r} ({unfit[0]});"
+            " start from a model of the same sizes."
         )
     model.load_state_dict(theirs, strict=False)
+
+
+def class_names(config: PEMConfig) -> list[tuple[str, bool]]:
+    return [(plain_name(category.name), category.is_thing) for category in categories_for(config)]
 
 
 @torch.no_grad()
