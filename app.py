@@ -136,9 +136,11 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     on_result: dict[str, Any] = {"show_progress_on": result, **NETWORK, **private}
     # From now on it is the visitor's photo that Segment runs, even when its first run fails.
     photo.upload(lambda: "", None, shown_example, queue=False, show_progress="hidden", **private)
-    photo.upload(run, [photo], [result, shown_example, photo], **on_result)
+    # Gradio drops an event while an older one of its kind waits. Of photos only the last is wanted; but "always_last"
+    # forgets which example was meant, so these all have their turn.
+    photo.upload(run, [photo], [result, shown_example, photo], trigger_mode="always_last", **on_result)
     segment_button.click(run, [photo, shown_example], [result, shown_example, photo], **on_result)
-    examples.select(pick_example, None, [photo, result, shown_example], **on_result)
+    examples.select(pick_example, None, [photo, result, shown_example], trigger_mode="multiple", **on_result)
     page.load(arrive, None, [result, shown_example], show_progress="hidden", **NETWORK, **private)
     add_endpoints(engine, exports, NETWORK)
 

@@ -38,9 +38,9 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """ "faster" or "slower" when at least 90 % of the rounds agree on it, else "about as fast"."""
+        """ "faster" or "slower" when at least 90 % of the rounds agree on it, else "not clearly faster or slower"."""
         _, p10, p90 = self.speedup
-        return "faster" if p10 > 1 else "slower" if p90 < 1 else "about as fast"
+        return "faster" if p10 > 1 else "slower" if p90 < 1 else "not clearly faster or slower"
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def describe(measurement: Measurement) -> str:
     if not measurement.comparisons:
         return "Nothing was measured: no three rounds fitted into the time. Allow more, or choose a smaller size."
     clauses = []
-    for verdict in ("faster", "slower", "about as fast"):
+    for verdict in ("faster", "slower", "not clearly faster or slower"):
         found = [f"{c.subject} ({c.speedup[0]:.2f}x as fast)" for c in measurement.comparisons if c.verdict == verdict]
         if found:
             *others, last = found

@@ -121,7 +121,7 @@ def test_the_twin_runs_when_it_is_asked_for_and_is_kept_like_any_other() -> None
     drawn_by = [engine.read(each, "panoptic").segmentation.segments[0].queries for each in (result, other)]
     assert drawn_by == [(0,), (0,)]
     assert engine.result(other_id) is other and (model.forwards, twin.forwards) == (1, 1)
-    with pytest.raises(ResultGone, match="press Segment again"):
+    with pytest.raises(ResultGone, match="no longer kept"):
         engine.result("forgotten" + TWIN)
     with pytest.raises(ResultGone):  # the twin has no twin
         engine.result(other_id + TWIN)
@@ -219,7 +219,7 @@ def test_a_forgotten_result_says_what_to_do() -> None:
     engine = Engine(HalvesModel(), budget_bytes=0)
     old = engine.run(PHOTO)
     engine.run(PHOTO)
-    with pytest.raises(ResultGone, match="press Segment again"):
+    with pytest.raises(ResultGone, match="no longer kept"):
         engine.result(old)
 
 

@@ -25,7 +25,7 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
             result = engine.result(result_id or "")
             reading = engine.read(result, task, object_threshold, overlap_threshold)
         except (ResultGone, ValueError) as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise refusal(error) from None
         files = segments_files(result, reading.segmentation)
         segments = write(files, result, "segments", new_folder(export_root))
         return pem.render(result.photo, reading.segmentation), str(segments), describe(result_id, reading)
@@ -42,7 +42,7 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
             result = engine.result(result_id or "")
             found = trace_json(result, query=int(query))
         except (ResultGone, ValueError) as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise refusal(error) from None
         return str(write(arrays_files(result), result, "trace-npz", new_folder(export_root))), found
 
     # Endpoints take and give components; these are never drawn.
@@ -91,6 +91,11 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
         "query's as JSON.",
         queue=False,
     )
+
+
+def refusal(error: ResultGone | ValueError) -> gr.Error:
+    way_out = " Please call /segment again." if isinstance(error, ResultGone) else ""
+    return gr.Error(f"{error}{way_out}", print_exception=False)
 
 
 def describe(result_id: str, reading: Reading) -> dict[str, Any]:

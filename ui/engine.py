@@ -122,7 +122,7 @@ class Engine:
         elif self.twin is not None and result_id.endswith(TWIN) and result_id.count(TWIN) == 1:
             made_id = self._run_twin(result_id)
         else:
-            raise ResultGone("This result is no longer kept on the server: please press Segment again.")
+            raise ResultGone("This result is no longer kept on the server.")
         made = self.results.get(made_id)
         assert made is not None  # the newest is always kept
         return made

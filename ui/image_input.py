@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gradio as gr
 import numpy as np
 from gradio.data_classes import ImageData
@@ -22,6 +24,8 @@ class SafeImage(gr.Image):
     def preprocess(self, payload: ImageData | None) -> np.ndarray | ImageError | None:
         if payload is None or payload.path is None:
             return None
+        if not Path(payload.path).is_file():  # uploads are deleted after an hour
+            return ImageError("The photo is no longer on the server; please choose it again.")
         try:
             return np.asarray(load_image(payload.path))
         except ImageError as error:

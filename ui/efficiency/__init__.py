@@ -48,8 +48,10 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
     def stop(request: gr.Request) -> None:
         cancelled.add(str(request.session_hash))
 
-    def begin(request: gr.Request) -> None:
+    def begin(request: gr.Request) -> tuple[str, Any, str, Any]:
+        """Nothing of an older measurement stays beside the settings of this one."""
         cancelled.discard(str(request.session_hash))
+        return "", gr.update(value=None, visible=False), "", gr.update(value=None, interactive=False)
 
     # Alone, without what surrounds it: a lent GPU works in another process, which would not hear of a cancellation.
     measure_on_gpu = on_gpu(measure_here)
@@ -92,10 +94,11 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
         plot = gr.Plot(show_label=False, visible=False, elem_id="measure-plot")
     private: dict[str, Any] = {"api_visibility": "private"}
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", **private}
-    start.click(begin, None, None, **quiet).then(
+    shown = [state, plot, sentence, save]
+    start.click(begin, None, shown, **quiet).then(
         measure,
         [size, queries, precision, seconds],
-        [state, plot, sentence, save],
+        shown,
         show_progress="hidden",
         **network,
         **private,

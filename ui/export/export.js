@@ -5,7 +5,7 @@ import { ask, find, findAll, isPainted, make, notify, onChange, state } from "..
 // The link to what an example photo shows now. Layers and heads are counted as the page names them, from 1.
 export function linkToView(view) {
   const { result, task, objectThreshold, overlapThreshold, query, layer, head, show, step } = view;
-  const { opacity, names, outlines, leftOfWipe, wipe } = view;
+  const { opacity, names, outlines, points, leftOfWipe, wipe } = view;
   const parameters = {
     example: result.name,
     attention: result.other_id && result.model.attention === "masked" ? "masked" : null,
@@ -20,6 +20,7 @@ export function linkToView(view) {
     opacity: opacity.toFixed(2),
     names: names ? "on" : "off",
     outlines: outlines ? "on" : "off",
+    points: points ? "on" : "off",
     left: leftOfWipe,
     wipe: leftOfWipe && wipe.toFixed(3),
   };
@@ -48,6 +49,7 @@ export function viewFromLink(parameters, result) {
     opacity: fraction("opacity"),
     names: { on: true, off: false }[parameters.get("names")],
     outlines: { on: true, off: false }[parameters.get("outlines")],
+    points: { on: true, off: false }[parameters.get("points")],
     leftOfWipe: oneOf("left", result.other_id ? ["photo", "other"] : ["photo"]),
     wipe: fraction("wipe"),
   };
@@ -85,7 +87,8 @@ async function copyLink() {
   try {
     await navigator.clipboard.writeText(field.value);
     field.hidden = true;
-    notify("The link is copied.");
+    const all = state.hidden.size === 0 && state.isolated === null;
+    notify(all ? "The link is copied." : "The link is copied; it shows all segments, also those that are hidden here.");
   } catch {
     // No clipboard here, or not allowed: the visitor can copy by hand.
     field.hidden = false;

@@ -1,13 +1,12 @@
 // The choice, explained: what one head of one query compared in one layer, and which token won.
 
-import { bytes } from "../viewer/geometry.js";
+import { bytes, sizeWithin } from "../viewer/geometry.js";
 import { ask, find, layerName, make, onChange, state, update } from "../viewer/state.js";
 import {
   bestHead,
   colorTable,
   decimal,
   drainColor,
-  drawScale,
   gridSpan,
   hasForeground,
   headsText,
@@ -115,12 +114,15 @@ function drawMap(context, box, choice, which) {
 }
 
 // Over the whole photo: the scores, or the weights by which a softmax would mix all tokens in place of the one (the twin's
-// attention, or without a twin that of the same scores).
+// attention, or without a twin that of the same scores). Returns what belongs on its scale.
 export function drawChoice(context, which) {
-  if (!shownChoice) return drainColor(context, photoBox());
+  if (!shownChoice) {
+    drainColor(context, photoBox());
+    return null;
+  }
   const { low, high } = shownChoice;
   drawMap(context, photoBox(), shownChoice, which);
-  drawScale(context, COLORS, ...(which === "scores" ? [decimal(low), decimal(high)] : weightsScale(shownChoice)));
+  return [COLORS, ...(which === "scores" ? [decimal(low), decimal(high)] : weightsScale(shownChoice))];
 }
 
 const weightsScale = ({ max_weight: own, twin }) => ["0", `${(100 * (twin?.max_weight ?? own)).toPrecision(2)} %`];
@@ -130,8 +132,7 @@ const weightsScale = ({ max_weight: own, twin }) => ["0", `${(100 * (twin?.max_w
 function paintFigure(which, title, note) {
   const canvas = find(`#choice canvas.${which}`);
   const { photo } = pictures;
-  canvas.width = MAP_PX;
-  canvas.height = Math.round((MAP_PX * photo.height) / photo.width);
+  [canvas.width, canvas.height] = sizeWithin(MAP_PX, photo);
   const context = canvas.getContext("2d");
   context.drawImage(photo, 0, 0, canvas.width, canvas.height);
   drawMap(context, { left: 0, top: 0, width: canvas.width, height: canvas.height }, shownChoice, which);

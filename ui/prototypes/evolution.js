@@ -1,6 +1,6 @@
 // How the mask of the selected query grew from prediction to prediction.
 
-import { channels, loadImage } from "../viewer/geometry.js";
+import { channels, loadImage, sizeWithin } from "../viewer/geometry.js";
 import { find, findAll, LAYER_COLORS, make, onChange, percent, state, update } from "../viewer/state.js";
 import { togglePlaying } from "./bar.js";
 import { colorOfQuery, lastStep, paintCells, photoBox, pictures, predictionOf } from "./points.js";
@@ -122,8 +122,8 @@ const stepName = (step) => (step === 0 ? "before any layer" : `after layer ${ste
 
 function stepButton(step) {
   const { category, score, noObject, area, iou } = predictionOf(state.query, step);
-  const { width, height } = state.result;
-  const canvas = make("canvas", { width: STRIP_PX, height: Math.round((STRIP_PX * height) / width) });
+  const [width, height] = sizeWithin(STRIP_PX, state.result);
+  const canvas = make("canvas", { width, height });
   const context = canvas.getContext("2d");
   context.drawImage(pictures.photo, 0, 0, canvas.width, canvas.height);
   drawMaskOn(

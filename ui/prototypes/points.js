@@ -93,13 +93,18 @@ export function colorTable(hexColors) {
 // What the colours of a map mean, in the lower left corner of what is seen of it.
 export function drawScale(context, colors, low, high) {
   const box = photoBox();
-  const from = state.leftOfWipe ? place(state.wipe, 0)[0] : box.left;
-  const [left, top] = [Math.max(0, from) + 8, Math.min(box.top + box.height, find("#canvas").clientHeight) - 34];
+  const { clientWidth, clientHeight } = find("#canvas");
   context.save();
   context.font = "13px system-ui, sans-serif";
   const [before, after] = [low, high].map((text) => context.measureText(text).width);
+  const width = before + after + 132;
+  const from = state.leftOfWipe ? place(state.wipe, 0)[0] : box.left;
+  const left = Math.min(Math.max(0, from) + 8, Math.min(box.left + box.width, clientWidth) - width - 8);
+  // Above the slider of the wipe, and above the names of two networks.
+  const room = state.beside ? 96 : state.leftOfWipe ? 68 : 34;
+  const top = Math.min(box.top + box.height, clientHeight) - room;
   context.fillStyle = "#000b";
-  context.fillRect(left, top, before + after + 132, 26);
+  context.fillRect(left, top, width, 26);
   const gradient = context.createLinearGradient(left + before + 16, 0, left + before + 116, 0);
   for (const [i, color] of colors.entries()) gradient.addColorStop(i / 255, `rgb(${color})`);
   context.fillStyle = gradient;
@@ -305,6 +310,7 @@ export function densityOf(layer) {
   return densities.get(key);
 }
 
+// Returns what belongs on its scale.
 export function drawDensity(context) {
   const box = photoBox();
   const [spanX, spanY] = gridSpan(state.layer);
@@ -312,7 +318,8 @@ export function drawDensity(context) {
   context.imageSmoothingEnabled = false;
   const { picture, max } = densityOf(state.layer);
   context.drawImage(picture, box.left, box.top, spanX * box.width, spanY * box.height);
-  if (max > 0) drawScale(context, HEAT, "0", `${max} picks, square root scale`);
+  const what = usesPrototypes() ? "picks" : "largest weights";
+  return max > 0 ? [HEAT, "0", `${max} ${what}, square root scale`] : null;
 }
 
 // --------------------------------------------------------------------------------------------------------------- setup

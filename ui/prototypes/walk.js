@@ -37,7 +37,7 @@ const WALK = [
       `${state.result.layers[layer].stride} px. The query may only look where its own mask lay before this layer: ` +
       `at ${allowed} of ${tokens} tokens. That mask overlapped with its final one by ` +
       `${predictionOf(query, layer).iou.toFixed(2)} (IoU).`,
-    see: ({ layer }) => update({ show: "mask", step: layer, head: null }),
+    see: ({ layer }) => update({ show: "mask", step: layer, layer, head: null }),
   },
   {
     title: ({ head }) => `Head ${head + 1} compares`,
@@ -46,7 +46,7 @@ const WALK = [
       `its ${channels / state.result.model.num_heads} with the same numbers of every token: the similarity is between ` +
       `${decimal(low)} (dark) and ${decimal(high)} (bright). It is one head's part of a cosine, so it is small; grey ` +
       `tokens are banned.`,
-    see: ({ head }) => update({ show: "similarity", head }),
+    see: ({ layer, head }) => update({ show: "similarity", layer, head }),
   },
   {
     title: () => "The most similar token wins",
@@ -58,7 +58,7 @@ const WALK = [
       );
     },
     see: ({ query, layer, head }) => {
-      update({ show: "similarity", head, points: true });
+      update({ show: "similarity", layer, head, points: true });
       openPoint(pointsOf(query, layer)[0]);
     },
   },
@@ -70,7 +70,7 @@ const WALK = [
       `${twin ? `the twin that was trained that way has half of its attention on ${twin.tokens_for_half}` : "a network trained that way learns scores of its own"}. ` +
       `Mixing costs ${tokens} × ${channels} = ${(tokens * channels).toLocaleString("en")} multiply-adds for each query; ` +
       `copying one token per head costs none.`,
-    see: ({ head }) => update({ show: "weights", head, points: false }),
+    see: ({ layer, head }) => update({ show: "weights", layer, head, points: false }),
   },
   {
     title: ({ layer }) => `What the query became in ${layerName(layer)}`,
@@ -82,7 +82,7 @@ const WALK = [
         `${before.iou.toFixed(2)} and is ${after.iou.toFixed(2)}.`
       );
     },
-    see: ({ layer }) => update({ show: "mask", step: layer + 1, head: null }),
+    see: ({ layer }) => update({ show: "mask", step: layer + 1, layer, head: null }),
   },
   {
     title: () => `After all ${lastStep()} layers`,

@@ -2,7 +2,7 @@
 
 import { drawChoice } from "../prototypes/choice.js";
 import { drawMask, maskAt } from "../prototypes/evolution.js";
-import { drawDensity, drawPoints, openPoint, pointAt } from "../prototypes/points.js";
+import { drawDensity, drawPoints, drawScale, openPoint, pointAt } from "../prototypes/points.js";
 import { camera, channels, clipToPhoto, drawSpanning, loadImage, place, unplace } from "./geometry.js";
 import { drawName, drawNames, nameWidth } from "./names.js";
 import {
@@ -137,16 +137,18 @@ function draw() {
   }
   const from = state.leftOfWipe ? state.wipe : 0;
   clipToPhoto(context, from);
+  let scale = null;
   if (state.show === "segments") {
     drawSegments(context, overlay, lines);
     if (state.names) drawNames(context, state.reading, isPainted, from, 1);
   } else if (state.show === "mask") drawMask(context);
-  else if (state.show === "similarity") drawChoice(context, "scores");
-  else if (state.show === "weights") drawChoice(context, "weights");
-  else drawDensity(context);
+  else if (state.show === "similarity") scale = drawChoice(context, "scores");
+  else if (state.show === "weights") scale = drawChoice(context, "weights");
+  else scale = drawDensity(context);
   context.restore();
 
   if (state.leftOfWipe) drawWipe(context);
+  if (scale) drawScale(context, ...scale);
   if (!state.points) return;
   context.save();
   if (state.beside) {
@@ -264,13 +266,21 @@ function resize() {
   const highest = Math.max(320, window.innerHeight * 0.62);
   const height = Math.round(Math.min(Math.max(width * aspect, MIN_HEIGHT), highest));
   if (width === canvasWidth && height === canvasHeight) return;
+  const isZoomed = canvasWidth > 0 && camera.scale > fitScale() * 1.01;
+  const middle = unplace(canvasWidth / 2, canvasHeight / 2);
   canvasWidth = width;
   canvasHeight = height;
   canvas.style.height = `${height}px`;
   const density = window.devicePixelRatio || 1;
   canvas.width = Math.round(width * density);
   canvas.height = Math.round(height * density);
+  const { scale } = camera;
   fit();
+  if (!isZoomed) return;
+  // What was in the middle stays there.
+  zoom(scale / camera.scale);
+  const [left, top] = place(...middle);
+  pan(canvasWidth / 2 - left, canvasHeight / 2 - top);
 }
 
 // ----------------------------------------------------------------------------------------------------------- pointer

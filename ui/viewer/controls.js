@@ -66,7 +66,8 @@ async function readAgain() {
   const { result } = state;
   const number = ++asked;
   const reading = await fetchReading(result, { ...state });
-  if (!reading || reading === state.reading || number !== asked || result !== state.result) return;
+  if (reading === state.reading || number !== asked || result !== state.result) return;
+  if (!reading) return update(settingsOf(state.reading)); // what is seen is what the controls say
   // The first segments after none: there was nothing that the visitor could have selected.
   const look = state.reading.segments.length === 0 && state.query === null ? firstLook(reading) : {};
   const segment = segmentOfQuery(state.query, reading)?.id ?? null;
@@ -99,7 +100,11 @@ function setUpSlider(id, key) {
     timer = setTimeout(() => update({ [key]: bounded }), key === "opacity" ? 0 : 60);
   };
   range.addEventListener("input", () => set(range.valueAsNumber));
-  number?.addEventListener("change", () => set(number.valueAsNumber));
+  number?.addEventListener("change", () => {
+    const value = number.valueAsNumber;
+    set(value);
+    number.value = (Number.isFinite(value) ? Math.min(1, Math.max(0, value)) : state[key]).toFixed(2);
+  });
   const show = () => {
     range.value = state[key];
     if (number) number.value = state[key].toFixed(2);

@@ -36,6 +36,12 @@ export function clipToPhoto(context, from = 0, to = 1) {
   context.clip();
 }
 
+// The width and height of a picture whose longer side is shrunk or grown to so many pixels.
+export function sizeWithin(pixels, { width, height }) {
+  const scale = pixels / Math.max(width, height);
+  return [width, height].map((side) => Math.max(1, Math.round(scale * side)));
+}
+
 export function loadImage(uri) {
   const image = new Image();
   image.src = uri;

@@ -112,18 +112,32 @@ function render() {
 
 // What came closest, and the way there.
 function nothingFound() {
-  const closest = state.reading.outcomes
-    .filter(({ fate }) => fate === "low score")
-    .toSorted((a, b) => b.score - a.score);
-  if (closest.length === 0) return make("p", { className: "nothing" }, "No query found anything that it could name.");
-  const names = closest.slice(0, 2).map(({ category, score }) => `${category} ${score.toFixed(2)}`);
-  const lower = Math.max(0, Math.ceil(100 * closest[0].score) - 1) / 100;
-  const onclick = () => update({ objectThreshold: lower });
-  return make(
-    "p",
-    { className: "nothing" },
-    `No query scores above ${state.objectThreshold.toFixed(2)}. Closest: ${names.join(", ")}. `,
-    make("button", { type: "button", onclick }, `Ask for ${lower.toFixed(2)} only`),
+  const say = (sentence, ...rest) => make("p", { className: "nothing" }, sentence, ...rest);
+  const best = (wanted) =>
+    state.reading.outcomes.filter(({ fate }) => fate === wanted).toSorted((a, b) => b.score - a.score);
+  const lower = (change, value) => {
+    const onclick = () => update(change);
+    return make("button", { type: "button", onclick }, `Ask for ${value.toFixed(2)} only`);
+  };
+  const names = (outcomes) =>
+    outcomes
+      .slice(0, 2)
+      .map(({ category, score }) => `${category} ${score.toFixed(2)}`)
+      .join(", ");
+  const covered = best("small overlap");
+  if (covered.length > 0) {
+    const { overlap_threshold: usual } = state.result.model;
+    const way = state.overlapThreshold > usual ? [lower({ overlapThreshold: usual }, usual)] : [];
+    const sentence = `No query won enough of its mask: overlap above ${state.overlapThreshold.toFixed(2)} is asked for. `;
+    return say(`${sentence}Closest: ${names(covered)}. `, ...way);
+  }
+  const closest = best("low score");
+  if (closest.length === 0) return say("No query found anything that it could name.");
+  const value = Math.max(0, Math.ceil(100 * closest[0].score) - 1) / 100;
+  const who = state.task === "instance" ? "No thing" : "No query";
+  return say(
+    `${who} scores above ${state.objectThreshold.toFixed(2)}. Closest: ${names(closest)}. `,
+    lower({ objectThreshold: value }, value),
   );
 }
 

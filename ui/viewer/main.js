@@ -11,7 +11,7 @@ import { setUpCanvas, showPhoto } from "./canvas.js";
 import { setUpCompare } from "./compare.js";
 import { firstLook, keepReading, readingFor, settingsOf, setUpControls } from "./controls.js";
 import { setUpLegend } from "./legend.js";
-import { ask, find, onChange, segmentOfQuery, state, update } from "./state.js";
+import { ask, find, hideNote, notify, onChange, segmentOfQuery, state, update } from "./state.js";
 import { setUpTiming } from "./timing.js";
 
 const received = new Map(); // the latest results, by their ids, to flip between them
@@ -20,15 +20,18 @@ let linkToFollow = new URLSearchParams(location.search); // null once a result w
 function takeIn() {
   // gr.HTML hands out a proxy whose every access costs; what is read a thousand times had better be plain.
   const value = props.value ? JSON.parse(JSON.stringify(props.value)) : null;
-  if (!value || value.id === state.result?.id) return;
-  // The view of a link is for the first result that it means, and for no other.
-  const means = (name, own) => (linkToFollow.get(name) ?? own) === own;
-  const isMeant = linkToFollow && means("example", value.name) && means("attention", value.model.attention);
-  const view = isMeant ? viewFromLink(linkToFollow, value) : {};
-  if (isMeant) linkToFollow = null;
+  if (!value) return;
   inTurn(async () => {
     const before = state.result;
+    if (value.id === before?.id) return;
+    // The view of a link is for the first result that it means, and for no other.
+    const means = (name, own) => (linkToFollow.get(name) ?? own) === own;
+    const isMeant = linkToFollow && means("example", value.name) && means("attention", value.model.attention);
+    const view = isMeant ? viewFromLink(linkToFollow, value) : {};
+    if (isMeant) linkToFollow = null;
     await showResult(value, () => ({ ...(state.result ? settings() : {}), ...view }));
+    if (!before && linkToFollow) notify("What the link shows is on its way.", 60_000);
+    else hideNote();
     if (before && !isMeant) welcome(value, before);
   });
 }

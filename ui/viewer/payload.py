@@ -62,8 +62,8 @@ def result_payload(engine: Engine, result_id: str) -> dict[str, Any]:
         # [step][query]
         "steps": {
             "category_id": result.evolution.category_id.tolist(),
-            "score": _rounded(result.evolution.score, 3),
-            "no_object_score": _rounded(result.evolution.no_object_score, 3),
+            "score": _rounded(result.evolution.score),
+            "no_object_score": _rounded(result.evolution.no_object_score),
             "area_fraction": _rounded(result.evolution.area_fraction),
             "final_iou": _rounded(result.evolution.final_iou, 3),
         },

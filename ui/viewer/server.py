@@ -42,7 +42,9 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
         def answer(args: list) -> dict[str, Any]:
             try:
                 return function(*args)
-            except (ResultGone, ValueError) as error:
+            except ResultGone as error:
+                return {"error": f"{error} Please press Segment again."}
+            except ValueError as error:
                 return {"error": str(error)}
             except gr.Error as error:  # of who lends the GPU
                 return {"error": error.message}

@@ -86,14 +86,16 @@ export async function ask(name, ...args) {
 }
 
 // One sentence at the foot of the viewer, also read out, gone after a while.
-export function notify(sentence) {
+export function notify(sentence, ms = 7000) {
   const note = find(".studio-note");
   note.textContent = sentence;
   note.hidden = false;
   clearTimeout(notify.timer);
-  notify.timer = setTimeout(() => {
-    note.hidden = true;
-  }, 7000);
+  notify.timer = setTimeout(hideNote, ms);
+}
+
+export function hideNote() {
+  find(".studio-note").hidden = true;
 }
 
 // The segment that a query drew in a reading, the current one by default, or null.
