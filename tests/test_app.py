@@ -7,6 +7,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from gradio.data_classes import ImageData
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from halves_model import CAT, CAT_SCORE, COUCH, COUCH_SCORE, HalvesModel, picked_token
@@ -17,6 +18,7 @@ import pem
 from pem.weights import DEFAULT_WEIGHTS
 from ui import precompute
 from ui.engine import TASKS, load_twin
+from ui.image_input import SafeImage
 from ui.viewer import SCRIPTS, UI, script
 
 # 3:4, so that the network sees it without padding and its halves are halves of the photo.
@@ -70,7 +72,7 @@ def test_read_answers_for_a_kept_result(client: Client, photo) -> None:
     assert (answer["result_id"], answer["object_threshold"]) == (result_id, 0.7)
     _, _, answer = client.predict(result_id, "semantic", 0.7, 0.6, api_name="/read")
     assert [segment["category"] for segment in answer["segments"]] == ["cat", "couch"]
-    with pytest.raises(AppError, match="no longer kept on the server"):
+    with pytest.raises(AppError, match="no longer kept on the server. Please call /segment again."):
         client.predict("gone", "panoptic", 0.5, 0.6, api_name="/read")
 
 
@@ -93,6 +95,11 @@ def test_trace_answers_with_the_prototypes_of_one_query_in_pixels_of_the_photo(c
         client.predict(result_id, None, api_name="/trace")
     with pytest.raises(AppError, match="no longer kept on the server"):
         client.predict(None, 0, api_name="/trace")
+
+
+def test_a_photo_that_was_deleted_meanwhile_is_asked_for_again(tmp_path) -> None:
+    found = SafeImage().preprocess(ImageData(path=str(tmp_path / "gone.png")))
+    assert str(found) == "The photo is no longer on the server; please choose it again."
 
 
 @pytest.mark.parametrize("content", [b"this is no image", b""])

@@ -147,6 +147,9 @@ def test_a_photo_without_segments_tells_what_came_closest(uploaded: Page) -> Non
         "Query 1 · couch · score 0.60 · draws nothing: score 0.60 is not"
     )
     uploaded.keyboard.press("Escape")
+    uploaded.get_by_label("instance").check()
+    expect(uploaded.locator("#legend")).to_contain_text("No thing scores above 0.95. Closest: cat")
+    uploaded.get_by_label("panoptic").check()
     uploaded.get_by_role("button", name="Ask for 0.89 only").click()
     expect(rows(uploaded)).to_have_count(1)
     expect(uploaded.locator("#query")).to_contain_text("Query 0 · cat")
@@ -167,6 +170,12 @@ def test_zoom_keeps_the_place_under_the_middle_and_a_drag_moves_it(uploaded: Pag
     uploaded.mouse.up()
     uploaded.mouse.move(middle[0] + 100, middle[1])
     expect(uploaded.locator("#viewer .hover")).to_contain_text("cat")  # the border went 200 px to the right
+    uploaded.set_viewport_size({"width": 1280, "height": 840})
+    box = canvas.bounding_box()
+    assert box
+    uploaded.mouse.move(box["x"] + box["width"] / 2 + 100, box["y"] + box["height"] / 2)
+    expect(uploaded.locator("#viewer .hover")).to_contain_text("cat")  # it still does
+    uploaded.set_viewport_size({"width": 1280, "height": 900})
     uploaded.get_by_label("Fit the photo").click()
     uploaded.mouse.move(middle[0] + 100, middle[1])
     expect(uploaded.locator("#viewer .hover")).to_contain_text("couch")
@@ -260,8 +269,13 @@ def test_the_walk_uses_the_visitor_s_own_numbers(uploaded: Page) -> None:
     expect(card).to_be_visible()
     expect(card).to_contain_text("3 queries")
     seen = card.inner_text()
+    layer = uploaded.locator("#layer input:checked").get_attribute("value")
     for step in range(2, 8):
+        if step == 3:
+            uploaded.locator("#layer input").nth(4).check(force=True)  # it goes on with its own
         card.locator(".walk-next").click()
+        if step == 3:
+            expect(uploaded.locator(f"#layer input[value='{layer}']")).to_be_checked()
         expect(card).to_contain_text(f"{step} of 7")
         seen += card.inner_text()
     assert f"{SIMILARITY:.3f}" in seen and "cat" in seen

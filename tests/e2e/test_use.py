@@ -80,6 +80,33 @@ def test_a_bad_file_says_so_and_the_last_result_stays(uploaded: Page, tmp_path: 
     expect(uploaded.locator("#query")).to_contain_text("couch")
 
 
+def test_a_number_field_shows_what_is_in_force(uploaded: Page) -> None:
+    number = uploaded.locator("#score-threshold input[type=number]")
+    for typed, shown in (("5", "1.00"), ("7", "1.00"), ("", "1.00"), ("0.5", "0.50")):
+        set_number(uploaded, "score-threshold", typed)
+        number.blur()
+        expect(number).to_have_value(shown)
+
+
+@pytest.mark.parametrize("page", [{"fails": "ERR_FAILED"}], indirect=True, ids=["offline"])
+def test_without_an_answer_the_controls_say_what_is_still_seen(page: Page) -> None:
+    page.route("**/component_server/", lambda route: route.abort())
+    set_number(page, "score-threshold", "0.31")
+    expect(page.locator(".studio-note")).to_contain_text("The server does not answer")
+    expect(page.locator("#score-threshold input[type=number]")).to_have_value("0.50")
+
+
+def test_an_example_that_is_chosen_while_another_one_loads_is_shown(page: Page) -> None:
+    examples, held = page.locator("#examples .thumbnail-item"), []
+    page.route("**/queue/data*", lambda route: held.append(route))  # no result arrives as yet
+    examples.nth(4).click()
+    page.wait_for_timeout(500)
+    assert len(held) == 1
+    examples.nth(2).click()
+    held[0].continue_()
+    expect(examples.nth(2)).to_have_attribute("aria-current", "true", timeout=20_000)
+
+
 @pytest.mark.parametrize("page", [{"fails": "503"}], indirect=True, ids=["busy"])
 def test_a_photo_whose_run_fails_stays_and_is_run_next(page: Page, tmp_path: Path) -> None:
     def refuse(route: Route) -> None:  # as a full queue does
@@ -137,6 +164,12 @@ def test_a_measurement_runs_here_tells_what_it_found_and_can_be_cancelled(page: 
     expect(page.locator("#measure-found")).to_contain_text("Compared with masked attention, prototype attention is")
     expect(page.locator("#measure-found")).to_contain_text("8x16 tokens")
     expect(page.locator("#measure-plot .js-plotly-plot")).to_be_visible()
+    page.locator("#measure-start").click()
+    expect(page.locator("#measure-progress")).to_contain_text("measuring")
+    page.locator("#measure-cancel").click()
+    expect(page.locator("#measure-progress")).to_have_text("Cancelled.")
+    expect(page.locator("#measure-plot .js-plotly-plot")).not_to_be_visible()  # it was of another measurement
+    expect(page.locator("#measure-save")).to_be_disabled()
     page.get_by_role("tab", name="Studio").click()
     expect(rows(page)).to_have_count(2)
 
@@ -170,6 +203,18 @@ def test_on_a_phone_a_panorama_keeps_its_shape_and_clicks_land(page: Page, tmp_p
     for x, segment in ((0.9, "couch"), (0.1, "cat")):
         page.locator("#canvas").click(position={"x": x * box["width"], "y": 0.97 * box["height"]})
         expect(page.locator("#legend li.selected")).to_contain_text(segment)
+
+
+def test_pictures_of_a_long_photo_stay_within_the_page(page: Page, tmp_path: Path) -> None:
+    Image.new("RGB", (200, 3000), "teal").save(tmp_path / "long.png")
+    page.locator("#photo input[type=file]").set_input_files(tmp_path / "long.png")
+    expect(page.locator("#copy-link")).to_be_disabled()
+    page.locator("#choice").scroll_into_view_if_needed()
+    expect(page.locator("#choice dd").first).to_be_visible()
+    heights = page.evaluate(
+        "[...document.querySelectorAll('#choice canvas, #evolution canvas')].map((x) => x.clientHeight)"
+    )
+    assert len(heights) == 10 and 100 < min(heights) and max(heights) <= 360
 
 
 def test_what_is_small_or_pale_can_still_be_read_and_hit(page: Page) -> None:
