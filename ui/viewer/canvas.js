@@ -4,7 +4,7 @@ import { drawChoice } from "../prototypes/choice.js";
 import { drawMask, maskAt } from "../prototypes/evolution.js";
 import { drawDensity, drawPoints, drawScale, openPoint, pointAt } from "../prototypes/points.js";
 import { camera, channels, clipToPhoto, drawSpanning, loadImage, place, unplace } from "./geometry.js";
-import { drawName, drawNames, nameWidth } from "./names.js";
+import { drawName, drawNames, nameBox, nameWidth } from "./names.js";
 import {
   allQueries,
   find,
@@ -129,10 +129,12 @@ function draw() {
   if (!photo || !state.result || !state.reading) return;
   drawSpanning(context, photo, 1, 1, camera.scale < 4);
 
+  const networks = state.beside ? networkNames(context) : [];
+  const taken = () => networks.map(({ name, left, top }) => nameBox(context, name, left, top));
   if (state.beside) {
     clipToPhoto(context, 0, state.wipe);
     drawSegments(context, overlayBeside, linesBeside);
-    if (state.names) drawNames(context, state.beside, () => true, 0, state.wipe);
+    if (state.names) drawNames(context, state.beside, () => true, 0, state.wipe, taken());
     context.restore();
   }
   const from = state.leftOfWipe ? state.wipe : 0;
@@ -140,7 +142,7 @@ function draw() {
   let scale = null;
   if (state.show === "segments") {
     drawSegments(context, overlay, lines);
-    if (state.names) drawNames(context, state.reading, isPainted, from, 1);
+    if (state.names) drawNames(context, state.reading, isPainted, from, 1, taken());
   } else if (state.show === "mask") drawMask(context);
   else if (state.show === "similarity") scale = drawChoice(context, "scores");
   else if (state.show === "weights") scale = drawChoice(context, "weights");
@@ -148,6 +150,7 @@ function draw() {
   context.restore();
 
   if (state.leftOfWipe) drawWipe(context);
+  for (const { name, left, top } of networks) drawName(context, name, left, top);
   if (scale) drawScale(context, ...scale);
   if (!state.points) return;
   context.save();
@@ -180,11 +183,14 @@ function drawWipe(context) {
   context.arc(left, (top + bottom) / 2, 9, 0, 2 * Math.PI);
   context.fill();
   context.shadowBlur = 0;
-  if (!state.beside) return;
-  const y = Math.min(bottom, canvasHeight) - 48; // above the handle
-  attentions().forEach((name, side) => {
-    const half = nameWidth(context, name) / 2;
-    drawName(context, name, left + (side === 0 ? -half - 6 : half + 6), y);
+}
+
+// Where the two networks are named, on their sides of the line and above the slider.
+function networkNames(context) {
+  const [line, bottom] = [place(state.wipe, 0)[0], place(state.wipe, 1)[1]];
+  return attentions().map((name, side) => {
+    const away = nameWidth(context, name) / 2 + 6;
+    return { name, left: line + (side === 0 ? -away : away), top: Math.min(bottom, canvasHeight) - 48 };
   });
 }
 

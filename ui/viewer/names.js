@@ -54,12 +54,12 @@ function depths(idMap, width, height) {
   return depth;
 }
 
-// Largest first; a name that would cover another is left out, and comes when the photo is enlarged. One that would reach
-// across the edge of what is drawn, from..to as fractions of the width, stands beside that edge.
-export function drawNames(context, reading, isNamed, from, to) {
+// Largest first; a name that would cover another, or one of the `taken` boxes, is left out, and comes when the photo is
+// enlarged. One that would reach across the edge of what is drawn, from..to as fractions of the width, stands beside
+// that edge.
+export function drawNames(context, reading, isNamed, from, to, taken) {
   const { result } = state;
   reading.places ??= deepestPlaces(reading, result);
-  const taken = [];
   for (const { id, category } of reading.segments.toSorted((a, b) => b.area_fraction - a.area_fraction)) {
     const { x, y, depth } = reading.places.get(id);
     if (!isNamed(id) || depth * camera.scale < MIN_ROOM_PX) continue;
@@ -68,13 +68,19 @@ export function drawNames(context, reading, isNamed, from, to) {
     const [first, last] = [from > 0 ? place(from, 0)[0] + half : -Infinity, to < 1 ? place(to, 0)[0] - half : Infinity];
     const left = Math.min(Math.max(middle, first), last);
     if (Math.abs(left - middle) > 2 * half) continue;
-    const box = { left: left - half, right: left + half, top: top - HEIGHT / 2, bottom: top + HEIGHT / 2 };
+    const box = nameBox(context, category, left, top);
     const covers = (other) =>
       box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom;
     if (taken.some(covers)) continue;
     taken.push(box);
     drawName(context, category, left, top);
   }
+}
+
+// What a name around a place of the canvas covers.
+export function nameBox(context, name, left, top) {
+  const half = nameWidth(context, name) / 2;
+  return { left: left - half, right: left + half, top: top - HEIGHT / 2, bottom: top + HEIGHT / 2 };
 }
 
 export function nameWidth(context, name) {
