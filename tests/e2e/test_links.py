@@ -113,6 +113,7 @@ def test_a_link_to_an_unknown_example_says_so_and_shows_the_first_one(page: Page
     expect(page.get_by_test_id("toast-body")).to_contain_text("There is no example photo of that name")
     expect(page.locator("#examples button:has(img[alt=cat])")).to_have_attribute("aria-current", "true")
     expect(page.locator("#layer input").nth(5)).to_be_checked()
+    expect(page.locator(".studio-note")).to_be_hidden()  # nothing else is on its way
 
 
 # ------------------------------------------------------------------------------------------------ the other attention

@@ -130,11 +130,11 @@ function draw() {
   drawSpanning(context, photo, 1, 1, camera.scale < 4);
 
   const networks = state.beside ? networkNames(context) : [];
-  const taken = () => networks.map(({ name, left, top }) => nameBox(context, name, left, top));
+  const reserved = networks.map(({ name, left, top }) => nameBox(context, name, left, top));
   if (state.beside) {
     clipToPhoto(context, 0, state.wipe);
     drawSegments(context, overlayBeside, linesBeside);
-    if (state.names) drawNames(context, state.beside, () => true, 0, state.wipe, taken());
+    if (state.names) drawNames(context, state.beside, () => true, 0, state.wipe, reserved);
     context.restore();
   }
   const from = state.leftOfWipe ? state.wipe : 0;
@@ -142,7 +142,7 @@ function draw() {
   let scale = null;
   if (state.show === "segments") {
     drawSegments(context, overlay, lines);
-    if (state.names) drawNames(context, state.reading, isPainted, from, 1, taken());
+    if (state.names) drawNames(context, state.reading, isPainted, from, 1, reserved);
   } else if (state.show === "mask") drawMask(context);
   else if (state.show === "similarity") scale = drawChoice(context, "scores");
   else if (state.show === "weights") scale = drawChoice(context, "weights");

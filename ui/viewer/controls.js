@@ -94,16 +94,16 @@ function setUpSlider(id, key) {
   const number = find(`#${id} input[type=number]`);
   let timer = 0;
   const set = (value) => {
-    if (!Number.isFinite(value)) return;
-    const bounded = Math.min(1, Math.max(0, value));
     clearTimeout(timer);
-    timer = setTimeout(() => update({ [key]: bounded }), key === "opacity" ? 0 : 60);
+    timer = setTimeout(() => update({ [key]: value }), key === "opacity" ? 0 : 60);
   };
   range.addEventListener("input", () => set(range.valueAsNumber));
   number?.addEventListener("change", () => {
-    const value = number.valueAsNumber;
+    const typed = number.valueAsNumber;
+    if (!Number.isFinite(typed)) return show();
+    const value = Math.min(1, Math.max(0, typed));
+    number.value = value.toFixed(2);
     set(value);
-    number.value = (Number.isFinite(value) ? Math.min(1, Math.max(0, value)) : state[key]).toFixed(2);
   });
   const show = () => {
     range.value = state[key];

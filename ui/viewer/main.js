@@ -30,10 +30,17 @@ function takeIn() {
     const view = isMeant ? viewFromLink(linkToFollow, value) : {};
     if (isMeant) linkToFollow = null;
     await showResult(value, () => ({ ...(state.result ? settings() : {}), ...view }));
-    if (!before && linkToFollow) notify("What the link shows is on its way.", 60_000);
+    const isAwaited = !before && linkToFollow && isOnItsWay(linkToFollow, value);
+    if (isAwaited) notify("What the link shows is on its way.", 60_000);
     else hideNote();
     if (before && !isMeant) welcome(value, before);
   });
+}
+
+// Whether there is what a link asks for.
+function isOnItsWay(link, { name, other_id: other }) {
+  const isExample = exampleButtons().some(({ photo }) => photo.alt === (link.get("example") ?? name));
+  return isExample && (link.get("attention") !== "masked" || Boolean(other));
 }
 
 // A photo that the visitor has just chosen: is seen, and by the network that was looked at before.
@@ -125,11 +132,15 @@ function setUpAttention() {
 
 // Gradio calls them "Thumbnail 1 of 6", and does not know which one is shown.
 function markExample() {
-  for (const button of document.querySelectorAll("#examples .thumbnail-item")) {
-    const name = button.querySelector("img").alt;
-    button.setAttribute("aria-label", name);
-    button.setAttribute("aria-current", name === state.result.name);
+  for (const { button, photo } of exampleButtons()) {
+    button.setAttribute("aria-label", photo.alt);
+    button.setAttribute("aria-current", photo.alt === state.result.name);
   }
+}
+
+function exampleButtons() {
+  const buttons = [...document.querySelectorAll("#examples .thumbnail-item")];
+  return buttons.map((button) => ({ button, photo: button.querySelector("img") }));
 }
 
 setUpControls();

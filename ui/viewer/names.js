@@ -54,11 +54,12 @@ function depths(idMap, width, height) {
   return depth;
 }
 
-// Largest first; a name that would cover another, or one of the `taken` boxes, is left out, and comes when the photo is
+// Largest first; a name that would cover another, or one of the `reserved` boxes, is left out, and comes when the photo is
 // enlarged. One that would reach across the edge of what is drawn, from..to as fractions of the width, stands beside
 // that edge.
-export function drawNames(context, reading, isNamed, from, to, taken) {
+export function drawNames(context, reading, isNamed, from, to, reserved) {
   const { result } = state;
+  const taken = [...reserved];
   reading.places ??= deepestPlaces(reading, result);
   for (const { id, category } of reading.segments.toSorted((a, b) => b.area_fraction - a.area_fraction)) {
     const { x, y, depth } = reading.places.get(id);
