@@ -28,7 +28,7 @@ from analysis.results import RESULTS, save_tables
 from analysis.validation import Score, judge, mean_iou, panoptic_quality
 from pem.conditions import conditions
 from pem.config import PEMConfig
-from pem.layers import conv_norm
+from pem.layers import conv_norm, has_bfloat16
 from pem.pixel_decoder import DeformableUpsample
 from pem.training.data import PanopticDataset, open_split
 from pem.training.train import Trainer, raise_prototypes, train
@@ -93,7 +93,8 @@ def build(variant: Variant, base: PEMConfig, backbone: dict[str, Tensor], seed: 
 def train_variant(model: pem.PEM, dataset: PanopticDataset, folder: Path, seed: int) -> pem.PEM:
     """Trains to the end of the schedule, from the folder's checkpoint if there is one; returns the averaged model."""
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(model.train(), torch.device("cpu"), autocast=True, seed=seed)
+    cpu = torch.device("cpu")
+    trainer = Trainer(model.train(), cpu, autocast=has_bfloat16(cpu), seed=seed)
     if (folder / "checkpoint.pt").is_file():
         trainer.load(folder / "checkpoint.pt")
     if trainer.step < trainer.config.iterations:

@@ -15,11 +15,11 @@ from analysis.ablations import costs, in_percent, scores
 from analysis.arguments import json_file, natural, one_sentence, parse_device, parse_size
 from analysis.results import RESULTS, save_tables
 from pem.conditions import conditions
+from pem.layers import has_bfloat16
 from pem.training.data import open_split
 from pem.weights import DEFAULT_WEIGHTS
 
 TWIN = "masked attention"
-PRECISIONS = ("float32", "bfloat16")
 
 
 @one_sentence()
@@ -39,8 +39,9 @@ def main() -> None:
     models = {name: pem.load_model(path, device=device) for name, path in paths.items() if path}
     val_split = open_split(arguments.data, "val", models["PEM"].config)
 
+    precisions = ("float32", "bfloat16") if has_bfloat16(device) else ("float32",)
     networks = {
-        f"{name}, {precision}": (model, precision) for precision in PRECISIONS for name, model in models.items()
+        f"{name}, {precision}": (model, precision) for precision in precisions for name, model in models.items()
     }
     cost = costs(networks, arguments.size, arguments.repeats, device)
     found = {variant: scores(model, val_split, precision) for variant, (model, precision) in networks.items()}

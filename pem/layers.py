@@ -27,6 +27,13 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda") if device.type == "cuda" else nullcontext()
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16. CPUs without take 15 times as long as in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def l2_normalize(x: Tensor, dim: int, in_place: bool = False) -> Tensor:
     """Unit vectors along ``dim``. In float32 at least: the floor of 1e-12 is 0 in half precision."""
     x = to_float(x)

@@ -112,6 +112,7 @@ def test_the_twins_are_scored_and_timed_side_by_side(
         pem.save_weights(model, path)
     command = ["twins", "--data", str(data), "--out", str(out), "--size", "64x64", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", [*command, "--model", paths[0], "--twin", paths[1], "--equal", paths[0]])
+    monkeypatch.setattr(twins, "has_bfloat16", lambda device: True)
     twins.main()
     rows = {row["variant"]: row for row in json.loads(out.read_text())["rows"]}
     names = ("PEM", "PEM, as long as its twin", "masked attention")
@@ -121,3 +122,7 @@ def test_the_twins_are_scored_and_timed_side_by_side(
     assert "miou_gain" not in theirs and "miou gain" not in theirs
     assert ours["gmacs"] < theirs["gmacs"] and ours["pq"] >= 0 and theirs["median_ms"] > 0
     assert ours_halved["gmacs"] == ours["gmacs"] and ours_halved["peak_mib"] != ours["peak_mib"]
+
+    monkeypatch.setattr(twins, "has_bfloat16", lambda device: False)
+    twins.main()
+    assert [row["variant"] for row in json.loads(out.read_text())["rows"]] == [f"{name}, float32" for name in names]

@@ -24,10 +24,9 @@ import pem
 from pem.categories import categories_for
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.data import PanopticDataset, collate
+from pem.training.sampler import RepeatableSampler, SeededDataset
 from pem.training.target import Target
 from pem.training.train import (
-    RepeatableSampler,
-    SeededDataset,
     Trainer,
     forget_after,
     learning_rate,
@@ -333,6 +332,8 @@ def test_a_checkpoint_goes_on_with_its_own_settings_only(tmp_path: Path) -> None
     make_trainer(dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, copy_paste=0.0))).load(path)
     with pytest.raises(ValueError, match="made with another copy_paste"):
         make_trainer().load(path)
+    make_trainer().save(path)
+    make_trainer(autocast=True).load(path)  # a machine may be faster at another precision than the one before
     path.write_bytes(path.read_bytes()[:5_000])
     with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another version; delete it"):
         make_trainer().load(path)
@@ -377,6 +378,20 @@ def test_a_model_learns_the_classes_of_its_data(
         torch.testing.assert_close(trained.state_dict()[name], theirs[name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("fast", "options"), [(True, []), (False, []), (True, ["--float32"])])
+def test_bfloat16_is_for_devices_that_are_fast_at_it(
+    dataset: PanopticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool, options: list[str]
+) -> None:
+    trainers: list[Trainer] = []
+    monkeypatch.setattr("pem.training.train.get_config", lambda name: CONFIG)
+    monkeypatch.setattr("pem.training.train.has_bfloat16", lambda device: fast)
+    monkeypatch.setattr("pem.training.train.train", lambda trainer, *rest: trainers.append(trainer))
+    command = ["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--random-backbone", *options]
+    monkeypatch.setattr(sys, "argv", command)
+    main()
+    assert [trainer.autocast for trainer in trainers] == [fast and not options]
+
+
 @pytest.mark.parametrize("backbone", ["resnet50", "stdc1"])
 def test_a_backbone_starts_from_a_file(backbone: str, tmp_path: Path) -> None:
     source, model = small_model(seed=1, backbone=backbone), small_model(seed=2, backbone=backbone)
@@ -408,7 +423,7 @@ def test_a_batch_that_cannot_be_is_refused(dataset: PanopticDataset) -> None:
 
 
 def test_rare_classes_come_more_often(dataset: PanopticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pem.training.train.REPEAT_THRESHOLD", 1.0)
+    monkeypatch.setattr("pem.training.sampler.REPEAT_THRESHOLD", 1.0)
     sampler = RepeatableSampler(dataset, 2, 0, 1_000, seed=0)
     counts = np.bincount([batch[0][0] for batch in sampler], minlength=4)  # the second is never the same again
     # Class 1 is everywhere, class 2 on 3/4 of the photos, class 3 on 1/4: factors sqrt(4/3) and 2.

@@ -17,7 +17,6 @@ import pickle
 import resource
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,20 +24,20 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pem.attention import PrototypeCrossAttention
 from pem.categories import categories_for
 from pem.config import PEMConfig, TrainingConfig, get_config
+from pem.layers import has_bfloat16
 from pem.model import PEM
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.criterion import Criterion
 from pem.training.data import PanopticDataset, collate, open_split, plain_name, with_classes_of
+from pem.training.sampler import RepeatableSampler, SeededDataset, rank_and_world_size
 from pem.training.target import Target
 from pem.weights import load_model, pick_device, save_weights
-
-REPEAT_THRESHOLD = 0.05  # classes on fewer of the photos than this share are shown more often
 
 
 class TrainingStep(nn.Module):
@@ -74,60 +73,6 @@ class TrainingStep(nn.Module):
         return self.criterion(output, targets)
 
 
-class RepeatableSampler:
-    """Batches of (index, seed) that depend on the seed and the step alone.
-
-    Photos with rare classes come more often: a photo's chance grows with 1 / sqrt(frequency) of its rarest class
-    (repeat factor sampling, arXiv 1908.03195), where that frequency is below REPEAT_THRESHOLD.
-    Raises ValueError when there are fewer photos than a batch has, or when processes cannot share a batch evenly.
-    """
-
-    def __init__(self, dataset: PanopticDataset, batch_size: int, first_step: int, last_step: int, seed: int) -> None:
-        self.steps, self.batch_size, self.seed = range(first_step, last_step), batch_size, seed
-        if len(dataset) < batch_size:
-            raise ValueError(
-                f"The batch of {batch_size} is larger than the split of {len(dataset)} photos; change its size."
-            )
-        labels = [torch.as_tensor(record.labels).unique() for record in dataset.records]
-        if not any(map(len, labels)):
-            raise ValueError("The JSON of the split lists no segment to learn from; complete its segments_info.")
-        frequency = torch.bincount(torch.cat(labels), minlength=dataset.config.num_classes) / len(labels)
-        repeat = (REPEAT_THRESHOLD / frequency.clamp(min=1e-6)).sqrt().clamp(min=1)
-        self.weights = torch.stack([repeat[x].max() if len(x) else repeat.new_ones(()) for x in labels])
-        self.rank, self.world_size = rank_and_world_size()
-        if batch_size % self.world_size:
-            raise ValueError(
-                f"The batch of {batch_size} cannot be shared by {self.world_size} processes; change its size."
-            )
-        # GPUs share the statistics of their norms, CPUs do not.
-        per_norm = batch_size if torch.cuda.is_available() else batch_size // self.world_size
-        if per_norm < 2:
-            raise ValueError("The batch has one photo; give it two at least (on CPUs, each process), for its norms.")
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in self.steps:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-            indices = torch.multinomial(self.weights, self.batch_size, generator=generator).tolist()
-            seeds = torch.randint(2**31, (self.batch_size,), generator=generator).tolist()
-            yield list(zip(indices, seeds, strict=True))[self.rank :: self.world_size]
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-
-class SeededDataset(Dataset):
-    """Takes (index, seed) and augments with that seed, whichever process does it."""
-
-    def __init__(self, dataset: PanopticDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Target]:
-        index, seed = item
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.dataset[index]
-
-
 def keep_slow_gradients_in_float32(module: nn.Module) -> None:
     """Takes depthwise convolutions that are 5x5 or have a stride out of a CPU's autocast.
 
@@ -142,10 +87,6 @@ def keep_slow_gradients_in_float32(module: nn.Module) -> None:
 def forward_in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         return type(layer).forward(layer, x.float())
-
-
-def rank_and_world_size() -> tuple[int, int]:
-    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
 
 
 def build_optimizer(step: TrainingStep, config: TrainingConfig) -> torch.optim.AdamW:
@@ -258,7 +199,7 @@ class Trainer:
     def settings(self) -> dict[str, Any]:
         """What a run must have in common with its checkpoint, else it would be neither the one nor the other."""
         config = dataclasses.asdict(self.core.model.config)
-        settings = config | config.pop("training") | {"seed": self.seed, "autocast": self.autocast}
+        settings = config | config.pop("training") | {"seed": self.seed}
         return json.loads(json.dumps(settings))
 
     def load(self, path: Path) -> None:
@@ -347,7 +288,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="crop in pixels, instead of the preset's")
     parser.add_argument("--short-sides", type=int, nargs="+", help="of the scale jitter, instead of the preset's")
     parser.add_argument("--copy-paste", type=float, help="how often things are pasted in, instead of the preset's")
-    parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast, even on a device that has it")
     parser.add_argument("--attention", choices=("prototype", "masked"), help="instead of the preset's")
     parser.add_argument(
         "--start", help="start from a whole model: what pem.load_model takes, or a published checkpoint of the preset"
@@ -440,7 +381,7 @@ def main() -> None:
             start_from(model, load_model(name, device="cpu", weights=weights))
         elif not arguments.random_backbone and not checkpoint.is_file():
             load_imagenet_backbone(model, arguments.backbone_weights)
-        trainer = Trainer(model, device, autocast=not arguments.float32, seed=arguments.seed)
+        trainer = Trainer(model, device, autocast=has_bfloat16(device) and not arguments.float32, seed=arguments.seed)
         if checkpoint.is_file():
             trainer.load(checkpoint)
         train(trainer, dataset, arguments.out, arguments.workers)

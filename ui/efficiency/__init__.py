@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import torch
 
 from analysis.here import Measurement, describe, measure_here
 from pem.decoder import STRIDES
+from pem.layers import has_bfloat16
 from ui.efficiency.charts import (
     PAPER,
     RESULTS,
@@ -81,8 +83,8 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
         with gr.Row():
             size = gr.Radio(list(SIZES), value="512 x 1024 px", label="Image size")
             queries = gr.Slider(20, 300, value=100, step=10, label="Queries", buttons=[])
-            precisions = ["float32", "bfloat16"] if device == "cpu" else ["float32", "bfloat16", "float16"]
-            precision = gr.Radio(precisions, value="float32", label="Precision")
+            halves = ["bfloat16", "float16"] if device != "cpu" else ["bfloat16"] * has_bfloat16(torch.device("cpu"))
+            precision = gr.Radio(["float32", *halves], value="float32", label="Precision")
             seconds = gr.Slider(10, 55, value=30, step=5, label="At most, seconds", buttons=[])
         with gr.Row(elem_id="measure-run"):
             fit: dict[str, Any] = {"scale": 0, "min_width": 150, "size": "md"}
