@@ -24,13 +24,13 @@ OUTCOME = QueryOutcome(9, 0, "sky", 0.31, 0.974, "kept", (2,), None)
 SENTENCES = {
     "kept": "helped to draw segment 2",
     "merged": "merged into segment 2 (sky), which query 7 began",
-    "no object": "no object (97 %) is likelier than sky (31 %)",
+    "no object": "no object (97\u00a0%) is likelier than sky (31\u00a0%)",
     "low score": "score 0.31 is not above the threshold 0.50",
     "lost pixels": "other queries won all pixels of its mask",
-    "small overlap": "won 43.2 % of its mask; the overlap threshold asks for 60 %",
-    "little evidence": "gave less than 10 % of the evidence for every segment",
+    "small overlap": "won 43.2\u00a0% of its mask; the overlap threshold asks for 60\u00a0%",
+    "little evidence": "gave less than 10\u00a0% of the evidence for every segment",
     "not a thing": "its best class, sky, is stuff, and instances are of things only",
-    "empty mask": "its mask is empty: no pixel reaches a probability of 50 %",
+    "empty mask": "its mask is empty: no pixel reaches a probability of 50\u00a0%",
 }
 
 
@@ -46,7 +46,7 @@ def test_a_kept_query_names_all_that_it_drew() -> None:
     assert explain_outcome(replace(OUTCOME, segment_ids=(1, 3)), READING) == "drew segments 1 and 3"
     assert explain_outcome(replace(OUTCOME, segment_ids=(1, 2, 3)), READING) == "helped to draw segments 1, 2 and 3"
     won = replace(OUTCOME, query=4, segment_ids=(1,), mask_share=0.934)
-    assert explain_outcome(won, READING) == "drew segment 1: it won 93 % of its mask"
+    assert explain_outcome(won, READING) == "drew segment 1: it won 93\u00a0% of its mask"
 
 
 def test_a_low_score_above_the_threshold_is_not_said_to_be_below_it() -> None:

@@ -288,7 +288,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="crop in pixels, instead of the preset's")
     parser.add_argument("--short-sides", type=int, nargs="+", help="of the scale jitter, instead of the preset's")
     parser.add_argument("--copy-paste", type=float, help="how often things are pasted in, instead of the preset's")
-    parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast, even on a device that has it")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast, not even where the device has it")
     parser.add_argument("--attention", choices=("prototype", "masked"), help="instead of the preset's")
     parser.add_argument(
         "--start", help="start from a whole model: what pem.load_model takes, or a published checkpoint of the preset"

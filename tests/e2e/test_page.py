@@ -38,7 +38,7 @@ def test_a_click_on_a_pixel_selects_the_query_that_owns_it(uploaded: Page) -> No
 
 def test_hovering_names_the_segment(uploaded: Page) -> None:
     uploaded.locator("#canvas").hover(position=on_photo(uploaded, 0.4, 0.85))
-    expect(uploaded.locator("#viewer .hover")).to_have_text(re.compile(r"cat\s+0\.90 · 50\.0 % · query 0"))
+    expect(uploaded.locator("#viewer .hover")).to_have_text(re.compile(r"cat\s+0\.90 · 50\.0\s% · query 0"))
 
 
 def test_tasks_flip_and_thresholds_read_again_without_the_network(uploaded: Page) -> None:

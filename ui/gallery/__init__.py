@@ -33,7 +33,7 @@ def explain_outcome(outcome: QueryOutcome, reading: Reading) -> str:
         return f"gave less than {_percent(QUERY_SHARE)} of the evidence for every segment"
     if outcome.fate == "not a thing":
         return f"its best class, {outcome.label}, is stuff, and instances are of things only"
-    return "its mask is empty: no pixel reaches a probability of 50 %"
+    return f"its mask is empty: no pixel reaches a probability of {_percent(0.5)}"
 
 
 def _explain_kept(outcome: QueryOutcome, reading: Reading) -> str:
@@ -46,4 +46,4 @@ def _explain_kept(outcome: QueryOutcome, reading: Reading) -> str:
 
 
 def _percent(fraction: float, digits: int = 0) -> str:
-    return f"{fraction * 100:.{digits}f} %"
+    return f"{fraction * 100:.{digits}f}\u00a0%"  # a space that does not break

@@ -137,7 +137,7 @@ function stepButton(step) {
   const dot = make("i", { className: "dot" });
   dot.style.background = step === 0 ? "transparent" : LAYER_COLORS[step - 1];
   const bar = make("span", { className: "iou" }, make("i"));
-  bar.firstChild.style.width = percent(iou).replace(" ", "");
+  bar.firstChild.style.width = `${100 * iou}%`;
   // Two empty masks count as equal, but there is nothing that they agree on.
   const overlap = area === 0 && iou === 1 ? ["IoU –"] : [`IoU ${iou.toFixed(2)}`, bar];
   const isObject = score >= noObject;

@@ -71,7 +71,8 @@ export function make(tag, properties = {}, ...children) {
   return made;
 }
 
-export const percent = (fraction, digits = 1) => `${(fraction * 100).toFixed(digits)} %`;
+// With a space that does not break.
+export const percent = (fraction, digits = 1) => `${(fraction * 100).toFixed(digits)}\u00a0%`;
 
 // Asks the server (a function of gr.HTML's server_functions) and shows what went wrong, if it did. Null then.
 export async function ask(name, ...args) {
