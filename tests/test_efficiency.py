@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from analysis.here import Comparison, Measurement
@@ -186,3 +187,22 @@ def test_networks_are_ordered_by_time_and_those_that_did_not_run_left_out() -> N
     figure = charts.networks_figure({"rows": rows})
     assert list(figure.layout.yaxis.categoryarray) == ["Rival", "PEM R50"]  # plotly draws the first at the bottom
     assert {bar.name: list(bar.x) for bar in figure.data} == {"PEM and its masked twins": [0.004], "others": [0.009]}
+
+
+@pytest.mark.parametrize(
+    ("device", "fast", "offered"),
+    [
+        ("cpu", True, ["float32", "bfloat16"]),
+        ("cpu", False, ["float32"]),
+        ("cuda", False, ["float32", "bfloat16", "float16"]),
+    ],
+)
+def test_a_precision_is_offered_where_the_machine_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, fast: bool, offered: list[str]
+) -> None:
+    monkeypatch.setattr(efficiency, "has_bfloat16", lambda device: fast)
+    with gr.Blocks() as page, gr.Tab("Efficiency") as tab:
+        efficiency.add_tab(tab, device, lambda function: function, tmp_path, {})
+    (precision,) = [block for block in page.blocks.values() if getattr(block, "label", "") == "Precision"]
+    assert [choice for _, choice in precision.choices] == offered
+    assert (precision.info is not None) == (offered == ["float32"])

@@ -84,10 +84,11 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
             size = gr.Radio(list(SIZES), value="512 x 1024 px", label="Image size")
             queries = gr.Slider(20, 300, value=100, step=10, label="Queries", buttons=[])
             halves = ["bfloat16", "float16"] if device != "cpu" else ["bfloat16"] * has_bfloat16(torch.device("cpu"))
-            precision = gr.Radio(["float32", *halves], value="float32", label="Precision")
+            why = None if halves else "This CPU has no instructions for bfloat16."
+            precision = gr.Radio(["float32", *halves], value="float32", label="Precision", info=why)
             seconds = gr.Slider(10, 55, value=30, step=5, label="At most, seconds", buttons=[])
         with gr.Row(elem_id="measure-run"):
-            fit: dict[str, Any] = {"scale": 0, "min_width": 150, "size": "md"}
+            fit: dict[str, Any] = {"scale": 0, "min_width": 170, "size": "md"}
             start = gr.Button("Measure here", variant="primary", elem_id="measure-start", **fit)
             cancel = gr.Button("Cancel", elem_id="measure-cancel", **fit)
             save = gr.DownloadButton("Numbers as JSON", interactive=False, elem_id="measure-save", **fit)
