@@ -12,12 +12,18 @@ from typing import Any
 
 import torch
 
+from pem.attention import native
+
 
 def conditions(device: str | torch.device, precision: str = "float32") -> dict[str, Any]:
-    """What a number depends on besides the model: device, threads, precision, versions, commit, command, date (UTC)."""
+    """What a number depends on besides the model: device, threads, precision, versions, commit, command, date (UTC).
+
+    On a CPU also whether prototype attention is compiled, which in float32 it then is.
+    """
     device = torch.device(device)
     return {
         "device": device_name(device),
+        **({"compiled_attention": native.library() is not None} if device.type == "cpu" else {}),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

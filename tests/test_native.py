@@ -1,0 +1,177 @@
+"""Prototype attention compiled for the CPU chooses and computes what PyTorch's operators do."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+from small_model import small_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from analysis.plain import plain_forward, plain_prototype_attention
+from pem.attention import PrototypeCrossAttention, native
+
+needs_compiler = pytest.mark.skipif(native.library() is None, reason="there is no C compiler (cc) that makes it")
+
+
+def test_it_compiles_where_there_is_gcc() -> None:
+    """Or every test below would be skipped without a word on the machines that it was written for."""
+    if native.shutil.which("gcc") is None or native.shutil.which("cc") is None or platform.system() != "Linux":
+        pytest.skip("there is no gcc")
+    assert native.library() is not None
+
+
+def attention(dim: int, num_heads: int, empty_mask: str = "reference") -> PrototypeCrossAttention:
+    torch.manual_seed(0)
+    layer = PrototypeCrossAttention(dim, num_heads, empty_mask).eval()  # type: ignore[arg-type]
+    norm = layer.key_norm
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean):
+        torch.nn.init.normal_(tensor)
+    torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    return layer
+
+
+def random_inputs(size: tuple[int, int], dim: int = 32, queries: int = 7, batch: int = 2) -> tuple[torch.Tensor, ...]:
+    """query, query_embed, source, position, banned: about half of the tokens, never all of a query's."""
+    rng = torch.Generator().manual_seed(size[0] * 1000 + size[1])
+    query = torch.randn(batch, queries, dim, generator=rng)
+    query_embed = torch.randn(queries, dim, generator=rng)
+    source = torch.randn(batch, dim, *size, generator=rng)
+    position = torch.randn(1, dim, *size, generator=rng)
+    banned = torch.rand(batch, queries, size[0] * size[1], generator=rng) < 0.5
+    banned[..., -1] = False
+    return query, query_embed, source, position, banned
+
+
+def assert_equals_plain(layer: PrototypeCrossAttention, inputs: tuple[torch.Tensor, ...]) -> None:
+    with torch.no_grad():
+        assert native.can_run(inputs[2], layer.num_heads)
+        new_query, attended = layer(*inputs)
+    slow_query, slow = layer(*inputs)  # with gradients, by PyTorch's operators
+    assert slow_query.requires_grad and not new_query.requires_grad
+    assert torch.equal(attended.prototype_index, slow.prototype_index)
+    for ours, expected in zip((new_query, *attended[1:]), (slow_query, *slow[1:])):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-6, check_stride=False)
+    plain_query, plain_index = plain_prototype_attention(layer, *inputs)
+    assert torch.equal(attended.prototype_index, plain_index)
+    torch.testing.assert_close(new_query, plain_query, rtol=1e-4, atol=2e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "size",
+    [(1, 1), (1, 4), (3, 1), (2, 2), (7, 5), (4, 131), (3, 133), (2, 270)],
+    ids=lambda size: f"{size[0]}x{size[1]}",
+)
+@pytest.mark.parametrize("queries", [7, 16, 50])
+def test_it_equals_the_plain_path_at_any_size(size: tuple[int, int], queries: int) -> None:
+    """Borders, parts of groups of tokens, several blocks in a row, parts of panels of queries."""
+    assert_equals_plain(attention(32, 4), random_inputs(size, queries=queries))
+
+
+@needs_compiler
+def test_it_does_with_the_paper_s_dimensions_in_any_layout_on_any_number_of_threads() -> None:
+    layer, inputs = attention(256, 8), random_inputs((12, 20), dim=256, queries=100)
+    assert_equals_plain(layer, inputs)
+    query, query_embed, source, position, banned = inputs
+    tokens_first = banned.transpose(1, 2).contiguous().transpose(1, 2)
+    laid_out = source.to(memory_format=torch.channels_last), position.expand_as(source), tokens_first
+    assert_equals_plain(layer, (query, query_embed, *laid_out))
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert_equals_plain(layer, inputs)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_compiler
+@pytest.mark.parametrize("rule", ["reference", "release"])
+def test_empty_masks_follow_the_rule(rule: str) -> None:
+    query, query_embed, source, position, banned = random_inputs((5, 6), batch=3)
+    banned[0, 2] = True  # one query of the first image
+    banned[1] = True  # all queries of the second
+    assert_equals_plain(attention(32, 4, rule), (query, query_embed, source, position, banned))
+
+
+@needs_compiler
+def test_a_lone_empty_mask_takes_token_0_with_similarity_0() -> None:
+    *inputs, banned = random_inputs((5, 6))
+    banned[0, 2] = True
+    with torch.no_grad():
+        attended = attention(32, 4)(*inputs, banned)[1]
+    assert (attended.prototype_index[0, :, 2] == 0).all() and (attended.similarity[0, :, 2] == 0).all()
+
+
+@needs_compiler
+def test_of_equal_tokens_the_first_allowed_one_is_chosen() -> None:
+    """Also across blocks, which threads take in turns."""
+    layer, (query, query_embed, source, position, _) = attention(32, 4), random_inputs((40, 140), batch=1)
+    torch.nn.init.zeros_(layer.key_conv.weight)  # every token has the same key
+    first = torch.tensor([0, 1, 69, 70, 140, 2900, 5599])
+    banned = (torch.arange(5600) < first[:, None])[None]
+    for _ in range(5):
+        with torch.no_grad():
+            index = layer(query, query_embed, source, torch.zeros_like(position), banned)[1].prototype_index
+        assert torch.equal(index, first.expand(1, 4, 7))
+
+
+@needs_compiler
+def test_the_network_equals_its_plain_path_and_itself_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    pixels = torch.randn(2, 3, 96, 160, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = model(pixels, trace=True)
+        logits, masks, prototypes = plain_forward(model, pixels)
+        torch.testing.assert_close(ours.pred_logits, logits[-1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.pred_masks, masks[-1], rtol=1e-4, atol=1e-4)
+        assert all(
+            torch.equal(layer.prototype_index, index) for layer, index in zip(ours.trace, prototypes, strict=True)
+        )
+        monkeypatch.setattr(native, "library", lambda: None)
+        without = model(pixels)
+    torch.testing.assert_close(ours.pred_masks, without.pred_masks, rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
+def test_it_steps_aside_where_pytorch_must_see_the_operators() -> None:
+    layer, inputs = attention(32, 4), random_inputs((4, 5))
+    source = inputs[2]
+    assert not native.can_run(source, 4)  # gradients
+    with torch.no_grad():
+        assert native.can_run(source, 4)
+        assert not native.can_run(source.double(), 4) and not native.can_run(source.to("meta"), 4)
+        assert not native.can_run(source[:, :24], 4)  # not whole panels of channels
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert not native.can_run(source, 4)
+        with FlopCounterMode(display=False) as counter:
+            layer(*inputs)
+    batch, queries, dim, tokens = 2, 7, 32, 20
+    products = tokens * dim * dim + tokens * queries * dim + 3 * queries * dim * dim  # keys, scores, three of queries
+    convolution = 9 * tokens * dim
+    assert counter.get_total_flops() == 2 * batch * (products + convolution)
+
+
+def test_without_a_working_compiler_it_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    assert native.library.__wrapped__() is None
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho broken\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(native.shutil, "which", lambda name: str(broken))
+    assert native.library.__wrapped__() is None
+    assert not list((tmp_path / "cache").rglob("*.so"))
+
+
+@needs_compiler
+def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert native.library.__wrapped__() is not None
+    (made,) = tmp_path.rglob("*.so")
+    time = made.stat().st_mtime_ns
+    assert native.library.__wrapped__() is not None
+    assert [*tmp_path.rglob("*.so")] == [made] and made.stat().st_mtime_ns == time
