@@ -96,12 +96,13 @@ def pick(
     position: Tensor,
     banned: Tensor,
     release: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The key of each token [B, N, D], and the best token of every head and query: index and score, both [B, h, Q].
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The best token of every head and query: index and score, both [B, h, Q]; its key [B, Q, D]; all keys [B, N, D].
 
     A key is ``proj(conv(norm(source + position)))`` at unit length. Its score is its product with target [B, Q, D] over
-    a head's channels, and -1e38 where banned [B, Q, N]. A query that is banned from all tokens may look at all of them:
-    with ``release`` each one, otherwise only if its image has no other. Of equal scores the first token's wins.
+    a head's channels. What is banned [B, Q, N] is not chosen. A query that is banned from all tokens may choose any:
+    with ``release`` each one, otherwise only if its image has no other; or else it takes the first, with score 0. Of
+    equal scores the first token's wins.
     Raises MemoryError.
     """
     pick_in_image = library().pick  # type: ignore[union-attr]
@@ -117,7 +118,7 @@ def pick(
     banned = banned.transpose(1, 2).contiguous()
 
     threads = torch.get_num_threads()
-    key = torch.empty(batch, height * width, dim)
+    key, prototype = torch.empty(batch, height * width, dim), torch.empty(batch, queries, dim)
     best = torch.full((batch, threads, num_heads, padded), -torch.inf)
     index = torch.zeros((batch, threads, num_heads, padded), dtype=torch.int32)
     for i in range(batch):
@@ -127,7 +128,7 @@ def pick(
             *(x.data_ptr() for x in (sources[i], positions[i % len(positions)], banned[i])),
             release,
         )
-        memory = (ctypes.c_void_p(x[i].data_ptr()) for x in (key, best, index))
+        memory = (ctypes.c_void_p(x[i].data_ptr()) for x in (key, prototype, best, index))
         if not pick_in_image(ctypes.byref(layer), threads, *memory):
             raise MemoryError("There is too little memory for prototype attention.")
-    return key, index[:, 0, :, :queries].long(), best[:, 0, :, :queries]
+    return index[:, 0, :, :queries].long(), best[:, 0, :, :queries], prototype, key

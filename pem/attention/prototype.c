@@ -143,9 +143,11 @@ static void set_bans(const struct layer *l, float *ban) {
         for (int q = 0; q < l->queries; q++) ban[q] = BAN;
 }
 
-// Writes key [height * width, dim]; best and index [heads, padded_queries], of as many pieces of that size as there are
-// threads: each thread has its own, and the first is the result. Returns whether there was memory.
-bool pick(const struct layer *l, int threads, float *key, float *best, int32_t *index) {
+// Writes the keys of all tokens [height * width, dim], and of each query those that its heads chose, prototype
+// [queries, dim]; what they chose, index, and its score, best, both [heads, padded_queries]. Of the last two the caller
+// gives as many pieces as there are threads, filled with 0 and minus infinity: each thread has its own, and the first is
+// the result. Returns whether there was memory.
+bool pick(const struct layer *l, int threads, float *key, float *prototype, float *best, int32_t *index) {
     const int blocks_per_row = (l->width + BLOCK - 1) / BLOCK, entries = l->heads * l->padded_queries;
     float *ban = malloc(sizeof(float) * l->queries);
     bool failed = !ban;
@@ -186,5 +188,13 @@ bool pick(const struct layer *l, int threads, float *key, float *best, int32_t *
         const int e = i % entries;
         if (best[i] > best[e] || (best[i] == best[e] && index[i] < index[e])) best[e] = best[i], index[e] = index[i];
     }
+    const int head_dim = l->dim / l->heads;
+    for (int h = 0; h < l->heads; h++)
+        for (int q = 0; q < l->queries; q++) {
+            const int e = h * l->padded_queries + q, channel = h * head_dim;
+            memcpy(prototype + (size_t)q * l->dim + channel, key + (size_t)index[e] * l->dim + channel,
+                   sizeof(float) * head_dim);
+            if (best[e] <= BAN / 2) best[e] = 0; // all of its tokens are banned
+        }
     return !failed;
 }

@@ -46,23 +46,23 @@ class PrototypeCrossAttention(nn.Module):
     ) -> tuple[Tensor, Attended]:
         # Unit length over all D channels, before the split into heads: a head's score is a part of the cosine.
         target = l2_normalize(self.query_proj(self.query_norm(query + query_embed)), dim=-1)  # [B, Q, D]
-        key, index, similarity = self.choose(target, source, position, banned)
-        prototype = self.gather(key, index)  # [B, Q, D]
-
+        index, similarity, prototype, key = self.choose(target, source, position, banned)
         # Unit length over the Q queries, per channel, as in the reference: the queries are coupled here.
         modulation = l2_normalize(self.proj(prototype * target), dim=1)
         new_query = query + self.final(modulation * self.alpha + prototype)
         return new_query, Attended(index, similarity, target, key)
 
-    def choose(self, target: Tensor, source: Tensor, position: Tensor, banned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The key of each token [B, N, D], and the prototypes among them as ``select`` gives them."""
+    def choose(
+        self, target: Tensor, source: Tensor, position: Tensor, banned: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What ``select`` chooses: index and similarity [B, h, Q], keys [B, Q, D]; and all tokens' keys [B, N, D]."""
         if not self.training and native.can_run(source, self.num_heads):
             layers, release = (self.key_norm, self.key_conv, self.key_proj), self.empty_mask == "release"
-            key, index, best = native.pick(*layers, self.num_heads, target, source, position, banned, release)
-            return key, index, without_ban(best)
+            return native.pick(*layers, self.num_heads, target, source, position, banned, release)
         key = self.key_proj(self.normalize_and_convolve(source + position).flatten(2).transpose(1, 2))
         key = l2_normalize(key, dim=-1, in_place=not key.requires_grad)
-        return key, *self.select(key, target, banned)
+        index, similarity = self.select(key, target, banned)
+        return index, similarity, self.gather(key, index), key
 
     def normalize_and_convolve(self, x: Tensor) -> Tensor:
         """``key_conv(key_norm(x))``; out of training in one convolution."""
@@ -98,18 +98,14 @@ class PrototypeCrossAttention(nn.Module):
         targets = split_heads(target, self.num_heads).transpose(2, 3)
         with without_autocast(key.device):
             index, similarity = zip(*map(best_tokens, keys, targets, banned.transpose(1, 2).contiguous(), ban))
-        return torch.stack(index), without_ban(torch.stack(similarity))
+        best = torch.stack(similarity)
+        return torch.stack(index), best.masked_fill(best <= BAN / 2, 0)
 
     def gather(self, key: Tensor, index: Tensor) -> Tensor:
         """The chosen token of every head, concatenated: key [B, N, D] at index [B, h, Q] -> [B, Q, D]."""
         heads = split_heads(key, self.num_heads)  # [B, h, N, D/h]
         picked = heads.gather(2, index[..., None].expand(-1, -1, -1, heads.shape[-1]))
         return picked.transpose(1, 2).flatten(2)
-
-
-def without_ban(best: Tensor) -> Tensor:
-    """The scores, 0 where only banned tokens were to be had."""
-    return best.masked_fill(best <= BAN / 2, 0)
 
 
 def best_tokens(key: Tensor, target: Tensor, banned: Tensor, ban: Tensor) -> tuple[Tensor, Tensor]:
