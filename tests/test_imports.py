@@ -12,13 +12,13 @@ ROOT = Path(__file__).parent.parent
 
 # A room may import from itself and from the levels before its own.
 LEVELS = (
-    {"pem.config", "pem.outputs", "pem.conditions"},
+    {"pem.config", "pem.outputs"},
     {"pem.categories"},
     {"pem.layers"},
     {"pem.deform_conv", "pem.names", "pem.preprocess", "pem.tiles"},
     {"pem.postprocess", "pem.render"},
     {"pem.backbones", "pem.pixel_decoder", "pem.attention"},
-    {"pem.decoder"},
+    {"pem.decoder", "pem.conditions"},
     {"pem.model"},
     {"pem.weights"},
     {"pem.predict"},
