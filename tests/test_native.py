@@ -47,7 +47,7 @@ def random_inputs(size: tuple[int, int], dim: int = 32, queries: int = 7, batch:
 
 def assert_equals_plain(layer: PrototypeCrossAttention, inputs: tuple[torch.Tensor, ...]) -> None:
     with torch.no_grad():
-        assert native.can_run(inputs[2], layer.num_heads)
+        assert native.can_run(inputs[0], inputs[2], layer.num_heads)
         new_query, attended = layer(*inputs)
     slow_query, slow = layer(*inputs)  # with gradients, by PyTorch's operators
     assert slow_query.requires_grad and not new_query.requires_grad
@@ -139,14 +139,14 @@ def test_the_network_equals_its_plain_path_and_itself_without_a_compiler(monkeyp
 @needs_compiler
 def test_it_steps_aside_where_pytorch_must_see_the_operators() -> None:
     layer, inputs = attention(32, 4), random_inputs((4, 5))
-    source = inputs[2]
-    assert not native.can_run(source, 4)  # gradients
+    query, source = inputs[0], inputs[2]
+    assert not native.can_run(query, source, 4)  # gradients
     with torch.no_grad():
-        assert native.can_run(source, 4)
-        assert not native.can_run(source.double(), 4) and not native.can_run(source.to("meta"), 4)
-        assert not native.can_run(source[:, :24], 4)  # not whole panels of channels
+        assert native.can_run(query, source, 4)
+        assert not native.can_run(query, source.double(), 4) and not native.can_run(query, source.to("meta"), 4)
+        assert not native.can_run(query, source[:, :24], 4)  # not whole panels of channels
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert not native.can_run(source, 4)
+            assert not native.can_run(query, source, 4)
         with FlopCounterMode(display=False) as counter:
             layer(*inputs)
     batch, queries, dim, tokens = 2, 7, 32, 20

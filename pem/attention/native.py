@@ -1,4 +1,4 @@
-"""The choice of prototypes on a CPU, compiled from prototype.c when it is first needed."""
+"""Prototype attention on a CPU, compiled from prototype.c when it is first needed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from pem.layers import norm_as_affine
+from pem.outputs import Attended
+
+if TYPE_CHECKING:
+    from pem.attention.prototype import PrototypeCrossAttention
 
 SOURCE = Path(__file__).with_name("prototype.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
@@ -27,10 +30,16 @@ class Layer(ctypes.Structure):
     """``struct layer`` of prototype.c."""
 
     _fields_ = [
-        *((name, ctypes.c_int) for name in ("height", "width", "dim", "heads", "queries", "padded_queries")),
-        *((name, ctypes.c_void_p) for name in ("scale", "shift", "taps", "conv_bias", "weight", "bias", "target")),
-        *((name, ctypes.c_void_p) for name in ("source", "position", "banned")),
+        *((name, ctypes.c_int) for name in ("height", "width", "dim", "heads", "queries")),
         ("release", ctypes.c_bool),
+        *((name, ctypes.c_float) for name in ("query_norm_eps", "key_norm_eps")),
+        *((name, ctypes.c_void_p) for name in ("query_norm_weight", "query_norm_bias")),
+        *((name, ctypes.c_void_p) for name in ("query_proj_weight", "query_proj_bias")),
+        *((name, ctypes.c_void_p) for name in ("key_norm_weight", "key_norm_bias", "key_norm_mean", "key_norm_var")),
+        *((name, ctypes.c_void_p) for name in ("key_conv_weight", "key_conv_bias", "key_proj_weight", "key_proj_bias")),
+        *((name, ctypes.c_void_p) for name in ("proj_weight", "proj_bias", "alpha", "final_weight", "final_bias")),
+        *((name, ctypes.c_void_p) for name in ("query", "query_embed", "source", "position", "banned")),
+        *((name, ctypes.c_void_p) for name in ("new_query", "target", "index", "similarity", "key")),
     ]
 
 
@@ -55,7 +64,7 @@ def library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(folder / name))  # its OpenMP is the one that torch has already loaded
     except (OSError, RuntimeError, subprocess.CalledProcessError):
         return None
-    loaded.pick.restype = ctypes.c_bool
+    loaded.attend.restype = ctypes.c_bool
     return loaded
 
 
@@ -66,15 +75,15 @@ def cpu_flags() -> bytes:
     return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")
 
 
-def can_run(source: Tensor, num_heads: int) -> bool:
-    """Whether ``pick`` can do it: without gradients, in float32 on a CPU, unwatched, and where it compiles.
+def can_run(query: Tensor, source: Tensor, num_heads: int) -> bool:
+    """Whether ``attend`` can do it: without gradients, in float32 on a CPU, unwatched, and where it compiles.
 
     Autocast wants other products, and what traces or counts operators would see none.
     """
     dim = source.shape[1]
     return (
         source.device.type == "cpu"
-        and source.dtype == torch.float32
+        and query.dtype == source.dtype == torch.float32
         and dim % PANEL == 0
         and dim % num_heads == 0
         and not torch.is_grad_enabled()
@@ -86,49 +95,42 @@ def can_run(source: Tensor, num_heads: int) -> bool:
     )
 
 
-def pick(
-    norm: nn.BatchNorm2d,
-    conv: nn.Conv2d,
-    proj: nn.Linear,
-    num_heads: int,
-    target: Tensor,
+def attend(
+    layer: PrototypeCrossAttention,
+    query: Tensor,
+    query_embed: Tensor,
     source: Tensor,
     position: Tensor,
     banned: Tensor,
-    release: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best token of every head and query: index and score, both [B, h, Q]; its key [B, Q, D]; all keys [B, N, D].
+) -> tuple[Tensor, Attended]:
+    """What ``layer`` computes, out of training; ``can_run`` tells whether it may be called. Raises MemoryError."""
+    norm, conv = layer.key_norm, layer.key_conv
+    parameters = (
+        *(layer.query_norm.weight, layer.query_norm.bias, layer.query_proj.weight, layer.query_proj.bias),
+        *(norm.weight, norm.bias, norm.running_mean, norm.running_var),
+        *(conv.weight, conv.bias, layer.key_proj.weight, layer.key_proj.bias),
+        *(layer.proj.weight, layer.proj.bias, layer.alpha, layer.final.weight, layer.final.bias),
+    )
+    parameters = tuple(x.contiguous() for x in parameters)
+    (batch, queries, dim), (height, width) = query.shape, source.shape[2:]
+    query, query_embed, banned = query.contiguous(), query_embed.contiguous(), banned.transpose(1, 2).contiguous()
+    source, position = (x.permute(0, 2, 3, 1).contiguous() for x in (source, position))
 
-    A key is ``proj(conv(norm(source + position)))`` at unit length. Its score is its product with target [B, Q, D] over
-    a head's channels. What is banned [B, Q, N] is not chosen. A query that is banned from all tokens may choose any:
-    with ``release`` each one, otherwise only if its image has no other; or else it takes the first, with score 0. Of
-    equal scores the first token's wins.
-    Raises MemoryError.
-    """
-    pick_in_image = library().pick  # type: ignore[union-attr]
-    (batch, queries, dim), (height, width) = target.shape, source.shape[2:]
-    assert conv.bias is not None
-    scale, shift = norm_as_affine(norm)
-    taps = conv.weight.flatten(1).t().contiguous()  # [9, D]
-    weight = proj.weight.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()  # [D / PANEL, D, PANEL]
-    padded = -(-queries // PANEL) * PANEL
-    heads = F.pad(target, (0, 0, 0, padded - queries)).view(batch, -1, PANEL, num_heads, dim // num_heads)
-    heads = heads.permute(0, 3, 1, 4, 2).contiguous()  # [B, h, padded / PANEL, D/h, PANEL]
-    sources, positions = (x.permute(0, 2, 3, 1).contiguous() for x in (source, position))
-    banned = banned.transpose(1, 2).contiguous()
-
-    threads = torch.get_num_threads()
-    key, prototype = torch.empty(batch, height * width, dim), torch.empty(batch, queries, dim)
-    best = torch.full((batch, threads, num_heads, padded), -torch.inf)
-    index = torch.zeros((batch, threads, num_heads, padded), dtype=torch.int32)
+    new_query, target, key = (
+        torch.empty_like(query),
+        torch.empty_like(query),
+        query.new_empty(batch, height * width, dim),
+    )
+    similarity = query.new_empty(batch, layer.num_heads, queries)
+    index = torch.empty_like(similarity, dtype=torch.int64)
     for i in range(batch):
-        layer = Layer(
-            *(height, width, dim, num_heads, queries, padded),
-            *(x.data_ptr() for x in (scale, shift, taps, conv.bias, weight, proj.bias, heads[i])),
-            *(x.data_ptr() for x in (sources[i], positions[i % len(positions)], banned[i])),
-            release,
+        inputs = query[i], query_embed, source[i], position[i % len(position)], banned[i]
+        outputs = new_query[i], target[i], index[i], similarity[i], key[i]
+        call = Layer(
+            *(height, width, dim, layer.num_heads, queries, layer.empty_mask == "release"),
+            *(layer.query_norm.eps, norm.eps),
+            *(x.data_ptr() for x in (*parameters, *inputs, *outputs)),
         )
-        memory = (ctypes.c_void_p(x[i].data_ptr()) for x in (key, prototype, best, index))
-        if not pick_in_image(ctypes.byref(layer), threads, *memory):
+        if not library().attend(ctypes.byref(call), torch.get_num_threads()):  # type: ignore[union-attr]
             raise MemoryError("There is too little memory for prototype attention.")
-    return index[:, 0, :, :queries].long(), best[:, 0, :, :queries], prototype, key
+    return new_query, Attended(index, similarity, target, key)

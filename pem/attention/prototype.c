@@ -1,6 +1,7 @@
-// What PrototypeCrossAttention does with the tokens of one image, in one pass over them: norm, depthwise convolution,
-// projection, unit length, scores, ban and maximum. A block of tokens goes through all of it while it is in the cache,
-// so that no map but the keys is ever written to memory. Compiled and called by native.py; float32 throughout.
+// PrototypeCrossAttention out of training, for one image. What it does with the tokens is one pass over them: norm,
+// depthwise convolution, projection, unit length, scores, ban and maximum. A block of tokens goes through all of it while
+// it is in the cache, so that no map but the keys is ever written to memory. The queries are few: their layers are here
+// because the threads are. Compiled and called by native.py; float32 throughout.
 
 #include <math.h>
 #include <omp.h>
@@ -19,10 +20,12 @@
 #endif
 #define PANEL 16 // outputs of a product that are made together, as in native.py
 #define VECTORS (PANEL / LANES)
-// Tokens of a product that are made together: with the vectors of a panel, as many sums as fit into the registers.
+// Rows of a product that are made together: with the vectors of a panel, as many sums as fit into the registers.
 #define GROUP (LANES == 16 ? 12 : 6)
-#define BAN -1e38f // as in prototype.py
+#define LINE 16 // floats in a line of the cache
 #define BLOCK 132 // most tokens of a block: a multiple of GROUP
+#define BAN -1e38f // as in prototype.py
+#define LEAST_LENGTH 1e-12f // as in l2_normalize
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t indices __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -30,38 +33,42 @@ typedef int32_t indices __attribute__((vector_size(4 * LANES), aligned(4), may_a
 static inline vector load(const float *from) { return *(const vector *)from; }
 static inline void store(float *to, vector value) { *(vector *)to = value; }
 
-// What does not change from token to token, as in native.py.
+// One image, as in native.py: the layer's parameters as PyTorch keeps them, its inputs and its outputs.
 struct layer {
-    int height, width, dim, heads, queries, padded_queries;
-    const float *scale, *shift;     // [dim]: the norm
-    const float *taps, *conv_bias;  // [9, dim], [dim]: the depthwise convolution
-    const float *weight, *bias;     // [dim / PANEL, dim, PANEL], [dim]: the projection
-    const float *target;            // [heads, padded_queries / PANEL, dim / heads, PANEL]
-    const float *source, *position; // [height * width, dim]
-    const bool *banned;             // [height * width, queries]
-    bool release;                   // empty masks one by one; otherwise only when all queries of the image have one
+    int height, width, dim, heads, queries;
+    bool release; // empty masks one by one; otherwise only when all queries of the image have one
+    float query_norm_eps, key_norm_eps;
+    const float *query_norm_weight, *query_norm_bias, *query_proj_weight, *query_proj_bias;
+    const float *key_norm_weight, *key_norm_bias, *key_norm_mean, *key_norm_var;
+    const float *key_conv_weight, *key_conv_bias, *key_proj_weight, *key_proj_bias;
+    const float *proj_weight, *proj_bias, *alpha, *final_weight, *final_bias;
+    const float *query, *query_embed; // [queries, dim]
+    const float *source, *position;   // [height * width, dim]
+    const bool *banned;               // [height * width, queries]
+    float *new_query, *target;        // [queries, dim]
+    int64_t *index;                   // [heads, queries]
+    float *similarity;                // [heads, queries]
+    float *key;                       // [height * width, dim]
 };
 
-// The norm and the 3x3 convolution of a row's tokens [first, last), into output [last - first, dim]. A column of inputs
-// is read once, and belongs to the outputs left of it, at it and right of it; output has two rows to spare on either side.
-static void normalize_and_convolve(const struct layer *l, int row, int first, int last, float *output) {
-    const int dim = l->dim;
-    for (int t = first; t < last; t++) memcpy(output + (size_t)(t - first) * dim, l->conv_bias, sizeof(float) * dim);
-    for (int col = first - 1; col <= last; col++) {
-        if (col < 0 || col == l->width) continue; // zeros, and after the norm
-        float *here = output + (ptrdiff_t)(col - first) * dim;
-        for (int c = 0; c < dim; c += LANES) {
-            vector sums[3] = {load(here - dim + c), load(here + c), load(here + dim + c)};
-            for (int r = -1; r <= 1; r++) {
-                if (row + r < 0 || row + r == l->height) continue;
-                const size_t at = ((size_t)(row + r) * l->width + col) * dim + c;
-                const vector x = (load(l->source + at) + load(l->position + at)) * load(l->scale + c) + load(l->shift + c);
-                // The output right of this column has it under its left tap.
-                for (int tap = 0; tap < 3; tap++) sums[2 - tap] += load(l->taps + ((r + 1) * 3 + tap) * dim + c) * x;
-            }
-            for (int i = 0; i < 3; i++) store(here + (i - 1) * dim + c, sums[i]);
-        }
-    }
+// What the threads share. Queries are padded to whole panels, and rows to whole groups.
+struct shared {
+    int padded_queries;
+    float *scale, *shift;    // [dim]: the keys' norm
+    float *taps;             // [9, dim]: the depthwise convolution
+    float *weight;           // [dim / PANEL, dim, PANEL]: the keys' projection
+    float *target;           // [heads, padded_queries / PANEL, dim / heads, PANEL]
+    float *ban;              // [padded_queries]: what is added to the score of a banned token
+    float *rows, *projected; // [padded_queries + GROUP, dim]: of the queries
+    float *prototype;        // [queries, dim]
+    float *best;             // [threads, heads, padded_queries]: each thread's highest scores
+    int32_t *index;          // [threads, heads, padded_queries]: and their tokens
+};
+
+// A panel's part of weight [outputs, dim]: [dim, PANEL].
+static void pack(int dim, const float *weight, float *panel) {
+    for (int c = 0; c < dim; c++)
+        for (int i = 0; i < PANEL; i++) panel[c * PANEL + i] = weight[(size_t)i * dim + c];
 }
 
 // sum += rows [GROUP, length] times panel [length, PANEL].
@@ -76,35 +83,135 @@ static inline __attribute__((always_inline)) void multiply(
     }
 }
 
-static void project(const struct layer *l, int count, const float *x, float *key) {
-    for (int o = 0; o < l->dim; o += PANEL)
-        for (int t = 0; t < count; t += GROUP) {
-            vector sum[GROUP][VECTORS];
-            for (int i = 0; i < GROUP; i++)
-                for (int v = 0; v < VECTORS; v++) sum[i][v] = load(l->bias + o + v * LANES);
-            multiply(sum, x + (size_t)t * l->dim, l->dim, l->weight + (size_t)o * l->dim, l->dim);
-            for (int i = 0; i < GROUP; i++)
-                for (int v = 0; v < VECTORS; v++) store(key + (size_t)(t + i) * l->dim + o + v * LANES, sum[i][v]);
-        }
+// A panel of a linear layer: x [count, dim] to columns [0, PANEL) of y, both with whole groups of rows.
+static void project(int dim, int count, const float *x, const float *panel, const float *bias, float *y) {
+    for (int t = 0; t < count; t += GROUP) {
+        vector sum[GROUP][VECTORS];
+        for (int i = 0; i < GROUP; i++)
+            for (int v = 0; v < VECTORS; v++) sum[i][v] = load(bias + v * LANES);
+        multiply(sum, x + (size_t)t * dim, dim, panel, dim);
+        for (int i = 0; i < GROUP; i++)
+            for (int v = 0; v < VECTORS; v++) store(y + (size_t)(t + i) * dim + v * LANES, sum[i][v]);
+    }
 }
 
-static void normalize(int dim, float *key) {
+// A linear layer of the queries, shared out among the threads: s->rows to s->projected. panel is the thread's own.
+static void project_queries(
+    const struct layer *l, struct shared *s, const float *weight, const float *bias, float *panel) {
+#pragma omp for
+    for (int o = 0; o < l->dim; o += PANEL) {
+        pack(l->dim, weight + (size_t)o * l->dim, panel);
+        project(l->dim, l->queries, s->rows, panel, bias + o, s->projected + o);
+    }
+}
+
+static float sum_of(vector x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+static inline float inverse_length(float squares) {
+    const float length = sqrtf(squares);
+    return 1 / (length < LEAST_LENGTH ? LEAST_LENGTH : length);
+}
+
+static void to_unit_length(int dim, float *x) {
     vector squares = {0};
-    for (int c = 0; c < dim; c += LANES) squares += load(key + c) * load(key + c);
-    float square = 0;
-    for (int i = 0; i < LANES; i++) square += squares[i];
-    const float length = sqrtf(square), factor = 1 / (length < 1e-12f ? 1e-12f : length);
-    for (int c = 0; c < dim; c += LANES) store(key + c, load(key + c) * factor);
+    for (int c = 0; c < dim; c += LANES) squares += load(x + c) * load(x + c);
+    const float factor = inverse_length(sum_of(squares));
+    for (int c = 0; c < dim; c += LANES) store(x + c, load(x + c) * factor);
+}
+
+// Brings the keys' norm and convolution into the form that normalize_and_convolve wants.
+static void prepare_keys(const struct layer *l, struct shared *s) {
+#pragma omp for nowait
+    for (int o = 0; o < l->dim; o += PANEL) pack(l->dim, l->key_proj_weight + (size_t)o * l->dim, s->weight + (size_t)o * l->dim);
+#pragma omp for
+    for (int c = 0; c < l->dim; c++) {
+        s->scale[c] = l->key_norm_weight[c] / sqrtf(l->key_norm_var[c] + l->key_norm_eps);
+        s->shift[c] = l->key_norm_bias[c] - l->key_norm_mean[c] * s->scale[c];
+        for (int tap = 0; tap < 9; tap++) s->taps[tap * l->dim + c] = l->key_conv_weight[c * 9 + tap];
+    }
+}
+
+// s->ban: nothing for queries that may look everywhere, because they are banned from all tokens.
+static void set_bans(const struct layer *l, struct shared *s) {
+    const int tokens = l->height * l->width;
+    int empty = l->queries; // queries that are banned from all tokens so far
+    for (int t = 0; t < tokens && empty; t++)
+        for (int q = 0; q < l->queries; q++)
+            if (s->ban[q] == 0 && !l->banned[(size_t)t * l->queries + q]) s->ban[q] = BAN, empty--;
+    if (!l->release && empty < l->queries)
+        for (int q = 0; q < l->queries; q++) s->ban[q] = BAN;
+}
+
+// What the queries look for: l->target, and the same in panels in s->target.
+static void make_targets(const struct layer *l, struct shared *s, float *panel) {
+    const int dim = l->dim, head_dim = dim / l->heads;
+#pragma omp single nowait
+    set_bans(l, s);
+#pragma omp for
+    for (int q = 0; q < l->queries; q++) {
+        const float *query = l->query + (size_t)q * dim, *embed = l->query_embed + (size_t)q * dim;
+        float *row = s->rows + (size_t)q * dim;
+        vector sum = {0}, squares = {0};
+        for (int c = 0; c < dim; c += LANES) sum += load(query + c) + load(embed + c);
+        const float mean = sum_of(sum) / dim;
+        for (int c = 0; c < dim; c += LANES) {
+            const vector x = load(query + c) + load(embed + c) - mean;
+            squares += x * x;
+            store(row + c, x);
+        }
+        const float factor = 1 / sqrtf(sum_of(squares) / dim + l->query_norm_eps);
+        for (int c = 0; c < dim; c += LANES)
+            store(row + c, load(row + c) * factor * load(l->query_norm_weight + c) + load(l->query_norm_bias + c));
+    }
+    project_queries(l, s, l->query_proj_weight, l->query_proj_bias, panel);
+#pragma omp for
+    for (int q = 0; q < l->queries; q++) {
+        float *target = s->projected + (size_t)q * dim;
+        to_unit_length(dim, target);
+        memcpy(l->target + (size_t)q * dim, target, sizeof(float) * dim);
+        for (int h = 0; h < l->heads; h++) {
+            float *to = s->target + (size_t)(h * s->padded_queries + q / PANEL * PANEL) * head_dim + q % PANEL;
+            for (int c = 0; c < head_dim; c++) to[c * PANEL] = target[h * head_dim + c];
+        }
+    }
+}
+
+// The norm and the 3x3 convolution of a row's tokens [first, last), into output [last - first, dim]. A column of inputs
+// is read once, and belongs to the outputs left of it, at it and right of it; output has two rows to spare on either side.
+static void normalize_and_convolve(
+    const struct layer *l, const struct shared *s, int row, int first, int last, float *output) {
+    const int dim = l->dim;
+    for (int t = first; t < last; t++) memcpy(output + (size_t)(t - first) * dim, l->key_conv_bias, sizeof(float) * dim);
+    for (int col = first - 1; col <= last; col++) {
+        if (col < 0 || col == l->width) continue; // zeros, and after the norm
+        float *here = output + (ptrdiff_t)(col - first) * dim;
+        for (int c = 0; c < dim; c += LANES) {
+            vector sums[3] = {load(here - dim + c), load(here + c), load(here + dim + c)};
+            for (int r = -1; r <= 1; r++) {
+                if (row + r < 0 || row + r == l->height) continue;
+                const size_t at = ((size_t)(row + r) * l->width + col) * dim + c;
+                const vector x = (load(l->source + at) + load(l->position + at)) * load(s->scale + c) + load(s->shift + c);
+                // The output right of this column has it under its left tap.
+                for (int tap = 0; tap < 3; tap++) sums[2 - tap] += load(s->taps + ((r + 1) * 3 + tap) * dim + c) * x;
+            }
+            for (int i = 0; i < 3; i++) store(here + (i - 1) * dim + c, sums[i]);
+        }
+    }
 }
 
 // Compares the keys of tokens [first, first + count) with every target. Only a higher score takes the place of another,
 // so that of equal ones the first token stays.
 static void compare(
-    const struct layer *l, int first, int count, const float *key, const float *bans, float *best, int32_t *index) {
+    const struct layer *l, const struct shared *s, int first, int count, const float *key, const float *bans,
+    float *best, int32_t *index) {
     const int head_dim = l->dim / l->heads;
     for (int h = 0; h < l->heads; h++)
-        for (int q = 0; q < l->padded_queries; q += PANEL) {
-            const size_t entry = (size_t)h * l->padded_queries + q;
+        for (int q = 0; q < s->padded_queries; q += PANEL) {
+            const size_t entry = (size_t)h * s->padded_queries + q;
             vector top[VECTORS];
             indices at[VECTORS];
             for (int v = 0; v < VECTORS; v++) {
@@ -115,8 +222,8 @@ static void compare(
                 vector score[GROUP][VECTORS];
                 for (int i = 0; i < GROUP; i++)
                     for (int v = 0; v < VECTORS; v++)
-                        score[i][v] = load(bans + (size_t)(t + i) * l->padded_queries + q + v * LANES);
-                multiply(score, key + (size_t)t * l->dim + h * head_dim, l->dim, l->target + entry * head_dim, head_dim);
+                        score[i][v] = load(bans + (size_t)(t + i) * s->padded_queries + q + v * LANES);
+                multiply(score, key + (size_t)t * l->dim + h * head_dim, l->dim, s->target + entry * head_dim, head_dim);
                 for (int i = 0; i < GROUP && t + i < count; i++)
                     for (int v = 0; v < VECTORS; v++) {
                         const indices higher = score[i][v] > top[v]; // all bits where it is
@@ -131,70 +238,99 @@ static void compare(
         }
 }
 
-// What is added to the score of a banned token, [queries]: nothing for queries that may look everywhere.
-static void set_bans(const struct layer *l, float *ban) {
-    const int tokens = l->height * l->width;
-    int empty = l->queries; // queries that are banned from all tokens so far
-    for (int q = 0; q < l->queries; q++) ban[q] = 0;
-    for (int t = 0; t < tokens && empty; t++)
-        for (int q = 0; q < l->queries; q++)
-            if (ban[q] == 0 && !l->banned[(size_t)t * l->queries + q]) ban[q] = BAN, empty--;
-    if (!l->release && empty < l->queries)
-        for (int q = 0; q < l->queries; q++) ban[q] = BAN;
+// The pass over the tokens: l->key, and the thread's best tokens of every head and query. own has room for two blocks of
+// tokens, two rows to spare before each and after the last, and a block of bans.
+static void search(const struct layer *l, const struct shared *s, float *own, float *best, int32_t *index) {
+    const int dim = l->dim, blocks_per_row = (l->width + BLOCK - 1) / BLOCK;
+    float *x = own + 2 * dim, *keys = x + (size_t)(BLOCK + 2) * dim, *bans = keys + (size_t)BLOCK * dim;
+    for (int i = 0; i < l->heads * s->padded_queries; i++) best[i] = -INFINITY;
+#pragma omp for schedule(dynamic)
+    for (int block = 0; block < l->height * blocks_per_row; block++) {
+        const int row = block / blocks_per_row, part = block % blocks_per_row;
+        const int from = l->width * part / blocks_per_row, to = l->width * (part + 1) / blocks_per_row;
+        const int first = row * l->width + from, count = to - from;
+        normalize_and_convolve(l, s, row, from, to, x);
+        for (int o = 0; o < dim; o += PANEL)
+            project(dim, count, x, s->weight + (size_t)o * dim, l->key_proj_bias + o, keys + o);
+        for (int t = 0; t < count; t++) {
+            to_unit_length(dim, keys + (size_t)t * dim);
+            const bool *banned = l->banned + (size_t)(first + t) * l->queries;
+            for (int q = 0; q < l->queries; q++) bans[t * s->padded_queries + q] = banned[q] * s->ban[q];
+        }
+        memcpy(l->key + (size_t)first * dim, keys, sizeof(float) * count * dim);
+        compare(l, s, first, count, keys, bans, best, index);
+    }
 }
 
-// Writes the keys of all tokens [height * width, dim], and of each query those that its heads chose, prototype
-// [queries, dim]; what they chose, index, and its score, best, both [heads, padded_queries]. Of the last two the caller
-// gives as many pieces as there are threads, filled with 0 and minus infinity: each thread has its own, and the first is
-// the result. Returns whether there was memory.
-bool pick(const struct layer *l, int threads, float *key, float *prototype, float *best, int32_t *index) {
-    const int blocks_per_row = (l->width + BLOCK - 1) / BLOCK, entries = l->heads * l->padded_queries;
-    float *ban = malloc(sizeof(float) * l->queries);
-    bool failed = !ban;
-    if (ban) set_bans(l, ban);
+// The best of what the threads found, and the prototypes: the keys that a query's heads chose, side by side.
+static void gather(const struct layer *l, struct shared *s, int threads) {
+    const int head_dim = l->dim / l->heads, entries = l->heads * s->padded_queries;
+#pragma omp for
+    for (int q = 0; q < l->queries; q++)
+        for (int h = 0; h < l->heads; h++) {
+            const int first = h * s->padded_queries + q;
+            int e = first;
+            for (int i = first + entries; i < threads * entries; i += entries)
+                if (s->best[i] > s->best[e] || (s->best[i] == s->best[e] && s->index[i] < s->index[e])) e = i;
+            l->index[h * l->queries + q] = s->index[e];
+            l->similarity[h * l->queries + q] = s->best[e] <= BAN / 2 ? 0 : s->best[e]; // 0: all are banned
+            const float *chosen = l->key + (size_t)s->index[e] * l->dim + h * head_dim;
+            memcpy(s->prototype + (size_t)q * l->dim + h * head_dim, chosen, sizeof(float) * head_dim);
+        }
+}
+
+// What the queries learn from their prototypes: l->new_query.
+static void update_queries(const struct layer *l, struct shared *s, float *panel) {
+    const int dim = l->dim, size = l->queries * dim;
+#pragma omp for
+    for (int i = 0; i < size; i++) s->rows[i] = s->prototype[i] * l->target[i];
+    project_queries(l, s, l->proj_weight, l->proj_bias, panel);
+#pragma omp for
+    for (int c = 0; c < dim; c += LANES) { // unit length over the queries
+        vector squares = {0};
+        for (int i = c; i < size; i += dim) squares += load(s->projected + i) * load(s->projected + i);
+        vector factor = load(l->alpha + c);
+        for (int i = 0; i < LANES; i++) factor[i] *= inverse_length(squares[i]);
+        for (int i = c; i < size; i += dim) store(s->rows + i, load(s->projected + i) * factor + load(s->prototype + i));
+    }
+    project_queries(l, s, l->final_weight, l->final_bias, panel);
+#pragma omp for
+    for (int i = 0; i < size; i++) l->new_query[i] = l->query[i] + s->projected[i];
+}
+
+// Cuts count floats off the free memory, in whole lines of the cache.
+static void *take(float **memory, size_t count) {
+    float *piece = *memory;
+    *memory += (count + LINE - 1) / LINE * LINE;
+    return piece;
+}
+
+// Returns whether there was memory.
+bool attend(const struct layer *l, int threads) {
+    const int padded = (l->queries + PANEL - 1) / PANEL * PANEL, entries = l->heads * padded;
+    const size_t dim = l->dim, rows = (padded + GROUP) * dim;
+    const size_t own = (2 * BLOCK + 4 + PANEL) * dim + (size_t)BLOCK * padded; // of each thread
+    const size_t all = (11 + dim + padded) * dim + padded + 3 * rows + threads * (own + 2 * entries) + 16 * LINE;
+    const size_t bytes = all / LINE * LINE * sizeof(float);
+    float *memory = aligned_alloc(LINE * sizeof(float), bytes), *left = memory;
+    if (!memory) return false;
+    // Bans and indices start at 0, and what lies beyond the last token or query is computed along.
+    memset(memory, 0, bytes);
+    struct shared s = {padded};
+    s.scale = take(&left, dim), s.shift = take(&left, dim), s.taps = take(&left, 9 * dim);
+    s.weight = take(&left, dim * dim), s.target = take(&left, padded * dim), s.ban = take(&left, padded);
+    s.rows = take(&left, rows), s.projected = take(&left, rows), s.prototype = take(&left, rows);
+    s.best = take(&left, threads * entries), s.index = take(&left, threads * entries);
 #pragma omp parallel num_threads(threads)
     {
         const int me = omp_get_thread_num();
-        float *my_best = best + (size_t)me * entries;
-        int32_t *my_index = index + (size_t)me * entries;
-        // Cleared, because the last group of a row may go beyond its tokens, and the last panel beyond the queries.
-        float *memory = calloc((size_t)(2 * BLOCK + 4) * l->dim + (size_t)BLOCK * l->padded_queries, sizeof(float));
-        if (!memory) {
-#pragma omp atomic write
-            failed = true;
-        }
-#pragma omp barrier
-        float *x = memory + 2 * l->dim, *keys = x + (size_t)(BLOCK + 2) * l->dim, *bans = keys + (size_t)BLOCK * l->dim;
-#pragma omp for schedule(dynamic)
-        for (int block = 0; block < l->height * blocks_per_row; block++) {
-            if (failed) continue;
-            const int row = block / blocks_per_row, part = block % blocks_per_row;
-            const int from = l->width * part / blocks_per_row, to = l->width * (part + 1) / blocks_per_row;
-            const int first = row * l->width + from, count = to - from;
-            normalize_and_convolve(l, row, from, to, x);
-            project(l, count, x, keys);
-            for (int t = 0; t < count; t++) {
-                normalize(l->dim, keys + (size_t)t * l->dim);
-                const bool *banned = l->banned + (size_t)(first + t) * l->queries;
-                for (int q = 0; q < l->queries; q++) bans[t * l->padded_queries + q] = banned[q] * ban[q];
-            }
-            memcpy(key + (size_t)first * l->dim, keys, sizeof(float) * count * l->dim);
-            compare(l, first, count, keys, bans, my_best, my_index);
-        }
-        free(memory);
+        float *mine = left + me * own, *panel = mine + own - PANEL * dim;
+        prepare_keys(l, &s);
+        make_targets(l, &s, panel);
+        search(l, &s, mine, s.best + me * entries, s.index + me * entries);
+        gather(l, &s, threads);
+        update_queries(l, &s, panel);
     }
-    free(ban);
-    for (int i = entries; i < threads * entries; i++) {
-        const int e = i % entries;
-        if (best[i] > best[e] || (best[i] == best[e] && index[i] < index[e])) best[e] = best[i], index[e] = index[i];
-    }
-    const int head_dim = l->dim / l->heads;
-    for (int h = 0; h < l->heads; h++)
-        for (int q = 0; q < l->queries; q++) {
-            const int e = h * l->padded_queries + q, channel = h * head_dim;
-            memcpy(prototype + (size_t)q * l->dim + channel, key + (size_t)index[e] * l->dim + channel,
-                   sizeof(float) * head_dim);
-            if (best[e] <= BAN / 2) best[e] = 0; // all of its tokens are banned
-        }
-    return !failed;
+    free(memory);
+    return true;
 }

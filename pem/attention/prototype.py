@@ -44,25 +44,18 @@ class PrototypeCrossAttention(nn.Module):
     def forward(
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
     ) -> tuple[Tensor, Attended]:
+        if not self.training and native.can_run(query, source, self.num_heads):
+            return native.attend(self, query, query_embed, source, position, banned)
         # Unit length over all D channels, before the split into heads: a head's score is a part of the cosine.
         target = l2_normalize(self.query_proj(self.query_norm(query + query_embed)), dim=-1)  # [B, Q, D]
-        index, similarity, prototype, key = self.choose(target, source, position, banned)
+        key = self.key_proj(self.normalize_and_convolve(source + position).flatten(2).transpose(1, 2))  # [B, N, D]
+        key = l2_normalize(key, dim=-1, in_place=not key.requires_grad)
+        index, similarity = self.select(key, target, banned)
+        prototype = self.gather(key, index)  # [B, Q, D]
         # Unit length over the Q queries, per channel, as in the reference: the queries are coupled here.
         modulation = l2_normalize(self.proj(prototype * target), dim=1)
         new_query = query + self.final(modulation * self.alpha + prototype)
         return new_query, Attended(index, similarity, target, key)
-
-    def choose(
-        self, target: Tensor, source: Tensor, position: Tensor, banned: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What ``select`` chooses: index and similarity [B, h, Q], keys [B, Q, D]; and all tokens' keys [B, N, D]."""
-        if not self.training and native.can_run(source, self.num_heads):
-            layers, release = (self.key_norm, self.key_conv, self.key_proj), self.empty_mask == "release"
-            return native.pick(*layers, self.num_heads, target, source, position, banned, release)
-        key = self.key_proj(self.normalize_and_convolve(source + position).flatten(2).transpose(1, 2))
-        key = l2_normalize(key, dim=-1, in_place=not key.requires_grad)
-        index, similarity = self.select(key, target, banned)
-        return index, similarity, self.gather(key, index), key
 
     def normalize_and_convolve(self, x: Tensor) -> Tensor:
         """``key_conv(key_norm(x))``; out of training in one convolution."""
