@@ -62,7 +62,7 @@ def assert_equals_plain(layer: PrototypeCrossAttention, inputs: tuple[torch.Tens
 @needs_compiler
 @pytest.mark.parametrize(
     "size",
-    [(1, 1), (1, 4), (3, 1), (2, 2), (7, 5), (4, 131), (3, 133), (2, 270)],
+    [(1, 1), (1, 4), (3, 1), (2, 2), (7, 5), (4, 131), (3, 133), (2, 270), (37, 2)],
     ids=lambda size: f"{size[0]}x{size[1]}",
 )
 @pytest.mark.parametrize("queries", [7, 16, 50])

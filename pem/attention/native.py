@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).with_name("prototype.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
-PANEL = 16  # as in prototype.c
+PANEL, GROUP = 16, 12  # as in prototype.c; no build has larger groups
 
 
 class Layer(ctypes.Structure):
@@ -105,7 +105,8 @@ def attend(
 ) -> tuple[Tensor, Attended]:
     """What ``layer`` computes, out of training; ``can_run`` tells whether it may be called. Raises MemoryError."""
     norm, conv = layer.key_norm, layer.key_conv
-    parameters = (
+    assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
+    parameters: tuple[Tensor, ...] = (
         *(layer.query_norm.weight, layer.query_norm.bias, layer.query_proj.weight, layer.query_proj.bias),
         *(norm.weight, norm.bias, norm.running_mean, norm.running_var),
         *(conv.weight, conv.bias, layer.key_proj.weight, layer.key_proj.bias),
@@ -116,11 +117,10 @@ def attend(
     query, query_embed, banned = query.contiguous(), query_embed.contiguous(), banned.transpose(1, 2).contiguous()
     source, position = (x.permute(0, 2, 3, 1).contiguous() for x in (source, position))
 
-    new_query, target, key = (
-        torch.empty_like(query),
-        torch.empty_like(query),
-        query.new_empty(batch, height * width, dim),
-    )
+    new_query, target = torch.empty_like(query), torch.empty_like(query)
+    # Tokens are computed in groups, and the last one goes beyond the last image.
+    keys = query.new_empty(batch * height * width + GROUP, dim)
+    key = keys[:-GROUP].view(batch, height * width, dim)
     similarity = query.new_empty(batch, layer.num_heads, queries)
     index = torch.empty_like(similarity, dtype=torch.int64)
     for i in range(batch):

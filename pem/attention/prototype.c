@@ -23,7 +23,7 @@
 // Rows of a product that are made together: with the vectors of a panel, as many sums as fit into the registers.
 #define GROUP (LANES == 16 ? 12 : 6)
 #define LINE 16 // floats in a line of the cache
-#define BLOCK 132 // most tokens of a block: a multiple of GROUP
+#define BLOCK 72 // tokens that go through everything together: whole groups
 #define BAN -1e38f // as in prototype.py
 #define LEAST_LENGTH 1e-12f // as in l2_normalize
 
@@ -48,7 +48,7 @@ struct layer {
     float *new_query, *target;        // [queries, dim]
     int64_t *index;                   // [heads, queries]
     float *similarity;                // [heads, queries]
-    float *key;                       // [height * width, dim]
+    float *key;                       // [height * width, dim], and room for a group
 };
 
 // What the threads share. Queries are padded to whole panels, and rows to whole groups.
@@ -126,7 +126,8 @@ static void to_unit_length(int dim, float *x) {
 // Brings the keys' norm and convolution into the form that normalize_and_convolve wants.
 static void prepare_keys(const struct layer *l, struct shared *s) {
 #pragma omp for nowait
-    for (int o = 0; o < l->dim; o += PANEL) pack(l->dim, l->key_proj_weight + (size_t)o * l->dim, s->weight + (size_t)o * l->dim);
+    for (int o = 0; o < l->dim; o += PANEL)
+        pack(l->dim, l->key_proj_weight + (size_t)o * l->dim, s->weight + (size_t)o * l->dim);
 #pragma omp for
     for (int c = 0; c < l->dim; c++) {
         s->scale[c] = l->key_norm_weight[c] / sqrtf(l->key_norm_var[c] + l->key_norm_eps);
@@ -180,25 +181,29 @@ static void make_targets(const struct layer *l, struct shared *s, float *panel) 
     }
 }
 
-// The norm and the 3x3 convolution of a row's tokens [first, last), into output [last - first, dim]. A column of inputs
-// is read once, and belongs to the outputs left of it, at it and right of it; output has two rows to spare on either side.
+// The norm and the 3x3 convolution of a row's tokens [first, last), into output [last - first, dim]. Goes through the
+// inputs: each belongs to the outputs left of it, at it and right of it.
 static void normalize_and_convolve(
     const struct layer *l, const struct shared *s, int row, int first, int last, float *output) {
     const int dim = l->dim;
+    const float *scale = s->scale, *shift = s->shift;
     for (int t = first; t < last; t++) memcpy(output + (size_t)(t - first) * dim, l->key_conv_bias, sizeof(float) * dim);
-    for (int col = first - 1; col <= last; col++) {
-        if (col < 0 || col == l->width) continue; // zeros, and after the norm
-        float *here = output + (ptrdiff_t)(col - first) * dim;
-        for (int c = 0; c < dim; c += LANES) {
-            vector sums[3] = {load(here - dim + c), load(here + c), load(here + dim + c)};
-            for (int r = -1; r <= 1; r++) {
-                if (row + r < 0 || row + r == l->height) continue;
-                const size_t at = ((size_t)(row + r) * l->width + col) * dim + c;
-                const vector x = (load(l->source + at) + load(l->position + at)) * load(s->scale + c) + load(s->shift + c);
-                // The output right of this column has it under its left tap.
-                for (int tap = 0; tap < 3; tap++) sums[2 - tap] += load(s->taps + ((r + 1) * 3 + tap) * dim + c) * x;
+    for (int r = -1; r <= 1; r++) {
+        if (row + r < 0 || row + r == l->height) continue; // zeros, and after the norm
+        const float *taps = s->taps + (r + 1) * 3 * dim;
+        for (int col = first > 0 ? first - 1 : 0; col <= last && col < l->width; col++) {
+            const size_t at = ((size_t)(row + r) * l->width + col) * dim;
+            const float *source = l->source + at, *position = l->position + at;
+            float *here = output + (ptrdiff_t)(col - first) * dim;
+            const bool reaches[3] = {col > first, col >= first && col < last, col < last - 1};
+            for (int c = 0; c < dim; c += LANES) {
+                const vector x = (load(source + c) + load(position + c)) * load(scale + c) + load(shift + c);
+                for (int i = 0; i < 3; i++) { // the output left of it has it under its right tap
+                    if (!reaches[i]) continue;
+                    float *sum = here + (i - 1) * dim + c;
+                    store(sum, load(sum) + load(taps + (2 - i) * dim + c) * x);
+                }
             }
-            for (int i = 0; i < 3; i++) store(here + (i - 1) * dim + c, sums[i]);
         }
     }
 }
@@ -238,27 +243,30 @@ static void compare(
         }
 }
 
-// The pass over the tokens: l->key, and the thread's best tokens of every head and query. own has room for two blocks of
-// tokens, two rows to spare before each and after the last, and a block of bans.
+// The pass over the tokens: l->key, and the thread's best tokens of every head and query. own has room for a block of
+// inputs and one of bans.
 static void search(const struct layer *l, const struct shared *s, float *own, float *best, int32_t *index) {
-    const int dim = l->dim, blocks_per_row = (l->width + BLOCK - 1) / BLOCK;
-    float *x = own + 2 * dim, *keys = x + (size_t)(BLOCK + 2) * dim, *bans = keys + (size_t)BLOCK * dim;
+    const int dim = l->dim, width = l->width, tokens = l->height * width;
+    float *x = own, *bans = own + (size_t)BLOCK * dim;
+    const float *ban = s->ban;
     for (int i = 0; i < l->heads * s->padded_queries; i++) best[i] = -INFINITY;
 #pragma omp for schedule(dynamic)
-    for (int block = 0; block < l->height * blocks_per_row; block++) {
-        const int row = block / blocks_per_row, part = block % blocks_per_row;
-        const int from = l->width * part / blocks_per_row, to = l->width * (part + 1) / blocks_per_row;
-        const int first = row * l->width + from, count = to - from;
-        normalize_and_convolve(l, s, row, from, to, x);
-        for (int o = 0; o < dim; o += PANEL)
-            project(dim, count, x, s->weight + (size_t)o * dim, l->key_proj_bias + o, keys + o);
-        for (int t = 0; t < count; t++) {
-            to_unit_length(dim, keys + (size_t)t * dim);
-            const bool *banned = l->banned + (size_t)(first + t) * l->queries;
-            for (int q = 0; q < l->queries; q++) bans[t * s->padded_queries + q] = banned[q] * s->ban[q];
+    for (int first = 0; first < tokens; first += BLOCK) {
+        const int last = first + BLOCK < tokens ? first + BLOCK : tokens, count = last - first;
+        float *key = l->key + (size_t)first * dim;
+        for (int row = first / width; row * width < last; row++) {
+            const int start = row * width, from = start > first ? start : first, to = start + width < last ? start + width : last;
+            normalize_and_convolve(l, s, row, from - start, to - start, x + (size_t)(from - first) * dim);
         }
-        memcpy(l->key + (size_t)first * dim, keys, sizeof(float) * count * dim);
-        compare(l, s, first, count, keys, bans, best, index);
+        for (int o = 0; o < dim; o += PANEL)
+            project(dim, count, x, s->weight + (size_t)o * dim, l->key_proj_bias + o, key + o);
+        for (int t = 0; t < count; t++) {
+            to_unit_length(dim, key + (size_t)t * dim);
+            const bool *banned = l->banned + (size_t)(first + t) * l->queries;
+            float *row = bans + (size_t)t * s->padded_queries;
+            for (int q = 0; q < l->queries; q++) row[q] = banned[q] * ban[q];
+        }
+        compare(l, s, first, count, key, bans, best, index);
     }
 }
 
@@ -309,14 +317,15 @@ static void *take(float **memory, size_t count) {
 bool attend(const struct layer *l, int threads) {
     const int padded = (l->queries + PANEL - 1) / PANEL * PANEL, entries = l->heads * padded;
     const size_t dim = l->dim, rows = (padded + GROUP) * dim;
-    const size_t own = (2 * BLOCK + 4 + PANEL) * dim + (size_t)BLOCK * padded; // of each thread
+    const size_t own = (BLOCK + PANEL) * dim + (size_t)BLOCK * padded; // of each thread
     const size_t all = (11 + dim + padded) * dim + padded + 3 * rows + threads * (own + 2 * entries) + 16 * LINE;
     const size_t bytes = all / LINE * LINE * sizeof(float);
     float *memory = aligned_alloc(LINE * sizeof(float), bytes), *left = memory;
     if (!memory) return false;
     // Bans and indices start at 0, and what lies beyond the last token or query is computed along.
     memset(memory, 0, bytes);
-    struct shared s = {padded};
+    struct shared s;
+    s.padded_queries = padded;
     s.scale = take(&left, dim), s.shift = take(&left, dim), s.taps = take(&left, 9 * dim);
     s.weight = take(&left, dim * dim), s.target = take(&left, padded * dim), s.ban = take(&left, padded);
     s.rows = take(&left, rows), s.projected = take(&left, rows), s.prototype = take(&left, rows);
