@@ -1,7 +1,7 @@
 // PrototypeCrossAttention out of training, for one image. What it does with the tokens is one pass over them: norm,
-// depthwise convolution, projection, unit length, scores, ban and maximum. A block of tokens goes through all of it while
-// it is in the cache, so that no map but the keys is ever written to memory. The queries are few: their layers are here
-// because the threads are. Compiled and called by native.py; float32 throughout.
+// depthwise convolution, projection, unit length, scores, ban and maximum. A block of tokens goes through all of it
+// while it is in the cache, so that no map but the keys is ever written to memory. The queries are few: their layers are
+// here because the threads are. Compiled and called by native.py; float32 throughout.
 
 #include <math.h>
 #include <omp.h>
@@ -187,7 +187,7 @@ static void normalize_and_convolve(
     const struct layer *l, const struct shared *s, int row, int first, int last, float *output) {
     const int dim = l->dim;
     const float *scale = s->scale, *shift = s->shift;
-    for (int t = first; t < last; t++) memcpy(output + (size_t)(t - first) * dim, l->key_conv_bias, sizeof(float) * dim);
+    for (int i = 0; i < last - first; i++) memcpy(output + (size_t)i * dim, l->key_conv_bias, sizeof(float) * dim);
     for (int r = -1; r <= 1; r++) {
         if (row + r < 0 || row + r == l->height) continue; // zeros, and after the norm
         const float *taps = s->taps + (r + 1) * 3 * dim;
@@ -228,7 +228,8 @@ static void compare(
                 for (int i = 0; i < GROUP; i++)
                     for (int v = 0; v < VECTORS; v++)
                         score[i][v] = load(bans + (size_t)(t + i) * s->padded_queries + q + v * LANES);
-                multiply(score, key + (size_t)t * l->dim + h * head_dim, l->dim, s->target + entry * head_dim, head_dim);
+                const float *part = key + (size_t)t * l->dim + h * head_dim;
+                multiply(score, part, l->dim, s->target + entry * head_dim, head_dim);
                 for (int i = 0; i < GROUP && t + i < count; i++)
                     for (int v = 0; v < VECTORS; v++) {
                         const indices higher = score[i][v] > top[v]; // all bits where it is
@@ -255,7 +256,8 @@ static void search(const struct layer *l, const struct shared *s, float *own, fl
         const int last = first + BLOCK < tokens ? first + BLOCK : tokens, count = last - first;
         float *key = l->key + (size_t)first * dim;
         for (int row = first / width; row * width < last; row++) {
-            const int start = row * width, from = start > first ? start : first, to = start + width < last ? start + width : last;
+            const int start = row * width, end = start + width;
+            const int from = start > first ? start : first, to = end < last ? end : last;
             normalize_and_convolve(l, s, row, from - start, to - start, x + (size_t)(from - first) * dim);
         }
         for (int o = 0; o < dim; o += PANEL)
@@ -299,7 +301,8 @@ static void update_queries(const struct layer *l, struct shared *s, float *panel
         for (int i = c; i < size; i += dim) squares += load(s->projected + i) * load(s->projected + i);
         vector factor = load(l->alpha + c);
         for (int i = 0; i < LANES; i++) factor[i] *= inverse_length(squares[i]);
-        for (int i = c; i < size; i += dim) store(s->rows + i, load(s->projected + i) * factor + load(s->prototype + i));
+        for (int i = c; i < size; i += dim)
+            store(s->rows + i, load(s->projected + i) * factor + load(s->prototype + i));
     }
     project_queries(l, s, l->final_weight, l->final_bias, panel);
 #pragma omp for
