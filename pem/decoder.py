@@ -62,12 +62,7 @@ class DecoderLayer(nn.Module):
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor, trace: bool
     ) -> tuple[Tensor, Attended | None]:
         """The new query [B, Q, D], and for a trace what the cross-attention looked at."""
-        inputs = (query, query_embed, source, position, banned)
-        query, attended = self.cross_attention(*inputs)
-        if not trace:
-            attended = None  # its keys are large, and would be kept alive
-        elif isinstance(self.cross_attention, MaskedCrossAttention):
-            attended = self.cross_attention.attended(*inputs)
+        query, attended = self.cross_attention(query, query_embed, source, position, banned, trace)
         return self.feed_forward(self.self_attention(query, query_embed)), attended
 
 

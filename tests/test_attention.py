@@ -113,9 +113,9 @@ def test_similarities_of_the_heads_are_parts_of_one_cosine() -> None:
     query, query_embed, source, position, _ = random_inputs()
     banned = torch.ones(B, Q, N, dtype=torch.bool)
     banned[:, :, 4] = False  # the choice is forced, the same for all heads
-    _, (index, similarity, _, _) = attention(query, query_embed, source, position, banned)
+    _, (index, similarity, _, _) = attention(query, query_embed, source, position, banned, trace=True)
     attention.num_heads = 1
-    _, (_, cosine, _, _) = attention(query, query_embed, source, position, banned)
+    _, (_, cosine, _, _) = attention(query, query_embed, source, position, banned, trace=True)
     assert (index == 4).all()
     torch.testing.assert_close(similarity.sum(dim=1), cosine[:, 0])
     assert cosine.abs().max() <= 1
@@ -128,7 +128,7 @@ def test_only_chosen_tokens_get_a_gradient() -> None:
         attention.key_conv.weight[:, :, 1, 1] = 1  # no neighbours, so that a token's gradient is its own
     query, query_embed, source, position, banned = random_inputs()
     source.requires_grad_()
-    result, (index, *_) = attention(query, query_embed, source, position, banned)
+    result, (index, *_) = attention(query, query_embed, source, position, banned, trace=True)
     result.square().sum().backward()
     touched = source.grad.abs().sum(dim=1).flatten(1) > 0
     chosen = torch.zeros(B, N, dtype=torch.bool)
@@ -143,8 +143,10 @@ def test_queries_are_coupled() -> None:
     attention = prototype_attention()
     query, query_embed, source, position, banned = random_inputs()
     with torch.no_grad():
-        whole, (index, *_) = attention(query, query_embed, source, position, banned)
-        fewer, (index_of_fewer, *_) = attention(query[:, 1:], query_embed[1:], source, position, banned[:, 1:])
+        whole, (index, *_) = attention(query, query_embed, source, position, banned, trace=True)
+        fewer, (index_of_fewer, *_) = attention(
+            query[:, 1:], query_embed[1:], source, position, banned[:, 1:], trace=True
+        )
     assert torch.equal(index[:, :, 1:], index_of_fewer)
     assert ((whole[:, 1:] - fewer).abs().amax(dim=2) > 1e-3).all()
 
@@ -171,8 +173,7 @@ def test_masked_attention_equals_torchs() -> None:
     ours = masked_attention()
     query, query_embed, source, position, banned = random_inputs()
     with torch.no_grad():
-        result, _ = ours(query, query_embed, source, position, banned)
-        index, weight, _, _ = ours.attended(query, query_embed, source, position, banned)
+        result, (index, weight, _, _) = ours(query, query_embed, source, position, banned, trace=True)
         expected, weights = torch_attention(ours)(
             ours.query_norm(query) + query_embed,
             (source + position).flatten(2).transpose(1, 2),

@@ -160,7 +160,7 @@ def test_the_number_of_heads_is_that_of_the_layers() -> None:
     chosen, forward = [], PrototypeCrossAttention.forward
 
     def watched(self: PrototypeCrossAttention, *inputs: torch.Tensor) -> tuple[torch.Tensor, Attended]:
-        result = forward(self, *inputs)
+        result = forward(self, *inputs, trace=True)
         chosen.append(result[1].prototype_index.shape)
         return result
 

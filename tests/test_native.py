@@ -48,8 +48,10 @@ def random_inputs(size: tuple[int, int], dim: int = 32, queries: int = 7, batch:
 def assert_equals_plain(layer: PrototypeCrossAttention, inputs: tuple[torch.Tensor, ...]) -> None:
     with torch.no_grad():
         assert native.can_run(inputs[0], inputs[2], layer.num_heads)
-        new_query, attended = layer(*inputs)
-    slow_query, slow = layer(*inputs)  # with gradients, by PyTorch's operators
+        new_query, attended = layer(*inputs, trace=True)
+        untraced, nothing = layer(*inputs)
+    assert torch.equal(untraced, new_query) and nothing is None
+    slow_query, slow = layer(*inputs, trace=True)  # with gradients, by PyTorch's operators
     assert slow_query.requires_grad and not new_query.requires_grad
     assert torch.equal(attended.prototype_index, slow.prototype_index)
     for ours, expected in zip((new_query, *attended[1:]), (slow_query, *slow[1:])):
@@ -102,7 +104,7 @@ def test_a_lone_empty_mask_takes_token_0_with_similarity_0() -> None:
     *inputs, banned = random_inputs((5, 6))
     banned[0, 2] = True
     with torch.no_grad():
-        attended = attention(32, 4)(*inputs, banned)[1]
+        attended = attention(32, 4)(*inputs, banned, trace=True)[1]
     assert (attended.prototype_index[0, :, 2] == 0).all() and (attended.similarity[0, :, 2] == 0).all()
 
 
@@ -115,8 +117,8 @@ def test_of_equal_tokens_the_first_allowed_one_is_chosen() -> None:
     banned = (torch.arange(5600) < first[:, None])[None]
     for _ in range(5):
         with torch.no_grad():
-            index = layer(query, query_embed, source, torch.zeros_like(position), banned)[1].prototype_index
-        assert torch.equal(index, first.expand(1, 4, 7))
+            _, attended = layer(query, query_embed, source, torch.zeros_like(position), banned, trace=True)
+        assert torch.equal(attended.prototype_index, first.expand(1, 4, 7))
 
 
 @needs_compiler

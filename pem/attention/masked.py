@@ -13,8 +13,7 @@ from pem.outputs import Attended
 class MaskedCrossAttention(nn.Module):
     """Softmax attention of each query over all tokens inside its previous mask.
 
-    The interface is PrototypeCrossAttention's, but for its second value: what was looked at is not known without more
-    work, see ``attended``. A query whose mask bans every token sees all of them.
+    The interface is PrototypeCrossAttention's. A query whose mask bans every token sees all of them.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -29,11 +28,18 @@ class MaskedCrossAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(
-        self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
-    ) -> tuple[Tensor, None]:
+        self,
+        query: Tensor,
+        query_embed: Tensor,
+        source: Tensor,
+        position: Tensor,
+        banned: Tensor,
+        trace: bool = False,
+    ) -> tuple[Tensor, Attended | None]:
         q, k, v, allowed = self.project(query, query_embed, source, position, banned)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        return query + self.final(attended.transpose(1, 2).flatten(2)), None
+        new_query = query + self.final(attended.transpose(1, 2).flatten(2))
+        return new_query, self.attended(q, k, allowed) if trace else None
 
     def project(
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
@@ -48,13 +54,11 @@ class MaskedCrossAttention(nn.Module):
         q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
         return q, k, v, allowed[:, None]
 
+    @staticmethod
     @torch.no_grad()
-    def attended(
-        self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
-    ) -> Attended:
-        """For the trace only: the token with the largest attention weight, that weight, and the vectors whose product,
-        head by head, is the logit before the softmax."""
-        q, k, _, allowed = self.project(query, query_embed, source, position, banned)
+    def attended(q: Tensor, k: Tensor, allowed: Tensor) -> Attended:
+        """Of what ``project`` returns: the token with the largest attention weight, that weight, and the vectors whose
+        product, head by head, is the logit before the softmax."""
         q = q / q.shape[-1] ** 0.5
         scores = (q @ k.transpose(2, 3)).float()
         weight, index = scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1).max(dim=-1)

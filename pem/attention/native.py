@@ -30,7 +30,7 @@ class Layer(ctypes.Structure):
     """``struct layer`` of prototype.c."""
 
     _fields_ = [
-        *((name, ctypes.c_int) for name in ("height", "width", "dim", "heads", "queries")),
+        *((name, ctypes.c_int) for name in ("images", "positions", "height", "width", "dim", "heads", "queries")),
         ("release", ctypes.c_bool),
         *((name, ctypes.c_float) for name in ("query_norm_eps", "key_norm_eps")),
         *((name, ctypes.c_void_p) for name in ("query_norm_weight", "query_norm_bias")),
@@ -102,7 +102,8 @@ def attend(
     source: Tensor,
     position: Tensor,
     banned: Tensor,
-) -> tuple[Tensor, Attended]:
+    trace: bool,
+) -> tuple[Tensor, Attended | None]:
     """What ``layer`` computes, out of training; ``can_run`` tells whether it may be called. Raises MemoryError."""
     norm, conv = layer.key_norm, layer.key_conv
     assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
@@ -118,19 +119,18 @@ def attend(
     source, position = (x.permute(0, 2, 3, 1).contiguous() for x in (source, position))
 
     new_query, target = torch.empty_like(query), torch.empty_like(query)
-    # Tokens are computed in groups, and the last one goes beyond the last image.
-    keys = query.new_empty(batch * height * width + GROUP, dim)
-    key = keys[:-GROUP].view(batch, height * width, dim)
+    # Keys are only for a trace. Tokens are computed in groups, and the last one goes beyond the last image.
+    tokens = batch * height * width
+    key = query.new_empty(tokens + GROUP, dim)[:tokens].view(batch, -1, dim) if trace else None
     similarity = query.new_empty(batch, layer.num_heads, queries)
     index = torch.empty_like(similarity, dtype=torch.int64)
-    for i in range(batch):
-        inputs = query[i], query_embed, source[i], position[i % len(position)], banned[i]
-        outputs = new_query[i], target[i], index[i], similarity[i], key[i]
-        call = Layer(
-            *(height, width, dim, layer.num_heads, queries, layer.empty_mask == "release"),
-            *(layer.query_norm.eps, norm.eps),
-            *(x.data_ptr() for x in (*parameters, *inputs, *outputs)),
-        )
-        if not library().attend(ctypes.byref(call), torch.get_num_threads()):  # type: ignore[union-attr]
-            raise MemoryError("There is too little memory for prototype attention.")
-    return new_query, Attended(index, similarity, target, key)
+    pointers = (*parameters, query, query_embed, source, position, banned, new_query, target, index, similarity)
+    call = Layer(
+        *(batch, len(position), height, width, dim, layer.num_heads, queries),
+        *(layer.empty_mask == "release", layer.query_norm.eps, norm.eps),
+        *(x.data_ptr() for x in pointers),
+        None if key is None else key.data_ptr(),
+    )
+    if not library().attend(ctypes.byref(call), torch.get_num_threads()):  # type: ignore[union-attr]
+        raise MemoryError("There is too little memory for prototype attention.")
+    return new_query, None if key is None else Attended(index, similarity, target, key)

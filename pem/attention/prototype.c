@@ -1,7 +1,7 @@
-// PrototypeCrossAttention out of training, for one image. What it does with the tokens is one pass over them: norm,
-// depthwise convolution, projection, unit length, scores, ban and maximum. A block of tokens goes through all of it
-// while it is in the cache, so that no map but the keys is ever written to memory. The queries are few: their layers are
-// here because the threads are. Compiled and called by native.py; float32 throughout.
+// PrototypeCrossAttention out of training. What it does with the tokens is one pass over them: norm, depthwise
+// convolution, projection, unit length, scores, ban and maximum. A block of tokens goes through all of it while it is in
+// the cache, so that no map is ever written to memory. The queries are few: their layers are here because the threads
+// are. Compiled and called by native.py; float32 throughout.
 
 #include <math.h>
 #include <omp.h>
@@ -33,9 +33,10 @@ typedef int32_t indices __attribute__((vector_size(4 * LANES), aligned(4), may_a
 static inline vector load(const float *from) { return *(const vector *)from; }
 static inline void store(float *to, vector value) { *(vector *)to = value; }
 
-// One image, as in native.py: the layer's parameters as PyTorch keeps them, its inputs and its outputs.
+// As in native.py: the layer's parameters as PyTorch keeps them, its inputs and its outputs. Of those, with the images'
+// first, only the image at hand is looked at; shapes are of one image.
 struct layer {
-    int height, width, dim, heads, queries;
+    int images, positions, height, width, dim, heads, queries; // positions: one for all images, or one for each
     bool release; // empty masks one by one; otherwise only when all queries of the image have one
     float query_norm_eps, key_norm_eps;
     const float *query_norm_weight, *query_norm_bias, *query_proj_weight, *query_proj_bias;
@@ -48,7 +49,7 @@ struct layer {
     float *new_query, *target;        // [queries, dim]
     int64_t *index;                   // [heads, queries]
     float *similarity;                // [heads, queries]
-    float *key;                       // [height * width, dim], and room for a group
+    float *key;                       // [height * width, dim], and room for a group; NULL: nobody wants them
 };
 
 // What the threads share. Queries are padded to whole panels, and rows to whole groups.
@@ -62,7 +63,8 @@ struct shared {
     float *rows, *projected; // [padded_queries + GROUP, dim]: of the queries
     float *prototype;        // [queries, dim]
     float *best;             // [threads, heads, padded_queries]: each thread's highest scores
-    int32_t *index;          // [threads, heads, padded_queries]: and their tokens
+    int32_t *index;          // [threads, heads, padded_queries]: their tokens
+    float *chosen;           // [threads, heads, padded_queries, dim / heads]: and those tokens' keys
 };
 
 // A panel's part of weight [outputs, dim]: [dim, PANEL].
@@ -244,17 +246,20 @@ static void compare(
         }
 }
 
-// The pass over the tokens: l->key, and the thread's best tokens of every head and query. own has room for a block of
-// inputs and one of bans.
-static void search(const struct layer *l, const struct shared *s, float *own, float *best, int32_t *index) {
+// The pass over the tokens: l->key, and thread me's best tokens of every head and query. own has room for a block of
+// inputs, one of keys and one of bans.
+static void search(const struct layer *l, const struct shared *s, float *own, int me) {
     const int dim = l->dim, width = l->width, tokens = l->height * width;
-    float *x = own, *bans = own + (size_t)BLOCK * dim;
+    const int entries = l->heads * s->padded_queries, head_dim = dim / l->heads;
+    float *x = own, *keys = x + BLOCK * dim, *bans = keys + BLOCK * dim;
+    float *best = s->best + me * entries, *chosen = s->chosen + (size_t)me * entries * head_dim;
+    int32_t *index = s->index + me * entries;
     const float *ban = s->ban;
-    for (int i = 0; i < l->heads * s->padded_queries; i++) best[i] = -INFINITY;
-#pragma omp for schedule(dynamic)
+    for (int e = 0; e < entries; e++) best[e] = -INFINITY;
+#pragma omp for schedule(monotonic : dynamic) // of equal tokens, each thread has to meet the first one first
     for (int first = 0; first < tokens; first += BLOCK) {
         const int last = first + BLOCK < tokens ? first + BLOCK : tokens, count = last - first;
-        float *key = l->key + (size_t)first * dim;
+        float *key = l->key ? l->key + (size_t)first * dim : keys;
         for (int row = first / width; row * width < last; row++) {
             const int start = row * width, end = start + width;
             const int from = start > first ? start : first, to = end < last ? end : last;
@@ -269,6 +274,11 @@ static void search(const struct layer *l, const struct shared *s, float *own, fl
             for (int q = 0; q < l->queries; q++) row[q] = banned[q] * ban[q];
         }
         compare(l, s, first, count, key, bans, best, index);
+        for (int e = 0; e < entries; e++) {
+            if (index[e] < first) continue; // ever fewer find a better one
+            const float *found = key + (size_t)(index[e] - first) * dim + e / s->padded_queries * head_dim;
+            memcpy(chosen + (size_t)e * head_dim, found, sizeof(float) * head_dim);
+        }
     }
 }
 
@@ -284,7 +294,7 @@ static void gather(const struct layer *l, struct shared *s, int threads) {
                 if (s->best[i] > s->best[e] || (s->best[i] == s->best[e] && s->index[i] < s->index[e])) e = i;
             l->index[h * l->queries + q] = s->index[e];
             l->similarity[h * l->queries + q] = s->best[e] <= BAN / 2 ? 0 : s->best[e]; // 0: all are banned
-            const float *chosen = l->key + (size_t)s->index[e] * l->dim + h * head_dim;
+            const float *chosen = s->chosen + (size_t)e * head_dim;
             memcpy(s->prototype + (size_t)q * l->dim + h * head_dim, chosen, sizeof(float) * head_dim);
         }
 }
@@ -316,33 +326,50 @@ static void *take(float **memory, size_t count) {
     return piece;
 }
 
-// Returns whether there was memory.
-bool attend(const struct layer *l, int threads) {
+static bool attend_image(const struct layer *l, int threads) {
     const int padded = (l->queries + PANEL - 1) / PANEL * PANEL, entries = l->heads * padded;
     const size_t dim = l->dim, rows = (padded + GROUP) * dim;
-    const size_t own = (BLOCK + PANEL) * dim + (size_t)BLOCK * padded; // of each thread
-    const size_t all = (11 + dim + padded) * dim + padded + 3 * rows + threads * (own + 2 * entries) + 16 * LINE;
+    const size_t own = (2 * BLOCK + PANEL) * dim + (size_t)BLOCK * padded; // of each thread
+    const size_t found = 2 * entries + padded * dim;
+    const size_t all = (11 + dim + padded) * dim + padded + 3 * rows + threads * (own + found) + 16 * LINE;
     const size_t bytes = all / LINE * LINE * sizeof(float);
     float *memory = aligned_alloc(LINE * sizeof(float), bytes), *left = memory;
     if (!memory) return false;
-    // Bans and indices start at 0, and what lies beyond the last token or query is computed along.
-    memset(memory, 0, bytes);
     struct shared s;
     s.padded_queries = padded;
     s.scale = take(&left, dim), s.shift = take(&left, dim), s.taps = take(&left, 9 * dim);
     s.weight = take(&left, dim * dim), s.target = take(&left, padded * dim), s.ban = take(&left, padded);
     s.rows = take(&left, rows), s.projected = take(&left, rows), s.prototype = take(&left, rows);
     s.best = take(&left, threads * entries), s.index = take(&left, threads * entries);
+    s.chosen = take(&left, threads * padded * dim);
+    // The rest is written before it is read, but for what lies beyond the last token or query: that is computed along.
+    memset(s.ban, 0, padded * sizeof(float));
+    memset(s.index, 0, threads * entries * sizeof(int32_t));
 #pragma omp parallel num_threads(threads)
     {
         const int me = omp_get_thread_num();
         float *mine = left + me * own, *panel = mine + own - PANEL * dim;
         prepare_keys(l, &s);
         make_targets(l, &s, panel);
-        search(l, &s, mine, s.best + me * entries, s.index + me * entries);
+        search(l, &s, mine, me);
         gather(l, &s, threads);
         update_queries(l, &s, panel);
     }
     free(memory);
+    return true;
+}
+
+// Returns whether there was memory.
+bool attend(const struct layer *batch, int threads) {
+    struct layer l = *batch;
+    const size_t tokens = (size_t)l.height * l.width, map = tokens * l.dim, queries = (size_t)l.queries * l.dim;
+    for (int i = 0; i < l.images; i++) {
+        if (!attend_image(&l, threads)) return false;
+        l.query += queries, l.source += map, l.banned += tokens * l.queries;
+        if (l.positions > 1) l.position += map;
+        l.new_query += queries, l.target += queries;
+        l.index += l.heads * l.queries, l.similarity += l.heads * l.queries;
+        if (l.key) l.key += map;
+    }
     return true;
 }

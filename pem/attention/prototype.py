@@ -24,7 +24,7 @@ class PrototypeCrossAttention(nn.Module):
 
     ``forward(query, query_embed, source, position, banned)`` takes query [B, Q, D], query_embed [Q, D], source and
     position [B or 1, D, H, W] and banned bool [B, Q, N] (True: the token lies outside the query's previous mask), and
-    returns the new query [B, Q, D], and what was chosen from what.
+    returns the new query [B, Q, D], and for a trace what was chosen from what.
     It is fastest on a CPU with maps in channels_last.
     """
 
@@ -42,10 +42,16 @@ class PrototypeCrossAttention(nn.Module):
         self.final = nn.Linear(dim, dim)
 
     def forward(
-        self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
-    ) -> tuple[Tensor, Attended]:
+        self,
+        query: Tensor,
+        query_embed: Tensor,
+        source: Tensor,
+        position: Tensor,
+        banned: Tensor,
+        trace: bool = False,
+    ) -> tuple[Tensor, Attended | None]:
         if not self.training and native.can_run(query, source, self.num_heads):
-            return native.attend(self, query, query_embed, source, position, banned)
+            return native.attend(self, query, query_embed, source, position, banned, trace)
         # Unit length over all D channels, before the split into heads: a head's score is a part of the cosine.
         target = l2_normalize(self.query_proj(self.query_norm(query + query_embed)), dim=-1)  # [B, Q, D]
         key = self.key_proj(self.normalize_and_convolve(source + position).flatten(2).transpose(1, 2))  # [B, N, D]
@@ -55,7 +61,7 @@ class PrototypeCrossAttention(nn.Module):
         # Unit length over the Q queries, per channel, as in the reference: the queries are coupled here.
         modulation = l2_normalize(self.proj(prototype * target), dim=1)
         new_query = query + self.final(modulation * self.alpha + prototype)
-        return new_query, Attended(index, similarity, target, key)
+        return new_query, Attended(index, similarity, target, key) if trace else None
 
     def normalize_and_convolve(self, x: Tensor) -> Tensor:
         """``key_conv(key_norm(x))``; out of training in one convolution."""
