@@ -64,7 +64,8 @@ def library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(folder / name))  # its OpenMP is the one that torch has already loaded
     except (OSError, RuntimeError, subprocess.CalledProcessError):
         return None
-    loaded.attend.restype = ctypes.c_bool
+    loaded.workspace.restype = ctypes.c_size_t
+    loaded.attend.argtypes = (ctypes.POINTER(Layer), ctypes.c_int, ctypes.c_void_p)
     return loaded
 
 
@@ -104,7 +105,7 @@ def attend(
     banned: Tensor,
     trace: bool,
 ) -> tuple[Tensor, Attended | None]:
-    """What ``layer`` computes, out of training; ``can_run`` tells whether it may be called. Raises MemoryError."""
+    """What ``layer`` computes, out of training; ``can_run`` tells whether it may be called."""
     norm, conv = layer.key_norm, layer.key_conv
     assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
     parameters: tuple[Tensor, ...] = (
@@ -131,6 +132,8 @@ def attend(
         *(x.data_ptr() for x in pointers),
         None if key is None else key.data_ptr(),
     )
-    if not library().attend(ctypes.byref(call), torch.get_num_threads()):  # type: ignore[union-attr]
-        raise MemoryError("There is too little memory for prototype attention.")
+    compiled, threads = library(), torch.get_num_threads()
+    assert compiled is not None
+    memory = query.new_empty(compiled.workspace(ctypes.byref(call), threads))  # torch's, so that it is counted
+    compiled.attend(ctypes.byref(call), threads, memory.data_ptr())
     return new_query, None if key is None else Attended(index, similarity, target, key)

@@ -1,14 +1,13 @@
 // PrototypeCrossAttention out of training. What it does with the tokens is one pass over them: norm, depthwise
-// convolution, projection, unit length, scores, ban and maximum. A block of tokens goes through all of it while it is in
-// the cache, so that no map is ever written to memory. The queries are few: their layers are here because the threads
-// are. Compiled and called by native.py; float32 throughout.
+// convolution, projection, unit length, scores, ban and maximum. A block of tokens goes through all of it while it is
+// in the cache, so that no map is ever written to memory. The queries are few: their layers are here because the
+// threads are. Compiled and called by native.py; float32 throughout.
 
 #include <math.h>
 #include <omp.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #if defined(__AVX512F__)
@@ -326,50 +325,52 @@ static void *take(float **memory, size_t count) {
     return piece;
 }
 
-static bool attend_image(const struct layer *l, int threads) {
+static size_t own_floats(const struct layer *l, int padded_queries) {
+    return (size_t)(2 * BLOCK + PANEL) * l->dim + (size_t)BLOCK * padded_queries;
+}
+
+// How many floats attend works in.
+size_t workspace(const struct layer *l, int threads) {
+    const int padded = (l->queries + PANEL - 1) / PANEL * PANEL;
+    const size_t dim = l->dim, rows = (padded + GROUP) * dim, found = (2 * l->heads + dim) * padded;
+    return (11 + dim + padded) * dim + padded + 3 * rows + threads * (own_floats(l, padded) + found) + 12 * LINE;
+}
+
+static void attend_image(const struct layer *l, int threads, float *memory) {
     const int padded = (l->queries + PANEL - 1) / PANEL * PANEL, entries = l->heads * padded;
-    const size_t dim = l->dim, rows = (padded + GROUP) * dim;
-    const size_t own = (2 * BLOCK + PANEL) * dim + (size_t)BLOCK * padded; // of each thread
-    const size_t found = 2 * entries + padded * dim;
-    const size_t all = (11 + dim + padded) * dim + padded + 3 * rows + threads * (own + found) + 16 * LINE;
-    const size_t bytes = all / LINE * LINE * sizeof(float);
-    float *memory = aligned_alloc(LINE * sizeof(float), bytes), *left = memory;
-    if (!memory) return false;
+    const size_t dim = l->dim, rows = (padded + GROUP) * dim, own = own_floats(l, padded);
     struct shared s;
     s.padded_queries = padded;
-    s.scale = take(&left, dim), s.shift = take(&left, dim), s.taps = take(&left, 9 * dim);
-    s.weight = take(&left, dim * dim), s.target = take(&left, padded * dim), s.ban = take(&left, padded);
-    s.rows = take(&left, rows), s.projected = take(&left, rows), s.prototype = take(&left, rows);
-    s.best = take(&left, threads * entries), s.index = take(&left, threads * entries);
-    s.chosen = take(&left, threads * padded * dim);
+    s.scale = take(&memory, dim), s.shift = take(&memory, dim), s.taps = take(&memory, 9 * dim);
+    s.weight = take(&memory, dim * dim), s.target = take(&memory, padded * dim), s.ban = take(&memory, padded);
+    s.rows = take(&memory, rows), s.projected = take(&memory, rows), s.prototype = take(&memory, rows);
+    s.best = take(&memory, threads * entries), s.index = take(&memory, threads * entries);
+    s.chosen = take(&memory, threads * padded * dim);
     // The rest is written before it is read, but for what lies beyond the last token or query: that is computed along.
     memset(s.ban, 0, padded * sizeof(float));
     memset(s.index, 0, threads * entries * sizeof(int32_t));
 #pragma omp parallel num_threads(threads)
     {
         const int me = omp_get_thread_num();
-        float *mine = left + me * own, *panel = mine + own - PANEL * dim;
+        float *mine = memory + me * own, *panel = mine + own - PANEL * dim;
         prepare_keys(l, &s);
         make_targets(l, &s, panel);
         search(l, &s, mine, me);
         gather(l, &s, threads);
         update_queries(l, &s, panel);
     }
-    free(memory);
-    return true;
 }
 
-// Returns whether there was memory.
-bool attend(const struct layer *batch, int threads) {
+// memory: workspace(batch, threads) floats, from the beginning of a line of the cache.
+void attend(const struct layer *batch, int threads, float *memory) {
     struct layer l = *batch;
     const size_t tokens = (size_t)l.height * l.width, map = tokens * l.dim, queries = (size_t)l.queries * l.dim;
     for (int i = 0; i < l.images; i++) {
-        if (!attend_image(&l, threads)) return false;
+        attend_image(&l, threads, memory);
         l.query += queries, l.source += map, l.banned += tokens * l.queries;
         if (l.positions > 1) l.position += map;
         l.new_query += queries, l.target += queries;
         l.index += l.heads * l.queries, l.similarity += l.heads * l.queries;
         if (l.key) l.key += map;
     }
-    return true;
 }
