@@ -109,6 +109,14 @@ def test_a_lone_empty_mask_takes_token_0_with_similarity_0() -> None:
 
 
 @needs_compiler
+def test_what_is_no_number_stays_none() -> None:
+    query, query_embed, source, *rest = random_inputs((20, 21))
+    with torch.no_grad():
+        new_query, _ = attention(32, 4)(query, query_embed, torch.full_like(source, torch.nan), *rest)
+    assert new_query.isnan().all()
+
+
+@needs_compiler
 def test_of_equal_tokens_the_first_allowed_one_is_chosen() -> None:
     """Also across blocks, which threads take in turns."""
     layer, (query, query_embed, source, position, _) = attention(32, 4), random_inputs((40, 140), batch=1)

@@ -255,6 +255,7 @@ static void search(const struct layer *l, const struct shared *s, float *own, in
     int32_t *index = s->index + me * entries;
     const float *ban = s->ban;
     for (int e = 0; e < entries; e++) best[e] = -INFINITY;
+    for (int i = 0; i < entries * head_dim; i++) chosen[i] = NAN; // of scores that are no numbers none is the best
 #pragma omp for schedule(monotonic : dynamic) // of equal tokens, each thread has to meet the first one first
     for (int first = 0; first < tokens; first += BLOCK) {
         const int last = first + BLOCK < tokens ? first + BLOCK : tokens, count = last - first;
