@@ -110,10 +110,13 @@ def test_a_lone_empty_mask_takes_token_0_with_similarity_0() -> None:
 
 @needs_compiler
 def test_what_is_no_number_stays_none() -> None:
-    query, query_embed, source, *rest = random_inputs((20, 21))
+    layer = attention(32, 4)
+    query, query_embed, source, *rest = random_inputs((2, 3))
     with torch.no_grad():
-        new_query, _ = attention(32, 4)(query, query_embed, torch.full_like(source, torch.nan), *rest)
-    assert new_query.isnan().all()
+        for _ in range(100):  # one block of tokens: which thread gets it is chance, and the others have found nothing
+            layer(query, query_embed, source, *rest)  # leaves numbers in the memory that the next call works in
+            new_query, _ = layer(query, query_embed, torch.full_like(source, torch.nan), *rest)
+            assert new_query.isnan().all()
 
 
 @needs_compiler
