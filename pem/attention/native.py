@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).with_name("prototype.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
-PANEL, GROUP = 16, 12  # as in prototype.c; no build has larger groups
+PANEL, GROUP = 32, 12  # as in prototype.c; no build has larger ones
 
 
 class Layer(ctypes.Structure):

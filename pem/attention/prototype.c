@@ -17,8 +17,8 @@
 #else
 #define LANES 4
 #endif
-#define PANEL 16 // outputs of a product that are made together, as in native.py
-#define VECTORS (PANEL / LANES)
+#define VECTORS 2
+#define PANEL (VECTORS * LANES) // outputs of a product that are made together
 // Rows of a product that are made together: with the vectors of a panel, as many sums as fit into the registers.
 #define GROUP (LANES == 16 ? 12 : 6)
 #define LINE 16 // floats in a line of the cache
@@ -28,6 +28,7 @@
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t indices __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 
 static inline vector load(const float *from) { return *(const vector *)from; }
 static inline void store(float *to, vector value) { *(vector *)to = value; }
@@ -72,15 +73,15 @@ static void pack(int dim, const float *weight, float *panel) {
         for (int i = 0; i < PANEL; i++) panel[c * PANEL + i] = weight[(size_t)i * dim + c];
 }
 
-// sum += rows [GROUP, length] times panel [length, PANEL].
+// sum += rows [GROUP, length] times panel [length, vectors * LANES].
 static inline __attribute__((always_inline)) void multiply(
-    vector sum[GROUP][VECTORS], const float *rows, int stride, const float *panel, int length) {
+    vector sum[GROUP][VECTORS], const float *rows, int stride, const float *panel, int vectors, int length) {
     for (int c = 0; c < length; c++) {
         vector factor[VECTORS];
-        for (int v = 0; v < VECTORS; v++) factor[v] = load(panel + c * PANEL + v * LANES);
+        for (int v = 0; v < vectors; v++) factor[v] = load(panel + (c * vectors + v) * LANES);
 #pragma GCC unroll 12
         for (int t = 0; t < GROUP; t++)
-            for (int v = 0; v < VECTORS; v++) sum[t][v] += rows[(size_t)t * stride + c] * factor[v];
+            for (int v = 0; v < vectors; v++) sum[t][v] += rows[(size_t)t * stride + c] * factor[v];
     }
 }
 
@@ -90,7 +91,7 @@ static void project(int dim, int count, const float *x, const float *panel, cons
         vector sum[GROUP][VECTORS];
         for (int i = 0; i < GROUP; i++)
             for (int v = 0; v < VECTORS; v++) sum[i][v] = load(bias + v * LANES);
-        multiply(sum, x + (size_t)t * dim, dim, panel, dim);
+        multiply(sum, x + (size_t)t * dim, dim, panel, VECTORS, dim);
         for (int i = 0; i < GROUP; i++)
             for (int v = 0; v < VECTORS; v++) store(y + (size_t)(t + i) * dim + v * LANES, sum[i][v]);
     }
@@ -175,9 +176,10 @@ static void make_targets(const struct layer *l, struct shared *s, float *panel) 
         float *target = s->projected + (size_t)q * dim;
         to_unit_length(dim, target);
         memcpy(l->target + (size_t)q * dim, target, sizeof(float) * dim);
+        const int panel_start = q / PANEL * PANEL, width = panel_start + PANEL <= s->padded_queries ? PANEL : LANES;
         for (int h = 0; h < l->heads; h++) {
-            float *to = s->target + (size_t)(h * s->padded_queries + q / PANEL * PANEL) * head_dim + q % PANEL;
-            for (int c = 0; c < head_dim; c++) to[c * PANEL] = target[h * head_dim + c];
+            float *to = s->target + (size_t)(h * s->padded_queries + panel_start) * head_dim + q % PANEL;
+            for (int c = 0; c < head_dim; c++) to[c * width] = target[h * head_dim + c];
         }
     }
 }
@@ -209,40 +211,58 @@ static void normalize_and_convolve(
     }
 }
 
-// Compares the keys of tokens [first, first + count) with every target. Only a higher score takes the place of another,
-// so that of equal ones the first token stays.
+// Compares the keys of tokens [first, first + count) with a panel of targets of one head. Only a higher score takes the
+// place of another, so that of equal ones the first token stays.
+static inline __attribute__((always_inline)) void compare_panel(
+    int vectors, int first, int count, int dim, int head_dim, const float *key, const float *target, const float *bans,
+    int padded_queries, float *best, int32_t *index) {
+    vector top[VECTORS];
+    indices at[VECTORS];
+    for (int v = 0; v < vectors; v++) {
+        top[v] = load(best + v * LANES);
+        at[v] = *(indices *)(index + v * LANES);
+    }
+    for (int t = 0; t < count; t += GROUP) {
+        vector score[GROUP][VECTORS];
+        for (int i = 0; i < GROUP; i++)
+            for (int v = 0; v < vectors; v++) score[i][v] = load(bans + (size_t)(t + i) * padded_queries + v * LANES);
+        multiply(score, key + (size_t)t * dim, dim, target, vectors, head_dim);
+        for (int i = 0; i < GROUP; i++)
+            for (int v = 0; v < vectors; v++) {
+                const indices higher = score[i][v] > top[v]; // all bits where it is
+                at[v] = (at[v] & ~higher) | ((first + t + i) & higher);
+                top[v] = (vector)(((indices)top[v] & ~higher) | ((indices)score[i][v] & higher));
+            }
+    }
+    for (int v = 0; v < vectors; v++) {
+        store(best + v * LANES, top[v]);
+        *(indices *)(index + v * LANES) = at[v];
+    }
+}
+
 static void compare(
     const struct layer *l, const struct shared *s, int first, int count, const float *key, const float *bans,
     float *best, int32_t *index) {
-    const int head_dim = l->dim / l->heads;
+    const int dim = l->dim, head_dim = dim / l->heads, queries = s->padded_queries;
     for (int h = 0; h < l->heads; h++)
-        for (int q = 0; q < s->padded_queries; q += PANEL) {
-            const size_t entry = (size_t)h * s->padded_queries + q;
-            vector top[VECTORS];
-            indices at[VECTORS];
-            for (int v = 0; v < VECTORS; v++) {
-                top[v] = load(best + entry + v * LANES);
-                at[v] = *(indices *)(index + entry + v * LANES);
-            }
-            for (int t = 0; t < count; t += GROUP) {
-                vector score[GROUP][VECTORS];
-                for (int i = 0; i < GROUP; i++)
-                    for (int v = 0; v < VECTORS; v++)
-                        score[i][v] = load(bans + (size_t)(t + i) * s->padded_queries + q + v * LANES);
-                const float *part = key + (size_t)t * l->dim + h * head_dim;
-                multiply(score, part, l->dim, s->target + entry * head_dim, head_dim);
-                for (int i = 0; i < GROUP && t + i < count; i++)
-                    for (int v = 0; v < VECTORS; v++) {
-                        const indices higher = score[i][v] > top[v]; // all bits where it is
-                        at[v] = (at[v] & ~higher) | ((first + t + i) & higher);
-                        top[v] = (vector)(((indices)top[v] & ~higher) | ((indices)score[i][v] & higher));
-                    }
-            }
-            for (int v = 0; v < VECTORS; v++) {
-                store(best + entry + v * LANES, top[v]);
-                *(indices *)(index + entry + v * LANES) = at[v];
-            }
+        for (int q = 0; q < queries; q += PANEL) {
+            const size_t entry = (size_t)h * queries + q;
+            const float *part = key + h * head_dim, *target = s->target + entry * head_dim;
+            if (q + PANEL <= queries)
+                compare_panel(VECTORS, first, count, dim, head_dim, part, target, bans + q, queries, best + entry, index + entry);
+            else
+                compare_panel(1, first, count, dim, head_dim, part, target, bans + q, queries, best + entry, index + entry);
         }
+}
+
+// What is added to the scores of a token: ban where it is banned.
+static void set_bans_of_token(int queries, const bool *banned, const float *ban, float *row) {
+    int q = 0;
+    for (; q + LANES <= queries; q += LANES) {
+        const indices is_banned = -__builtin_convertvector(*(const bytes *)(banned + q), indices); // all bits or none
+        *(indices *)(row + q) = is_banned & *(const indices *)(ban + q);
+    }
+    for (; q < queries; q++) row[q] = banned[q] * ban[q];
 }
 
 // The pass over the tokens: l->key, and thread me's best tokens of every head and query. own has room for a block of
@@ -253,7 +273,7 @@ static void search(const struct layer *l, const struct shared *s, float *own, in
     float *x = own, *keys = x + BLOCK * dim, *bans = keys + BLOCK * dim;
     float *best = s->best + me * entries, *chosen = s->chosen + (size_t)me * entries * head_dim;
     int32_t *index = s->index + me * entries;
-    const float *ban = s->ban;
+    memset(own, 0, ((size_t)2 * BLOCK * dim + (size_t)BLOCK * s->padded_queries) * sizeof(float));
     for (int e = 0; e < entries; e++) best[e] = -INFINITY;
     for (int i = 0; i < entries * head_dim; i++) chosen[i] = NAN; // of scores that are no numbers none is the best
 #pragma omp for schedule(monotonic : dynamic) // of equal tokens, each thread has to meet the first one first
@@ -269,10 +289,9 @@ static void search(const struct layer *l, const struct shared *s, float *own, in
             project(dim, count, x, s->weight + (size_t)o * dim, l->key_proj_bias + o, key + o);
         for (int t = 0; t < count; t++) {
             to_unit_length(dim, key + (size_t)t * dim);
-            const bool *banned = l->banned + (size_t)(first + t) * l->queries;
-            float *row = bans + (size_t)t * s->padded_queries;
-            for (int q = 0; q < l->queries; q++) row[q] = banned[q] * ban[q];
+            set_bans_of_token(l->queries, l->banned + (size_t)(first + t) * l->queries, s->ban, bans + (size_t)t * s->padded_queries);
         }
+        for (int i = count * s->padded_queries; i < (count + GROUP - 1) / GROUP * GROUP * s->padded_queries; i++) bans[i] = -INFINITY;
         compare(l, s, first, count, key, bans, best, index);
         for (int e = 0; e < entries; e++) {
             if (index[e] < first) continue; // ever fewer find a better one
@@ -332,13 +351,13 @@ static size_t own_floats(const struct layer *l, int padded_queries) {
 
 // How many floats attend works in.
 size_t workspace(const struct layer *l, int threads) {
-    const int padded = (l->queries + PANEL - 1) / PANEL * PANEL;
+    const int padded = (l->queries + LANES - 1) / LANES * LANES;
     const size_t dim = l->dim, rows = (padded + GROUP) * dim, found = (2 * l->heads + dim) * padded;
     return (11 + dim + padded) * dim + padded + 3 * rows + threads * (own_floats(l, padded) + found) + 12 * LINE;
 }
 
 static void attend_image(const struct layer *l, int threads, float *memory) {
-    const int padded = (l->queries + PANEL - 1) / PANEL * PANEL, entries = l->heads * padded;
+    const int padded = (l->queries + LANES - 1) / LANES * LANES, entries = l->heads * padded;
     const size_t dim = l->dim, rows = (padded + GROUP) * dim, own = own_floats(l, padded);
     struct shared s;
     s.padded_queries = padded;
@@ -347,9 +366,12 @@ static void attend_image(const struct layer *l, int threads, float *memory) {
     s.rows = take(&memory, rows), s.projected = take(&memory, rows), s.prototype = take(&memory, rows);
     s.best = take(&memory, threads * entries), s.index = take(&memory, threads * entries);
     s.chosen = take(&memory, threads * padded * dim);
-    // The rest is written before it is read, but for what lies beyond the last token or query: that is computed along.
+    // The rest is written before it is read, but for what lies beyond the last token or query. That is computed along,
+    // and must be zeros: what happens to lie there may be numbers so small that a processor takes six times as long.
     memset(s.ban, 0, padded * sizeof(float));
     memset(s.index, 0, threads * entries * sizeof(int32_t));
+    memset(s.target, 0, padded * dim * sizeof(float));
+    memset(s.rows + l->queries * dim, 0, (rows - l->queries * dim) * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
         const int me = omp_get_thread_num();
