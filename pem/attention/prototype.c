@@ -211,22 +211,25 @@ static void normalize_and_convolve(
     }
 }
 
-// Compares the keys of tokens [first, first + count) with a panel of targets of one head. Only a higher score takes the
-// place of another, so that of equal ones the first token stays.
+// Compares the keys of tokens [first, first + count) with the targets of head h and of as many queries from q as lie in
+// vectors. Only a higher score takes the place of another, so that of equal ones the first token stays.
 static inline __attribute__((always_inline)) void compare_panel(
-    int vectors, int first, int count, int dim, int head_dim, const float *key, const float *target, const float *bans,
-    int padded_queries, float *best, int32_t *index) {
+    const struct layer *l, const struct shared *s, int first, int count, const float *key, const float *bans,
+    float *best, int32_t *index, int h, int q, int vectors) {
+    const int dim = l->dim, head_dim = dim / l->heads;
+    const size_t entry = (size_t)h * s->padded_queries + q;
     vector top[VECTORS];
     indices at[VECTORS];
     for (int v = 0; v < vectors; v++) {
-        top[v] = load(best + v * LANES);
-        at[v] = *(indices *)(index + v * LANES);
+        top[v] = load(best + entry + v * LANES);
+        at[v] = *(indices *)(index + entry + v * LANES);
     }
     for (int t = 0; t < count; t += GROUP) {
         vector score[GROUP][VECTORS];
         for (int i = 0; i < GROUP; i++)
-            for (int v = 0; v < vectors; v++) score[i][v] = load(bans + (size_t)(t + i) * padded_queries + v * LANES);
-        multiply(score, key + (size_t)t * dim, dim, target, vectors, head_dim);
+            for (int v = 0; v < vectors; v++)
+                score[i][v] = load(bans + (size_t)(t + i) * s->padded_queries + q + v * LANES);
+        multiply(score, key + (size_t)t * dim + h * head_dim, dim, s->target + entry * head_dim, vectors, head_dim);
         for (int i = 0; i < GROUP; i++)
             for (int v = 0; v < vectors; v++) {
                 const indices higher = score[i][v] > top[v]; // all bits where it is
@@ -235,28 +238,24 @@ static inline __attribute__((always_inline)) void compare_panel(
             }
     }
     for (int v = 0; v < vectors; v++) {
-        store(best + v * LANES, top[v]);
-        *(indices *)(index + v * LANES) = at[v];
+        store(best + entry + v * LANES, top[v]);
+        *(indices *)(index + entry + v * LANES) = at[v];
     }
 }
 
 static void compare(
     const struct layer *l, const struct shared *s, int first, int count, const float *key, const float *bans,
     float *best, int32_t *index) {
-    const int dim = l->dim, head_dim = dim / l->heads, queries = s->padded_queries;
     for (int h = 0; h < l->heads; h++)
-        for (int q = 0; q < queries; q += PANEL) {
-            const size_t entry = (size_t)h * queries + q;
-            const float *part = key + h * head_dim, *target = s->target + entry * head_dim;
-            if (q + PANEL <= queries)
-                compare_panel(VECTORS, first, count, dim, head_dim, part, target, bans + q, queries, best + entry, index + entry);
-            else
-                compare_panel(1, first, count, dim, head_dim, part, target, bans + q, queries, best + entry, index + entry);
-        }
+        for (int q = 0; q < s->padded_queries; q += PANEL)
+            if (q + PANEL <= s->padded_queries)
+                compare_panel(l, s, first, count, key, bans, best, index, h, q, VECTORS);
+            else // half a panel
+                compare_panel(l, s, first, count, key, bans, best, index, h, q, 1);
 }
 
-// What is added to the scores of a token: ban where it is banned.
-static void set_bans_of_token(int queries, const bool *banned, const float *ban, float *row) {
+// What is added to the scores of a token: the ban of the queries for which it is banned.
+static void ban_queries(int queries, const bool *banned, const float *ban, float *row) {
     int q = 0;
     for (; q + LANES <= queries; q += LANES) {
         const indices is_banned = -__builtin_convertvector(*(const bytes *)(banned + q), indices); // all bits or none
@@ -273,7 +272,7 @@ static void search(const struct layer *l, const struct shared *s, float *own, in
     float *x = own, *keys = x + BLOCK * dim, *bans = keys + BLOCK * dim;
     float *best = s->best + me * entries, *chosen = s->chosen + (size_t)me * entries * head_dim;
     int32_t *index = s->index + me * entries;
-    memset(own, 0, ((size_t)2 * BLOCK * dim + (size_t)BLOCK * s->padded_queries) * sizeof(float));
+    memset(own, 0, ((size_t)2 * BLOCK * dim + (size_t)BLOCK * s->padded_queries) * sizeof(float)); // as in attend_image
     for (int e = 0; e < entries; e++) best[e] = -INFINITY;
     for (int i = 0; i < entries * head_dim; i++) chosen[i] = NAN; // of scores that are no numbers none is the best
 #pragma omp for schedule(monotonic : dynamic) // of equal tokens, each thread has to meet the first one first
@@ -289,9 +288,11 @@ static void search(const struct layer *l, const struct shared *s, float *own, in
             project(dim, count, x, s->weight + (size_t)o * dim, l->key_proj_bias + o, key + o);
         for (int t = 0; t < count; t++) {
             to_unit_length(dim, key + (size_t)t * dim);
-            set_bans_of_token(l->queries, l->banned + (size_t)(first + t) * l->queries, s->ban, bans + (size_t)t * s->padded_queries);
+            const bool *banned = l->banned + (size_t)(first + t) * l->queries;
+            ban_queries(l->queries, banned, s->ban, bans + (size_t)t * s->padded_queries);
         }
-        for (int i = count * s->padded_queries; i < (count + GROUP - 1) / GROUP * GROUP * s->padded_queries; i++) bans[i] = -INFINITY;
+        if (count < BLOCK) // rows that fill up the last group belong to no token, and none of them is the best
+            for (int i = count * s->padded_queries; i < BLOCK * s->padded_queries; i++) bans[i] = -INFINITY;
         compare(l, s, first, count, key, bans, best, index);
         for (int e = 0; e < entries; e++) {
             if (index[e] < first) continue; // ever fewer find a better one
@@ -366,8 +367,8 @@ static void attend_image(const struct layer *l, int threads, float *memory) {
     s.rows = take(&memory, rows), s.projected = take(&memory, rows), s.prototype = take(&memory, rows);
     s.best = take(&memory, threads * entries), s.index = take(&memory, threads * entries);
     s.chosen = take(&memory, threads * padded * dim);
-    // The rest is written before it is read, but for what lies beyond the last token or query. That is computed along,
-    // and must be zeros: what happens to lie there may be numbers so small that a processor takes six times as long.
+    // The rest is written before it is read, but for what lies beyond the last token or query. That is computed along
+    // and has to be zeros: subnormal numbers, which may happen to lie there, made an Intel CPU take six times as long.
     memset(s.ban, 0, padded * sizeof(float));
     memset(s.index, 0, threads * entries * sizeof(int32_t));
     memset(s.target, 0, padded * dim * sizeof(float));
