@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 from functools import cache
@@ -26,21 +27,7 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 PANEL, GROUP = 32, 12  # as in prototype.c; no build has larger ones
 
 
-class Layer(ctypes.Structure):
-    """``struct layer`` of prototype.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_int) for name in ("images", "positions", "height", "width", "dim", "heads", "queries")),
-        ("release", ctypes.c_bool),
-        *((name, ctypes.c_float) for name in ("query_norm_eps", "key_norm_eps")),
-        *((name, ctypes.c_void_p) for name in ("query_norm_weight", "query_norm_bias")),
-        *((name, ctypes.c_void_p) for name in ("query_proj_weight", "query_proj_bias")),
-        *((name, ctypes.c_void_p) for name in ("key_norm_weight", "key_norm_bias", "key_norm_mean", "key_norm_var")),
-        *((name, ctypes.c_void_p) for name in ("key_conv_weight", "key_conv_bias", "key_proj_weight", "key_proj_bias")),
-        *((name, ctypes.c_void_p) for name in ("proj_weight", "proj_bias", "alpha", "final_weight", "final_bias")),
-        *((name, ctypes.c_void_p) for name in ("query", "query_embed", "source", "position", "banned")),
-        *((name, ctypes.c_void_p) for name in ("new_query", "target", "index", "similarity", "key")),
-    ]
+LAYER = struct.Struct("7i ? 2f 27P")  # struct layer of prototype.c
 
 
 @cache
@@ -64,8 +51,8 @@ def library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(folder / name))  # its OpenMP is the one that torch has already loaded
     except (OSError, RuntimeError, subprocess.CalledProcessError):
         return None
-    loaded.workspace.restype = ctypes.c_size_t
-    loaded.attend.argtypes = (ctypes.POINTER(Layer), ctypes.c_int, ctypes.c_void_p)
+    loaded.workspace.argtypes, loaded.workspace.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_size_t
+    loaded.attend.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p)
     return loaded
 
 
@@ -108,32 +95,35 @@ def attend(
     """What ``layer`` computes, out of training; ``can_run`` tells whether it may be called."""
     norm, conv = layer.key_norm, layer.key_conv
     assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
-    parameters: tuple[Tensor, ...] = (
+    (batch, queries, dim), (height, width) = query.shape, source.shape[2:]
+    inputs = [
         *(layer.query_norm.weight, layer.query_norm.bias, layer.query_proj.weight, layer.query_proj.bias),
         *(norm.weight, norm.bias, norm.running_mean, norm.running_var),
         *(conv.weight, conv.bias, layer.key_proj.weight, layer.key_proj.bias),
         *(layer.proj.weight, layer.proj.bias, layer.alpha, layer.final.weight, layer.final.bias),
-    )
-    parameters = tuple(x.contiguous() for x in parameters)
-    (batch, queries, dim), (height, width) = query.shape, source.shape[2:]
-    query, query_embed, banned = query.contiguous(), query_embed.contiguous(), banned.transpose(1, 2).contiguous()
-    source, position = (x.permute(0, 2, 3, 1).contiguous() for x in (source, position))
-
-    new_query, target = torch.empty_like(query), torch.empty_like(query)
-    # Keys are only for a trace. Tokens are computed in groups, and the last one goes beyond the last image.
-    tokens = batch * height * width
-    key = query.new_empty(tokens + GROUP, dim)[:tokens].view(batch, -1, dim) if trace else None
-    similarity = query.new_empty(batch, layer.num_heads, queries)
-    index = torch.empty_like(similarity, dtype=torch.int64)
-    pointers = (*parameters, query, query_embed, source, position, banned, new_query, target, index, similarity)
-    call = Layer(
+        *(query, query_embed, source.permute(0, 2, 3, 1), position.permute(0, 2, 3, 1), banned.transpose(1, 2)),
+    ]
+    inputs = [x.contiguous() for x in inputs]
+    new_query = torch.empty_like(query, memory_format=torch.contiguous_format)
+    attended = None
+    outputs = [new_query.data_ptr()] * 2 + [0] * 3  # without a trace targets lie where the new queries come in the end
+    if trace:
+        # Tokens are computed in groups, and the last one goes beyond the last image.
+        tokens = batch * height * width
+        key = query.new_empty(tokens + GROUP, dim)[:tokens].view(batch, -1, dim)
+        similarity = query.new_empty(batch, layer.num_heads, queries)
+        attended = Attended(
+            torch.empty_like(similarity, dtype=torch.int64), similarity, torch.empty_like(new_query), key
+        )
+        outputs[1:] = (x.data_ptr() for x in (attended.target, attended.prototype_index, similarity, key))
+    call = LAYER.pack(
         *(batch, len(position), height, width, dim, layer.num_heads, queries),
         *(layer.empty_mask == "release", layer.query_norm.eps, norm.eps),
-        *(x.data_ptr() for x in pointers),
-        None if key is None else key.data_ptr(),
+        *[x.data_ptr() for x in inputs],
+        *outputs,
     )
     compiled, threads = library(), torch.get_num_threads()
     assert compiled is not None
-    memory = query.new_empty(compiled.workspace(ctypes.byref(call), threads))  # torch's, so that it is counted
-    compiled.attend(ctypes.byref(call), threads, memory.data_ptr())
-    return new_query, None if key is None else Attended(index, similarity, target, key)
+    memory = query.new_empty(compiled.workspace(call, threads))  # torch's, so that it is counted
+    compiled.attend(call, threads, memory.data_ptr())
+    return new_query, attended

@@ -46,10 +46,10 @@ struct layer {
     const float *query, *query_embed; // [queries, dim]
     const float *source, *position;   // [height * width, dim]
     const bool *banned;               // [height * width, queries]
-    float *new_query, *target;        // [queries, dim]
-    int64_t *index;                   // [heads, queries]
+    float *new_query, *target;        // [queries, dim]; they may be the same, for whom the targets do not matter
+    int64_t *index;                   // [heads, queries]; this and what follows is NULL when nobody wants it
     float *similarity;                // [heads, queries]
-    float *key;                       // [height * width, dim], and room for a group; NULL: nobody wants them
+    float *key;                       // [height * width, dim], and room for a group
 };
 
 // What the threads share. Queries are padded to whole panels, and rows to whole groups.
@@ -312,8 +312,10 @@ static void gather(const struct layer *l, struct shared *s, int threads) {
             int e = first;
             for (int i = first + entries; i < threads * entries; i += entries)
                 if (s->best[i] > s->best[e] || (s->best[i] == s->best[e] && s->index[i] < s->index[e])) e = i;
-            l->index[h * l->queries + q] = s->index[e];
-            l->similarity[h * l->queries + q] = s->best[e] <= BAN / 2 ? 0 : s->best[e]; // 0: all are banned
+            if (l->index) {
+                l->index[h * l->queries + q] = s->index[e];
+                l->similarity[h * l->queries + q] = s->best[e] <= BAN / 2 ? 0 : s->best[e]; // 0: all are banned
+            }
             const float *chosen = s->chosen + (size_t)e * head_dim;
             memcpy(s->prototype + (size_t)q * l->dim + h * head_dim, chosen, sizeof(float) * head_dim);
         }
@@ -394,7 +396,6 @@ void attend(const struct layer *batch, int threads, float *memory) {
         l.query += queries, l.source += map, l.banned += tokens * l.queries;
         if (l.positions > 1) l.position += map;
         l.new_query += queries, l.target += queries;
-        l.index += l.heads * l.queries, l.similarity += l.heads * l.queries;
-        if (l.key) l.key += map;
+        if (l.index) l.index += l.heads * l.queries, l.similarity += l.heads * l.queries, l.key += map;
     }
 }
