@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pem.attention import native
+from pem.attention import gpu, native
 from pem.layers import bans_every_token, l2_normalize, norm_as_affine, split_heads, without_autocast
 from pem.outputs import Attended
 
@@ -54,10 +54,15 @@ class PrototypeCrossAttention(nn.Module):
             return native.attend(self, query, query_embed, source, position, banned, trace)
         # Unit length over all D channels, before the split into heads: a head's score is a part of the cosine.
         target = l2_normalize(self.query_proj(self.query_norm(query + query_embed)), dim=-1)  # [B, Q, D]
-        key = self.key_proj(self.normalize_and_convolve(source + position).flatten(2).transpose(1, 2))  # [B, N, D]
-        key = l2_normalize(key, dim=-1, in_place=not key.requires_grad)
-        index, similarity = self.select(key, target, banned)
-        prototype = self.gather(key, index)  # [B, Q, D]
+        if not self.training and gpu.can_run(query, source, self.num_heads):
+            key = self.key_proj(gpu.kernels.convolve(self.key_norm, self.key_conv, source, position))  # [B, N, D]
+            prototype, index, similarity = gpu.kernels.choose(key, target, banned, self.bans(banned), self.num_heads)
+            key = l2_normalize(key, dim=-1) if trace else key
+        else:
+            key = self.key_proj(self.normalize_and_convolve(source + position).flatten(2).transpose(1, 2))
+            key = l2_normalize(key, dim=-1, in_place=not key.requires_grad)
+            index, similarity = self.select(key, target, banned)
+            prototype = self.gather(key, index)  # [B, Q, D]
         # Unit length over the Q queries, per channel, as in the reference: the queries are coupled here.
         modulation = l2_normalize(self.proj(prototype * target), dim=1)
         new_query = query + self.final(modulation * self.alpha + prototype)
@@ -88,17 +93,21 @@ class PrototypeCrossAttention(nn.Module):
 
         No gradient flows through the choice, only through the token that was chosen.
         """
-        empty = bans_every_token(banned)  # [B, Q]
-        if self.empty_mask == "reference":
-            # Only an image whose queries are all empty is released; a lone empty query takes token 0 below.
-            empty = empty.all(dim=1, keepdim=True).expand_as(empty)
-        ban = torch.where(empty, 0, BAN).to(key.dtype)
+        ban = self.bans(banned).to(key.dtype)
         keys = split_heads(key, self.num_heads)
         targets = split_heads(target, self.num_heads).transpose(2, 3)
         with without_autocast(key.device):
             index, similarity = zip(*map(best_tokens, keys, targets, banned.transpose(1, 2).contiguous(), ban))
         best = torch.stack(similarity)
         return torch.stack(index), best.masked_fill(best <= BAN / 2, 0)
+
+    def bans(self, banned: Tensor) -> Tensor:
+        """What is added to the score of a query's banned tokens, float32 [B, Q]; nothing for one that sees them all."""
+        empty = bans_every_token(banned)
+        if self.empty_mask == "reference":
+            # Only an image whose queries are all empty is released; a lone empty query takes token 0.
+            empty = empty.all(dim=1, keepdim=True).expand_as(empty)
+        return BAN * ~empty  # a where() of two numbers would copy them to a GPU, and wait
 
     def gather(self, key: Tensor, index: Tensor) -> Tensor:
         """The chosen token of every head, concatenated: key [B, N, D] at index [B, h, Q] -> [B, Q, D]."""
@@ -114,7 +123,7 @@ def best_tokens(key: Tensor, target: Tensor, banned: Tensor, ban: Tensor) -> tup
     whole on a CPU: at 64x128 tokens they would take 26 MB, and be written and read from memory several times.
     """
     num_tokens = key.shape[1]
-    if key.device.type != "cpu":
+    if key.device.type != "cpu" or torch.compiler.is_compiling():
         scores, index = torch.baddbmm(banned * ban, key, target).max(dim=1)
         return index, scores
     blocks = []

@@ -1,0 +1,154 @@
+"""The kernels for a GPU beside PyTorch's operators. Not collected by itself: test_kernels.py runs it in Triton's
+interpreter, where the kernels go through NumPy on the CPU, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_model import small_model
+
+from analysis.plain import plain_prototype_attention
+from pem.attention import PrototypeCrossAttention, gpu, kernels, prototype
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def use_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interpreter, also for tensors on a CPU."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(
+            gpu, "can_run", lambda query, source, heads: not torch.is_grad_enabled() and gpu.run_on(source.device)
+        )
+        monkeypatch.setattr(prototype.native, "can_run", lambda *args: False)
+
+
+def attention(dim: int, num_heads: int, empty_mask: str = "reference") -> PrototypeCrossAttention:
+    torch.manual_seed(0)
+    layer = PrototypeCrossAttention(dim, num_heads, empty_mask).eval()  # type: ignore[arg-type]
+    norm = layer.key_norm
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean):
+        torch.nn.init.normal_(tensor)
+    torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    return layer.to(DEVICE)
+
+
+def random_inputs(size: tuple[int, int], dim: int = 64, queries: int = 7, batch: int = 2) -> tuple[torch.Tensor, ...]:
+    """query, query_embed, source, position, banned: about half of the tokens, never all of a query's."""
+    rng = torch.Generator().manual_seed(size[0] * 1000 + size[1])
+    query = torch.randn(batch, queries, dim, generator=rng)
+    query_embed = torch.randn(queries, dim, generator=rng)
+    source = torch.randn(batch, dim, *size, generator=rng)
+    position = torch.randn(1, dim, *size, generator=rng)
+    banned = torch.rand(batch, queries, size[0] * size[1], generator=rng) < 0.5
+    banned[..., -1] = False
+    return tuple(x.to(DEVICE) for x in (query, query_embed, source, position, banned))
+
+
+def assert_equals_plain(layer: PrototypeCrossAttention, inputs: tuple[torch.Tensor, ...]) -> None:
+    with torch.no_grad():
+        assert gpu.can_run(inputs[0], inputs[2], layer.num_heads)
+        new_query, attended = layer(*inputs, trace=True)
+        untraced, nothing = layer(*inputs)
+    assert torch.equal(untraced, new_query) and nothing is None
+    slow_query, slow = layer(*inputs, trace=True)  # with gradients, by PyTorch's operators
+    assert slow_query.requires_grad and not new_query.requires_grad
+    assert torch.equal(attended.prototype_index, slow.prototype_index)
+    for ours, expected in zip((new_query, *attended[1:]), (slow_query, *slow[1:])):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5, check_stride=False)
+    plain_query, plain_index = plain_prototype_attention(layer, *inputs)
+    assert torch.equal(attended.prototype_index, plain_index)
+    torch.testing.assert_close(new_query, plain_query, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "queries"),
+    [((1, 1), 7), ((3, 1), 7), ((1, 33), 130), ((4, 16), 128), ((2, 70), 9), ((7, 3), 1)],
+    ids=lambda value: str(value),
+)
+def test_they_equal_the_plain_path_at_any_size(size: tuple[int, int], queries: int) -> None:
+    """Borders, parts of blocks of tokens and queries, several of each."""
+    assert_equals_plain(attention(64, 4), random_inputs(size, queries=queries))
+
+
+def test_they_do_with_the_paper_s_dimensions() -> None:
+    assert_equals_plain(attention(256, 8), random_inputs((2, 33), dim=256, queries=100, batch=1))
+
+
+def test_they_do_in_any_layout() -> None:
+    query, query_embed, source, position, banned = random_inputs((3, 17))
+    layer, tokens_first = attention(64, 4), banned.transpose(1, 2).contiguous().transpose(1, 2)
+    source = source.to(memory_format=torch.channels_last)
+    assert_equals_plain(layer, (query, query_embed, source, position.expand_as(source), tokens_first))
+    positions = torch.cat((position, position.flip(2)))  # another one for each image
+    assert_equals_plain(layer, (query, query_embed, source, positions, banned))
+
+
+@pytest.mark.parametrize("rule", ["reference", "release"])
+def test_empty_masks_follow_the_rule(rule: str) -> None:
+    query, query_embed, source, position, banned = random_inputs((2, 18), batch=3)
+    banned[0, 2] = True  # one query of the first image
+    banned[1] = True  # all queries of the second
+    assert_equals_plain(attention(64, 4, rule), (query, query_embed, source, position, banned))
+
+
+def test_of_equal_tokens_the_first_allowed_one_is_chosen() -> None:
+    """Also across blocks."""
+    layer, (query, query_embed, source, position, _) = attention(64, 4), random_inputs((5, 40), batch=1)
+    torch.nn.init.zeros_(layer.key_conv.weight)  # every token has the same key
+    first = torch.tensor([0, 1, 63, 64, 65, 190, 199], device=DEVICE)
+    banned = (torch.arange(200, device=DEVICE) < first[:, None])[None]
+    with torch.no_grad():
+        _, attended = layer(query, query_embed, source, torch.zeros_like(position), banned, trace=True)
+    assert torch.equal(attended.prototype_index, first.expand(1, 4, 7))
+
+
+def test_what_is_no_number_stays_none_and_reads_nothing_beyond() -> None:
+    query, query_embed, source, *rest = random_inputs((2, 33))
+    with torch.no_grad():
+        new_query, attended = attention(64, 4)(query, query_embed, torch.full_like(source, torch.nan), *rest, True)
+    assert new_query.isnan().all()
+    assert (attended.prototype_index >= 0).all() and (attended.prototype_index < 66).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_chooses_among_the_same_keys(dtype: torch.dtype) -> None:
+    """Tokens in half precision, as autocast makes them, are convolved and compared as float32."""
+    layer, (query, _, source, position, banned) = attention(64, 4), random_inputs((4, 18))
+    source, position = source.to(dtype), position.to(dtype)
+    with torch.no_grad():
+        convolved = kernels.convolve(layer.key_norm, layer.key_conv, source, position)
+        expected = layer.normalize_and_convolve(source.float() + position.float()).flatten(2).transpose(1, 2)
+        assert convolved.dtype == dtype
+        torch.testing.assert_close(convolved, expected.to(dtype), rtol=1e-2, atol=1e-2)
+        prototypes, index, similarity = kernels.choose(convolved, query, banned, layer.bans(banned), 4)
+        key = torch.nn.functional.normalize(convolved.float(), dim=-1)
+        expected_index, expected_similarity = layer.select(key, query, banned)
+        assert torch.equal(index, expected_index)
+        torch.testing.assert_close(similarity, expected_similarity, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(prototypes, layer.gather(key, index), rtol=1e-4, atol=1e-5)
+
+
+def test_the_network_is_the_same_with_them() -> None:
+    model = small_model(hidden_dim=64, num_heads=4).to(DEVICE)
+    pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    with torch.no_grad():
+        ours = model(pixels, trace=True)
+    plain = model(pixels, trace=True)
+    for layer, expected in zip(ours.trace, plain.trace, strict=True):
+        assert torch.equal(layer.prototype_index, expected.prototype_index)
+    torch.testing.assert_close(ours.pred_masks, plain.pred_masks, rtol=1e-4, atol=1e-4)
+
+
+def test_torch_compile_takes_them_as_operators() -> None:
+    layer, inputs = attention(64, 4), random_inputs((3, 17))
+    backend = "aot_eager" if DEVICE == "cpu" else "inductor"
+    with torch.no_grad():
+        new_query, attended = torch.compile(layer, fullgraph=True, dynamic=False, backend=backend)(*inputs, trace=True)
+        expected_query, expected = layer(*inputs, trace=True)
+    torch.testing.assert_close(new_query, expected_query, rtol=1e-4, atol=1e-5)
+    assert torch.equal(attended.prototype_index, expected.prototype_index)
+
+
+def test_their_own_check_passes() -> None:
+    gpu.check(torch.device(DEVICE))
