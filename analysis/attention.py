@@ -15,6 +15,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from analysis.arguments import json_file, natural, parse_device, parse_grid
 from analysis.closed_forms import masked_attention_macs, prototype_attention_macs
 from analysis.latency import (
+    COMPILED,
     PRECISIONS,
     Workload,
     at_precision,
@@ -122,12 +123,13 @@ def attention_workloads(
     num_heads: int = NUM_HEADS,
     precision: str = "float32",
     backward: bool = False,
+    compiled: bool = False,
 ) -> dict[str, Workload]:
     """One layer by each method, on the same tensors, as workloads of one part.
 
-    ``backward`` adds the gradients of queries, source and weights, with the layer in training mode. Outputs are checked
-    here: raises AssertionError when "sdpa" and "softmax" differ by more than rounding, or when a prototype is a banned
-    token.
+    ``backward`` adds the gradients of queries, source and weights, with the layer in training mode. ``compiled`` has
+    torch.compile make each layer, at its first run. Outputs are checked here, as they are not compiled: raises
+    AssertionError when "sdpa" and "softmax" differ by more than rounding, or when a prototype is a banned token.
     """
     inputs = random_inputs(tokens, num_queries, device, precision)
     prototype = PrototypeCrossAttention(DIM, num_heads, empty_mask="reference").eval().to(device)
@@ -138,6 +140,8 @@ def attention_workloads(
         "softmax": (masked, partial(softmax_attention, masked)),
         "flex": (masked, flex_attention_layer(masked)),
     }
+    if compiled:
+        layers = {name: (module, torch.compile(layer, **COMPILED)) for name, (module, layer) in layers.items()}
 
     with torch.inference_mode(), at_precision(precision, device):
         rounding = 1e-3 if precision == "float32" else 5e-2
@@ -203,16 +207,18 @@ def compare_attention(
     backward: bool = False,
     methods: Sequence[str] = METHODS,
     roofline: Roofline | None = None,
+    compiled: bool = False,
 ) -> list[AttentionRow]:
     """One layer of each kind, for one image, over a level of ``tokens`` (height, width), half of them banned.
 
     The methods take turns; ``warmup`` is the most that may precede the ``repeats`` rounds that count. ``roofline`` is
     measured unless given. "flex" is compiled first, which takes seconds; its row says so where it does not run.
+    ``compiled``: each layer as a whole by torch.compile, which on a GPU replays it as a CUDA graph.
     Raises AssertionError when the methods do not compute what they should, see ``attention_workloads``.
     """
     target = torch.device(device)
     roofline = roofline or measure_roofline(target, precision)
-    workloads = attention_workloads(tokens, num_queries, target, methods, NUM_HEADS, precision, backward)
+    workloads = attention_workloads(tokens, num_queries, target, methods, NUM_HEADS, precision, backward, compiled)
     note = ""
     if "flex" in workloads and target.type == "cpu" and torch.get_num_threads() > 1:
         # Found with torch 2.11, 20 queries and 16x32 tokens: right with one thread, a crash of the process with two.
@@ -269,6 +275,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--repeats", type=natural, default=10)
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--compiled", action="store_true", help="forward only, replayed as CUDA graphs on a GPU")
     parser.add_argument("--device", type=parse_device, default="auto")
     parser.add_argument("--out", type=json_file, help="JSON to write, with CSV and Markdown beside it")
     args = parser.parse_args()
@@ -280,7 +287,7 @@ def main() -> None:
     print(f"{'direction':16} {'tokens':>8} {'queries':>7} {'method':10} ", end="")
     print(f"{'median ms':>10} {'p10':>8} {'p90':>8} {'GMACs':>7} {'peak MiB':>9} {'achieved':>9}")
     rows = []
-    for backward in (False, True):
+    for backward in (False,) if args.compiled else (False, True):
         for tokens in args.tokens:
             for num_queries in args.queries:
                 found = compare_attention(
@@ -292,6 +299,7 @@ def main() -> None:
                     backward=backward,
                     methods=args.methods,
                     roofline=roofline,
+                    compiled=args.compiled,
                 )
                 about = {
                     "direction": "forward+backward" if backward else "forward",
@@ -306,8 +314,9 @@ def main() -> None:
                         continue
                     print(f"{row.median_ms:10.3f} {row.p10_ms:8.3f} {row.p90_ms:8.3f} {row.gmacs:7.3f} ", end="")
                     print(f"{row.peak_mib:9.1f} {row.achieved:9.1%}", flush=True)
+    name = "attention-compiled" if args.compiled else "attention"
     result = {"conditions": measured_on, "repeats": args.repeats, "roofline": roofline, "rows": rows}
-    save_tables(result, args.out or result_path("attention", measured_on))
+    save_tables(result, args.out or result_path(name, measured_on))
 
 
 if __name__ == "__main__":

@@ -106,6 +106,19 @@ def test_rows_of_a_comparison(precision: str, backward: bool) -> None:
     assert softmax.peak_mib is not None and softmax.peak_mib > 8 * 20 * 512 * 2 / 2**20
 
 
+def test_compiled_layers_are_compared_as_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    monkeypatch.setattr(analysis.attention, "COMPILED", {"backend": backend, "dynamic": False, "fullgraph": True})
+    rows = analysis.compare_attention((H, W), Q, repeats=2, warmup=1, methods=WITHOUT_COMPILER, compiled=True)
+    assert [row.method for row in rows if row.median_ms] == WITHOUT_COMPILER
+    assert len(compiled) == len(WITHOUT_COMPILER)
+
+
 def test_achieved_is_a_share_of_the_roofline() -> None:
     ceilings = Roofline(matrix_gmacs_per_s=1.0, copy_gb_per_s=1e9)
     rows = analysis.compare_attention((2, 2), 3, repeats=1, warmup=0, methods=["sdpa"], roofline=ceilings)

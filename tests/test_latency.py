@@ -49,6 +49,19 @@ def test_a_result_has_every_stage() -> None:
     assert result.rows[-1].peak_mib > 2 * 12 * 16 * 24 * 4 / 2**20
 
 
+def test_compiled_stages_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "COMPILED", {"backend": "aot_eager", "dynamic": False})
+    model, pixels = small_model(), torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model(pixels)
+        latency.compile_stages(model)
+        for _ in range(2):  # the features are handed on in a dict that the next stage empties
+            compiled = latency.forward_in_stages(model, pixels, lambda: None)
+    torch.testing.assert_close(compiled.pred_logits, expected.pred_logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(compiled.pred_masks, expected.pred_masks, rtol=1e-4, atol=1e-5)
+    assert model.backbone._compiled_call_impl is not None
+
+
 def test_training_mode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.eval\(\)"):
         analysis.measure_latency(small_model().train(), size=(64, 64))
