@@ -6,11 +6,11 @@ import warnings
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from pem.layers import without_autocast
+from pem.layers import split_heads, without_autocast
 
 try:
     from pem.attention import kernels
@@ -56,25 +56,29 @@ def tried(device: torch.device) -> bool:
 def check(device: torch.device) -> None:
     """Compares the kernels with PyTorch's operators on a small problem. Raises AssertionError where they differ."""
     batch, dim, heads, height, width, queries = 2, 64, 4, 5, 27, 9
+    rng = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(device)
+        return torch.randn(shape, generator=rng).to(device)
 
     with without_autocast(device):
-        norm = torch.nn.BatchNorm2d(dim).to(device).eval()
-        conv = torch.nn.Conv2d(dim, dim, 3, padding=1, groups=dim).to(device)
-        norm.weight.copy_(random(dim)), norm.running_mean.copy_(random(dim))  # type: ignore[union-attr]
+        norm = nn.BatchNorm2d(dim, device=device).eval()
+        conv = nn.utils.skip_init(nn.Conv2d, dim, dim, 3, padding=1, groups=dim, device=device)
+        for parameter in (norm.weight, norm.bias, conv.weight, conv.bias):
+            parameter.copy_(random(*parameter.shape))
+        norm.running_mean, norm.running_var = random(dim), random(dim).square() + 0.5
         source, position = random(batch, dim, height, width), random(1, dim, height, width)
         tokens = conv(norm(source + position)).flatten(2).transpose(1, 2)
+        # On a GPU the convolution may be in TF32.
         torch.testing.assert_close(kernels.convolve(norm, conv, source, position), tokens, rtol=1e-2, atol=1e-2)
 
         target, banned = random(batch, queries, dim), random(batch, queries, height * width) < 0
-        prototype, _, similarity = kernels.choose(
-            tokens, target, banned, torch.full((batch, queries), -1e38, device=device), heads
-        )
-        key, wanted = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (F.normalize(tokens, dim=2), target))
-        scores = (wanted.double() @ key.double().transpose(2, 3)).masked_fill(banned[:, None], -torch.inf)
-        best, index = scores.max(dim=3)  # [B, h, Q]
+        ban = torch.full((batch, queries), -1e38, device=device)
+        prototype, index, similarity = kernels.choose(tokens, target, banned, ban, heads)
+        key, wanted = (split_heads(x, heads).double() for x in (F.normalize(tokens, dim=2), target))
+        scores = (wanted @ key.transpose(2, 3)).masked_fill(banned[:, None], -torch.inf)
+        best, expected_index = scores.max(dim=3)  # [B, h, Q]
         torch.testing.assert_close(similarity, best.float(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(index, expected_index)
         expected = key.gather(2, index[..., None].expand(-1, -1, -1, dim // heads)).transpose(1, 2).flatten(2)
-        torch.testing.assert_close(prototype, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(prototype, expected.float(), rtol=1e-4, atol=1e-4)

@@ -101,6 +101,20 @@ def test_a_copied_link_has_opacity_outlines_and_that_nothing_is_selected(page: P
     expect(page.locator("#legend li.selected")).to_have_count(0)
 
 
+@pytest.mark.parametrize("threshold", ["0.50", "0.10"], ids=["the first reading", "another reading"])
+def test_a_copied_link_hides_what_is_hidden(page: Page, threshold: str) -> None:
+    set_number(page, "score-threshold", threshold)
+    page.wait_for_timeout(500)  # for the reading, which shows all
+    page.get_by_label("Hide couch").click()
+    page.locator("#copy-link").click()
+    page.goto(page.locator("#link").input_value())
+    expect(rows(page)).to_have_count(2)
+    expect(page.get_by_label("Hide couch")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_label("Hide cat")).to_have_attribute("aria-pressed", "false")
+    page.wait_for_timeout(500)  # for what must not happen now
+    expect(page.get_by_label("Hide couch")).to_have_attribute("aria-pressed", "true")
+
+
 @pytest.mark.parametrize("page", [{"query": "?task=semantic&layer=2"}], indirect=True, ids=["link"])
 def test_a_link_without_an_example_is_about_the_first_one(page: Page) -> None:
     expect(page.locator("#examples button:has(img[alt=cat])")).to_have_attribute("aria-current", "true")
@@ -188,6 +202,7 @@ def test_both_attentions_lie_on_one_side_of_a_line_each(uploaded: Page) -> None:
     uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.7, 0.85))
     expect(uploaded.locator("#query")).to_contain_text("Query 1")
     uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.3, 0.85))  # of the twin nothing is told below
+    expect(uploaded.locator(".studio-note")).to_contain_text("the other network's (masked); switch to it")
     expect(uploaded.locator("#query")).to_contain_text("Query 1")
     uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.45, 0.85))
     place = prototype_place(5, 0, 0)

@@ -4,7 +4,7 @@ import { ask, find, findAll, isPainted, make, notify, onChange, state } from "..
 
 // The link to what an example photo shows now. Layers and heads are counted as the page names them, from 1.
 export function linkToView(view) {
-  const { result, task, objectThreshold, overlapThreshold, query, layer, head, show, step } = view;
+  const { result, reading, task, objectThreshold, overlapThreshold, query, layer, head, show, step } = view;
   const { opacity, names, outlines, points, leftOfWipe, wipe } = view;
   const parameters = {
     example: result.name,
@@ -23,6 +23,8 @@ export function linkToView(view) {
     points: points ? "on" : "off",
     left: leftOfWipe,
     wipe: leftOfWipe && wipe.toFixed(3),
+    // An example is read in the same way each time, so that its segments have the same ids.
+    hide: reading.segments.map(({ id }) => id).filter((id) => !isPainted(id)).join(" ") || null,
   };
   const given = Object.entries(parameters).filter(([, value]) => value !== null);
   return `${location.origin}${location.pathname}?${new URLSearchParams(given)}`;
@@ -52,6 +54,7 @@ export function viewFromLink(parameters, result) {
     points: { on: true, off: false }[parameters.get("points")],
     leftOfWipe: oneOf("left", result.other_id ? ["photo", "other"] : ["photo"]),
     wipe: fraction("wipe"),
+    hidden: parameters.has("hide") ? new Set(parameters.get("hide").split(" ").map(Number)) : undefined,
   };
   return Object.fromEntries(Object.entries(view).filter(([, value]) => value !== undefined));
 }
@@ -87,8 +90,7 @@ async function copyLink() {
   try {
     await navigator.clipboard.writeText(field.value);
     field.hidden = true;
-    const all = state.hidden.size === 0 && state.isolated === null;
-    notify(all ? "The link is copied." : "The link is copied; it shows all segments, also those that are hidden here.");
+    notify("The link is copied.");
   } catch {
     // No clipboard here, or not allowed: the visitor can copy by hand.
     field.hidden = false;

@@ -11,6 +11,7 @@ import {
   findAll,
   isPainted,
   make,
+  notify,
   onChange,
   percent,
   selectSegment,
@@ -332,7 +333,8 @@ function onUp(event) {
 
 function click(left, top) {
   const [x, y] = unplace(left, top);
-  if (isBeside(x)) return; // what is below the photo tells of the other side
+  // What is below the photo tells of this network.
+  if (isBeside(x)) return notify(`That side is the other network's (${attentions()[0]}); switch to it above to study it.`);
   const point = state.points ? pointAt(left, top) : null;
   if (point) return openPoint(point);
   const segment = segmentAt(state.reading, x, y);

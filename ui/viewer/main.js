@@ -9,7 +9,7 @@ import { setUpPoints } from "../prototypes/points.js";
 import { setUpWalk } from "../prototypes/walk.js";
 import { setUpCanvas, showPhoto } from "./canvas.js";
 import { setUpCompare } from "./compare.js";
-import { firstLook, keepReading, readingFor, settingsOf, setUpControls } from "./controls.js";
+import { fetchReading, firstLook, keepReading, readingFor, settingsOf, setUpControls } from "./controls.js";
 import { setUpLegend } from "./legend.js";
 import { ask, find, hideNote, notify, onChange, segmentOfQuery, state, update } from "./state.js";
 import { setUpTiming } from "./timing.js";
@@ -74,8 +74,10 @@ async function showResult(value, viewOfNow) {
   for (const reading of readings) await keepReading(reading, result);
   const view = viewOfNow();
   const wanted = { ...settingsOf(readings[0]), ...view };
-  // Another reading than those that came along is asked for as soon as this one is shown.
-  const reading = readingFor(result, wanted) ?? readings[0];
+  // Another reading than those that came along is asked for as soon as this one is shown; where segments of it are to
+  // be hidden, at once.
+  const asked = view.hidden ? await fetchReading(result, wanted) : readingFor(result, wanted);
+  const reading = asked ?? readings[0];
   find(".studio").dataset.empty = "false";
   const last = result.layers.length - 1;
   update({
@@ -84,7 +86,6 @@ async function showResult(value, viewOfNow) {
     ...wanted,
     hovered: null,
     isolated: null,
-    hidden: new Set(),
     playing: null,
     layer: last,
     step: last + 1,
@@ -93,6 +94,7 @@ async function showResult(value, viewOfNow) {
     ...firstLook(reading),
     ...("query" in view ? { segment: segmentOfQuery(view.query, reading)?.id ?? null } : {}),
     ...view,
+    hidden: (asked && view.hidden) || new Set(),
   });
 }
 
