@@ -28,7 +28,6 @@
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t indices __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 
 static inline vector load(const float *from) { return *(const vector *)from; }
 static inline void store(float *to, vector value) { *(vector *)to = value; }
@@ -45,7 +44,7 @@ struct layer {
     const float *proj_weight, *proj_bias, *alpha, *final_weight, *final_bias;
     const float *query, *query_embed; // [queries, dim]
     const float *source, *position;   // [height * width, dim]
-    const bool *banned;               // [height * width, queries]
+    const uint8_t *banned;            // [height * width, queries]: 0 or 1, but no bool, of which GCC makes no vectors
     float *new_query, *target;        // [queries, dim]; they may be the same, for whom the targets do not matter
     int64_t *index;                   // [heads, queries]; this and what follows is NULL when nobody wants it
     float *similarity;                // [heads, queries]
@@ -185,28 +184,36 @@ static void make_targets(const struct layer *l, struct shared *s, float *panel) 
 }
 
 // The norm and the 3x3 convolution of a row's tokens [first, last), into output [last - first, dim]. Goes through the
-// inputs: each belongs to the outputs left of it, at it and right of it.
+// columns of inputs: each belongs to the outputs left of it, at it and right of it. What belongs to other outputs is
+// added to scrap [dim], which nobody reads.
 static void normalize_and_convolve(
-    const struct layer *l, const struct shared *s, int row, int first, int last, float *output) {
+    const struct layer *l, const struct shared *s, int row, int first, int last, float *output, float *scrap) {
     const int dim = l->dim;
-    const float *scale = s->scale, *shift = s->shift;
+    const float *scale = s->scale, *shift = s->shift, *taps = s->taps;
     for (int i = 0; i < last - first; i++) memcpy(output + (size_t)i * dim, l->key_conv_bias, sizeof(float) * dim);
-    for (int r = -1; r <= 1; r++) {
-        if (row + r < 0 || row + r == l->height) continue; // zeros, and after the norm
-        const float *taps = s->taps + (r + 1) * 3 * dim;
-        for (int col = first > 0 ? first - 1 : 0; col <= last && col < l->width; col++) {
-            const size_t at = ((size_t)(row + r) * l->width + col) * dim;
-            const float *source = l->source + at, *position = l->position + at;
-            float *here = output + (ptrdiff_t)(col - first) * dim;
-            const bool reaches[3] = {col > first, col >= first && col < last, col < last - 1};
-            for (int c = 0; c < dim; c += LANES) {
-                const vector x = (load(source + c) + load(position + c)) * load(scale + c) + load(shift + c);
-                for (int i = 0; i < 3; i++) { // the output left of it has it under its right tap
-                    if (!reaches[i]) continue;
-                    float *sum = here + (i - 1) * dim + c;
-                    store(sum, load(sum) + load(taps + (2 - i) * dim + c) * x);
-                }
+    for (int col = first > 0 ? first - 1 : 0; col <= last && col < l->width; col++) {
+        const float *source[3], *position[3];
+        indices inside[3];
+        for (int r = 0; r < 3; r++) {
+            const int from = row + r - 1, here = from < 0 || from == l->height ? row : from;
+            inside[r] = (indices){0} - (here == from); // outside there are zeros, and after the norm
+            source[r] = l->source + ((size_t)here * l->width + col) * dim;
+            position[r] = l->position + ((size_t)here * l->width + col) * dim;
+        }
+        float *at = output + (ptrdiff_t)(col - first) * dim;
+        float *sum[3] = {
+            col > first ? at - dim : scrap, col >= first && col < last ? at : scrap, col < last - 1 ? at + dim : scrap};
+        for (int c = 0; c < dim; c += LANES) {
+            vector x[3], total[3];
+            for (int r = 0; r < 3; r++) {
+                x[r] = (load(source[r] + c) + load(position[r] + c)) * load(scale + c) + load(shift + c);
+                x[r] = (vector)((indices)x[r] & inside[r]);
             }
+            for (int i = 0; i < 3; i++) { // the output left of it has it under its right tap
+                total[i] = load(sum[i] + c);
+                for (int r = 0; r < 3; r++) total[i] += load(taps + (3 * r + 2 - i) * dim + c) * x[r];
+            }
+            for (int i = 0; i < 3; i++) store(sum[i] + c, total[i]);
         }
     }
 }
@@ -254,25 +261,15 @@ static void compare(
                 compare_panel(l, s, first, count, key, bans, best, index, h, q, 1);
 }
 
-// What is added to the scores of a token: the ban of the queries for which it is banned.
-static void ban_queries(int queries, const bool *banned, const float *ban, float *row) {
-    int q = 0;
-    for (; q + LANES <= queries; q += LANES) {
-        const indices is_banned = -__builtin_convertvector(*(const bytes *)(banned + q), indices); // all bits or none
-        *(indices *)(row + q) = is_banned & *(const indices *)(ban + q);
-    }
-    for (; q < queries; q++) row[q] = banned[q] * ban[q];
-}
-
 // The pass over the tokens: l->key, and thread me's best tokens of every head and query. own has room for a block of
-// inputs, one of keys and one of bans.
+// inputs, one of keys, one of bans, and the panel of a projection, of which none is at work here.
 static void search(const struct layer *l, const struct shared *s, float *own, int me) {
     const int dim = l->dim, width = l->width, tokens = l->height * width;
     const int entries = l->heads * s->padded_queries, head_dim = dim / l->heads;
-    float *x = own, *keys = x + BLOCK * dim, *bans = keys + BLOCK * dim;
+    float *x = own, *keys = x + BLOCK * dim, *bans = keys + BLOCK * dim, *scrap = bans + BLOCK * s->padded_queries;
     float *best = s->best + me * entries, *chosen = s->chosen + (size_t)me * entries * head_dim;
     int32_t *index = s->index + me * entries;
-    memset(own, 0, ((size_t)2 * BLOCK * dim + (size_t)BLOCK * s->padded_queries) * sizeof(float)); // as in attend_image
+    memset(own, 0, (scrap + dim - own) * sizeof(float)); // why: see attend_image
     for (int e = 0; e < entries; e++) best[e] = -INFINITY;
     for (int i = 0; i < entries * head_dim; i++) chosen[i] = NAN; // of scores that are no numbers none is the best
 #pragma omp for schedule(monotonic : dynamic) // of equal tokens, each thread has to meet the first one first
@@ -282,14 +279,15 @@ static void search(const struct layer *l, const struct shared *s, float *own, in
         for (int row = first / width; row * width < last; row++) {
             const int start = row * width, end = start + width;
             const int from = start > first ? start : first, to = end < last ? end : last;
-            normalize_and_convolve(l, s, row, from - start, to - start, x + (size_t)(from - first) * dim);
+            normalize_and_convolve(l, s, row, from - start, to - start, x + (size_t)(from - first) * dim, scrap);
         }
         for (int o = 0; o < dim; o += PANEL)
             project(dim, count, x, s->weight + (size_t)o * dim, l->key_proj_bias + o, key + o);
         for (int t = 0; t < count; t++) {
             to_unit_length(dim, key + (size_t)t * dim);
-            const bool *banned = l->banned + (size_t)(first + t) * l->queries;
-            ban_queries(l->queries, banned, s->ban, bans + (size_t)t * s->padded_queries);
+            const uint8_t *banned = l->banned + (size_t)(first + t) * l->queries;
+            float *row = bans + (size_t)t * s->padded_queries;
+            for (int q = 0; q < l->queries; q++) row[q] = banned[q] * s->ban[q];
         }
         if (count < BLOCK) // rows that fill up the last group belong to no token, and none of them is the best
             for (int i = count * s->padded_queries; i < BLOCK * s->padded_queries; i++) bans[i] = -INFINITY;
