@@ -205,6 +205,8 @@ static void normalize_and_convolve(
             col > first ? at - dim : scrap, col >= first && col < last ? at : scrap, col < last - 1 ? at + dim : scrap};
         for (int c = 0; c < dim; c += LANES) {
             vector x[3], total[3];
+            // Only the row below was not read before: it is asked for four columns ahead.
+            __builtin_prefetch(source[2] + 4 * dim + c), __builtin_prefetch(position[2] + 4 * dim + c);
             for (int r = 0; r < 3; r++) {
                 x[r] = (load(source[r] + c) + load(position[r] + c)) * load(scale + c) + load(shift + c);
                 x[r] = (vector)((indices)x[r] & inside[r]);
