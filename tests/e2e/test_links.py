@@ -202,7 +202,7 @@ def test_both_attentions_lie_on_one_side_of_a_line_each(uploaded: Page) -> None:
     uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.7, 0.85))
     expect(uploaded.locator("#query")).to_contain_text("Query 1")
     uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.3, 0.85))  # of the twin nothing is told below
-    expect(uploaded.locator(".studio-note")).to_contain_text("the other network's (masked); switch to it")
+    expect(uploaded.locator(".studio-note")).to_contain_text("the other network's: switch Attention to masked")
     expect(uploaded.locator("#query")).to_contain_text("Query 1")
     uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.45, 0.85))
     place = prototype_place(5, 0, 0)

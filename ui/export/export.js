@@ -24,7 +24,11 @@ export function linkToView(view) {
     left: leftOfWipe,
     wipe: leftOfWipe && wipe.toFixed(3),
     // An example is read in the same way each time, so that its segments have the same ids.
-    hide: reading.segments.map(({ id }) => id).filter((id) => !isPainted(id)).join(" ") || null,
+    hide:
+      reading.segments
+        .map(({ id }) => id)
+        .filter((id) => !isPainted(id))
+        .join(" ") || null,
   };
   const given = Object.entries(parameters).filter(([, value]) => value !== null);
   return `${location.origin}${location.pathname}?${new URLSearchParams(given)}`;

@@ -334,7 +334,8 @@ function onUp(event) {
 function click(left, top) {
   const [x, y] = unplace(left, top);
   // What is below the photo tells of this network.
-  if (isBeside(x)) return notify(`That side is the other network's (${attentions()[0]}); switch to it above to study it.`);
+  if (isBeside(x))
+    return notify(`That side is the other network's: switch Attention to ${attentions()[0]} to study it.`);
   const point = state.points ? pointAt(left, top) : null;
   if (point) return openPoint(point);
   const segment = segmentAt(state.reading, x, y);
