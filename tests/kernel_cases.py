@@ -4,10 +4,10 @@ interpreter, where the kernels go through NumPy on the CPU, and on a GPU where t
 from __future__ import annotations
 
 import pytest
+import small_attention
 import torch
 from small_model import small_model
 
-from analysis.plain import plain_prototype_attention
 from pem.attention import PrototypeCrossAttention, gpu, kernels, prototype
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -24,41 +24,17 @@ def use_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def attention(dim: int, num_heads: int, empty_mask: str = "reference") -> PrototypeCrossAttention:
-    torch.manual_seed(0)
-    layer = PrototypeCrossAttention(dim, num_heads, empty_mask).eval()  # type: ignore[arg-type]
-    norm = layer.key_norm
-    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean):
-        torch.nn.init.normal_(tensor)
-    torch.nn.init.uniform_(norm.running_var, 0.5, 2)
-    return layer.to(DEVICE)
+    return small_attention.attention(dim, num_heads, empty_mask).to(DEVICE)
 
 
 def random_inputs(size: tuple[int, int], dim: int = 64, queries: int = 7, batch: int = 2) -> tuple[torch.Tensor, ...]:
-    """query, query_embed, source, position, banned: about half of the tokens, never all of a query's."""
-    rng = torch.Generator().manual_seed(size[0] * 1000 + size[1])
-    query = torch.randn(batch, queries, dim, generator=rng)
-    query_embed = torch.randn(queries, dim, generator=rng)
-    source = torch.randn(batch, dim, *size, generator=rng)
-    position = torch.randn(1, dim, *size, generator=rng)
-    banned = torch.rand(batch, queries, size[0] * size[1], generator=rng) < 0.5
-    banned[..., -1] = False
-    return tuple(x.to(DEVICE) for x in (query, query_embed, source, position, banned))
+    return tuple(x.to(DEVICE) for x in small_attention.random_inputs(size, dim, queries, batch))
 
 
 def assert_equals_plain(layer: PrototypeCrossAttention, inputs: tuple[torch.Tensor, ...]) -> None:
     with torch.no_grad():
         assert gpu.can_run(inputs[0], inputs[2], layer.num_heads)
-        new_query, attended = layer(*inputs, trace=True)
-        untraced, nothing = layer(*inputs)
-    assert torch.equal(untraced, new_query) and nothing is None
-    slow_query, slow = layer(*inputs, trace=True)  # with gradients, by PyTorch's operators
-    assert slow_query.requires_grad and not new_query.requires_grad
-    assert torch.equal(attended.prototype_index, slow.prototype_index)
-    for ours, expected in zip((new_query, *attended[1:]), (slow_query, *slow[1:])):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5, check_stride=False)
-    plain_query, plain_index = plain_prototype_attention(layer, *inputs)
-    assert torch.equal(attended.prototype_index, plain_index)
-    torch.testing.assert_close(new_query, plain_query, rtol=1e-4, atol=1e-5)
+    small_attention.assert_equals_plain(layer, inputs, atol=1e-5)
 
 
 @pytest.mark.parametrize(

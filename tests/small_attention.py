@@ -1,0 +1,48 @@
+"""A layer of prototype attention with something to look at, and the test that a fast way computes what it computes."""
+
+from __future__ import annotations
+
+import torch
+
+from analysis.plain import plain_prototype_attention
+from pem.attention import PrototypeCrossAttention
+
+
+def attention(dim: int, num_heads: int, empty_mask: str = "reference") -> PrototypeCrossAttention:
+    torch.manual_seed(0)
+    layer = PrototypeCrossAttention(dim, num_heads, empty_mask).eval()  # type: ignore[arg-type]
+    norm = layer.key_norm
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean):
+        torch.nn.init.normal_(tensor)
+    torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    return layer
+
+
+def random_inputs(size: tuple[int, int], dim: int = 32, queries: int = 7, batch: int = 2) -> tuple[torch.Tensor, ...]:
+    """query, query_embed, source, position, banned: about half of the tokens, never all of a query's."""
+    rng = torch.Generator().manual_seed(size[0] * 1000 + size[1])
+    query = torch.randn(batch, queries, dim, generator=rng)
+    query_embed = torch.randn(queries, dim, generator=rng)
+    source = torch.randn(batch, dim, *size, generator=rng)
+    position = torch.randn(1, dim, *size, generator=rng)
+    banned = torch.rand(batch, queries, size[0] * size[1], generator=rng) < 0.5
+    banned[..., -1] = False
+    return query, query_embed, source, position, banned
+
+
+def assert_equals_plain(
+    layer: PrototypeCrossAttention, inputs: tuple[torch.Tensor, ...], rtol: float = 1e-4, atol: float = 2e-6
+) -> None:
+    """The way that is taken without gradients, beside PyTorch's operators and the plain path."""
+    with torch.no_grad():
+        new_query, attended = layer(*inputs, trace=True)
+        untraced, nothing = layer(*inputs)
+    assert torch.equal(untraced, new_query) and nothing is None
+    slow_query, slow = layer(*inputs, trace=True)  # with gradients, by PyTorch's operators
+    assert slow_query.requires_grad and not new_query.requires_grad
+    assert torch.equal(attended.prototype_index, slow.prototype_index)
+    for ours, expected in zip((new_query, *attended[1:]), (slow_query, *slow[1:])):
+        torch.testing.assert_close(ours, expected, rtol=rtol, atol=atol, check_stride=False)
+    plain_query, plain_index = plain_prototype_attention(layer, *inputs)
+    assert torch.equal(attended.prototype_index, plain_index)
+    torch.testing.assert_close(new_query, plain_query, rtol=rtol, atol=atol)
