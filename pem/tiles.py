@@ -169,10 +169,11 @@ def assign_pixels(masks: Masks, scores: Tensor) -> Owned:
         codes = torch.arange(2 * len(among) - 1, 0, -2, dtype=probs.dtype, device=probs.device)
         inside.add_(codes[:, None, None])
         probs.mul_(scores[chosen, None, None])
-        code = inside.mul_(probs.eq_(probs.amax(0))).amax(0).short().cpu().numpy()
-        owner_of_code = np.stack((among + k, among), 1)[::-1].ravel().astype(np.int16)  # of code 1, 2, ...
-        owner_px[owner_of_code] += np.bincount(code.ravel(), minlength=len(owner_of_code) + 1)[1:]
-        owner_map[rows[row].pixels, cols[col].pixels] = owner_of_code[code - 1]
+        code = inside.mul_(probs.eq_(probs.amax(0))).amax(0).long().cpu().numpy()  # NumPy counts and looks up by int64
+        owner_of_code = np.zeros(2 * len(among) + 1, np.int16)  # of code 1, 2, ...; there is no 0
+        owner_of_code[1::2], owner_of_code[2::2] = among[::-1] + k, among[::-1]
+        owner_px[owner_of_code[1:]] += np.bincount(code.ravel(), minlength=len(owner_of_code))[1:]
+        owner_map[rows[row].pixels, cols[col].pixels] = owner_of_code[code]
     painted_px, faint_px = owner_px.reshape(2, k)
     return Owned(owner_map, (painted_px + faint_px).tolist(), painted_px.tolist(), mask_px.tolist())
 
