@@ -8,6 +8,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+# Added to the score of a banned token: the score is lost in rounding, so that among banned tokens the first one wins.
+# Finite, because 0 * infinity is not 0.
+BAN = -1e38
 
 
 def to_float(tensor: Tensor) -> Tensor:
@@ -31,6 +36,21 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def is_watched() -> bool:
+    """Whether gradients are recorded, or operators traced or counted: code that is none of them would not be seen."""
+    return (
+        torch.is_grad_enabled()
+        or torch.jit.is_tracing()
+        or (not torch.compiler.is_compiling() and _get_current_dispatch_mode() is not None)
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line without a full stop; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def l2_normalize(x: Tensor, dim: int, in_place: bool = False) -> Tensor:

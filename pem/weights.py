@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pem.config import PRESETS, PEMConfig, TrainingConfig, get_config
+from pem.layers import first_line
 from pem.model import PEM, build_model
 
 FORMAT_VERSION = 1
@@ -239,7 +240,7 @@ def _download(repository: str, revision: str) -> Path:
         return Path(hf_hub_download(repository, HUB_FILE, revision=revision))
     except Exception as error:  # its own, and those of whatever it connects with
         raise WeightsError(
-            f"Cannot fetch {HUB_FILE} of {repository}@{revision} from the Hub: {_first_line(error)}."
+            f"Cannot fetch {HUB_FILE} of {repository}@{revision} from the Hub: {first_line(error)}."
         ) from error
 
 
@@ -265,7 +266,7 @@ def _metadata(path: Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is damaged or not a file of weights: {_first_line(error)}.") from error
+        raise WeightsError(f"{path} is damaged or not a file of weights: {first_line(error)}.") from error
 
 
 def _read_config(path: Path) -> PEMConfig:
@@ -291,7 +292,7 @@ def _read_config(path: Path) -> PEMConfig:
         training = _record(TrainingConfig, training)
         return _record(PEMConfig, {**fields, "training": training})
     except (AttributeError, TypeError, ValueError) as error:
-        raise WeightsError(f"The config in {path} cannot be used: {_first_line(error)}.") from error
+        raise WeightsError(f"The config in {path} cannot be used: {first_line(error)}.") from error
 
 
 def _record(kind: type[Any], fields: dict[str, Any]) -> Any:
@@ -341,11 +342,6 @@ def _some(names: Iterable[str], separator: str = ", ", limit: int = 5) -> str:
     return separator.join(names[:limit]) + (f"{separator}..." if len(names) > limit else "")
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
 def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}.")
@@ -363,7 +359,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise TypeError(f"it holds a {type(state).__name__} instead of named tensors")
         return {str(name): _to_tensor(name, value) for name, value in state.items()}
     except Exception as error:  # a damaged or hostile file can fail anywhere in its reader
-        raise WeightsError(f"{path} is damaged or not a file of weights: {_first_line(error)}.") from error
+        raise WeightsError(f"{path} is damaged or not a file of weights: {first_line(error)}.") from error
 
 
 def _to_tensor(name: str, value: Any) -> Tensor:

@@ -30,6 +30,14 @@ def random_inputs(size: tuple[int, int], dim: int = 32, queries: int = 7, batch:
     return query, query_embed, source, position, banned
 
 
+def with_empty_masks(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """One query of the first image and all queries of the second are banned from all tokens."""
+    *others, banned = inputs
+    banned[0, 2] = True
+    banned[1] = True
+    return *others, banned
+
+
 def assert_equals_plain(
     layer: PrototypeCrossAttention, inputs: tuple[torch.Tensor, ...], rtol: float = 1e-4, atol: float = 2e-6
 ) -> None:

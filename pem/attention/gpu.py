@@ -6,11 +6,9 @@ import warnings
 from functools import cache
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch import Tensor
 
-from pem.layers import split_heads, without_autocast
+from pem.layers import first_line, is_watched, l2_normalize, without_autocast
 
 try:
     from pem.attention import kernels
@@ -26,9 +24,7 @@ def can_run(query: Tensor, source: Tensor, num_heads: int) -> bool:
         and query.dtype == torch.float32
         and dim & (dim - 1) == num_heads & (num_heads - 1) == 0
         and dim // num_heads >= 16  # the least that a GPU's matrix units add up
-        and not torch.is_grad_enabled()
-        and not torch.jit.is_tracing()
-        and (torch.compiler.is_compiling() or _get_current_dispatch_mode() is None)
+        and not is_watched()
         and run_on(source.device)
     )
 
@@ -46,8 +42,7 @@ def tried(device: torch.device) -> bool:
     try:
         check(device)
     except Exception as error:  # an old GPU, no compiler for Triton's launcher, a wrong result: each in its way
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        warnings.warn(f"Prototype attention runs without its kernels on {device}: {reason[0]}", stacklevel=2)
+        warnings.warn(f"Prototype attention runs without its kernels on {device}: {first_line(error)}", stacklevel=2)
         return False
     return True
 
@@ -55,16 +50,18 @@ def tried(device: torch.device) -> bool:
 @torch.no_grad()
 def check(device: torch.device) -> None:
     """Compares the kernels with PyTorch's operators on a small problem. Raises AssertionError where they differ."""
+    from pem.attention.prototype import PrototypeCrossAttention  # which imports this module
+
     batch, dim, heads, height, width, queries = 2, 64, 4, 5, 27, 9
     rng = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng).to(device)
 
-    with without_autocast(device):
-        norm = nn.BatchNorm2d(dim, device=device).eval()
-        conv = nn.utils.skip_init(nn.Conv2d, dim, dim, 3, padding=1, groups=dim, device=device)
-        for parameter in (norm.weight, norm.bias, conv.weight, conv.bias):
+    with torch.random.fork_rng(devices=()), without_autocast(device):
+        layer = PrototypeCrossAttention(dim, heads, "reference").eval().to(device)
+        norm, conv = layer.key_norm, layer.key_conv
+        for parameter in (*norm.parameters(), *conv.parameters()):
             parameter.copy_(random(*parameter.shape))
         norm.running_mean, norm.running_var = random(dim), random(dim).square() + 0.5
         source, position = random(batch, dim, height, width), random(1, dim, height, width)
@@ -73,12 +70,10 @@ def check(device: torch.device) -> None:
         torch.testing.assert_close(kernels.convolve(norm, conv, source, position), tokens, rtol=1e-2, atol=1e-2)
 
         target, banned = random(batch, queries, dim), random(batch, queries, height * width) < 0
-        ban = torch.full((batch, queries), -1e38, device=device)
-        prototype, index, similarity = kernels.choose(tokens, target, banned, ban, heads)
-        key, wanted = (split_heads(x, heads).double() for x in (F.normalize(tokens, dim=2), target))
-        scores = (wanted @ key.transpose(2, 3)).masked_fill(banned[:, None], -torch.inf)
-        best, expected_index = scores.max(dim=3)  # [B, h, Q]
-        torch.testing.assert_close(similarity, best.float(), rtol=1e-4, atol=1e-4)
+        prototype, index, similarity = kernels.choose(tokens, target, banned, layer.bans(banned), heads)
+        key = l2_normalize(tokens.double(), dim=-1)
+        expected_index, expected_similarity = layer.select(key, target.double(), banned)
         torch.testing.assert_close(index, expected_index)
-        expected = key.gather(2, index[..., None].expand(-1, -1, -1, dim // heads)).transpose(1, 2).flatten(2)
+        torch.testing.assert_close(similarity, expected_similarity.float(), rtol=1e-4, atol=1e-4)
+        expected = layer.gather(key, expected_index)
         torch.testing.assert_close(prototype, expected.float(), rtol=1e-4, atol=1e-4)

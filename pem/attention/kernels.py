@@ -11,7 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-BAN = tl.constexpr(-1e38)  # as in prototype.py
+from pem import layers
+
+BAN = tl.constexpr(layers.BAN)
 LEAST_LENGTH = tl.constexpr(1e-12)  # as in l2_normalize
 COLS, CHANNELS = 16, 64  # of a row, and of a token: what one program convolves
 TOKENS, QUERIES = 64, 128  # what one program compares

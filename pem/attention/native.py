@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from pem.layers import is_watched
 from pem.outputs import Attended
 
 if TYPE_CHECKING:
@@ -74,11 +74,9 @@ def can_run(query: Tensor, source: Tensor, num_heads: int) -> bool:
         and query.dtype == source.dtype == torch.float32
         and dim % PANEL == 0
         and dim % num_heads == 0
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.jit.is_tracing()
         and not torch.compiler.is_compiling()
-        and _get_current_dispatch_mode() is None
+        and not is_watched()
         and library() is not None
     )
 

@@ -23,7 +23,7 @@
 #define GROUP (LANES == 16 ? 12 : 6)
 #define LINE 16 // floats in a line of the cache
 #define BLOCK 72 // tokens that go through everything together: whole groups
-#define BAN -1e38f // as in prototype.py
+#define BAN -1e38f // as in layers.py
 #define LEAST_LENGTH 1e-12f // as in l2_normalize
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));

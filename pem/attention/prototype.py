@@ -9,12 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pem.attention import gpu, native
-from pem.layers import bans_every_token, l2_normalize, norm_as_affine, split_heads, without_autocast
+from pem.layers import BAN, bans_every_token, l2_normalize, norm_as_affine, split_heads, without_autocast
 from pem.outputs import Attended
 
-# Added to the score of a banned token: the score is lost in rounding, so that among banned tokens the first one wins.
-# Finite, because 0 * infinity is not 0.
-BAN = -1e38
 # Scores that are made and searched at a time: 2 MB, which stay in the cache.
 SCORES_AT_ONCE = 2**19
 
@@ -123,6 +120,7 @@ def best_tokens(key: Tensor, target: Tensor, banned: Tensor, ban: Tensor) -> tup
     whole on a CPU: at 64x128 tokens they would take 26 MB, and be written and read from memory several times.
     """
     num_tokens = key.shape[1]
+    # Nor does torch.compile write products into parts of a buffer.
     if key.device.type != "cpu" or torch.compiler.is_compiling():
         scores, index = torch.baddbmm(banned * ban, key, target).max(dim=1)
         return index, scores
