@@ -71,7 +71,7 @@ def panoptic(
         mask_shares: dict[int, float] = {}
         found: list[_Found] = []
         stuff_ids: dict[int, int] = {}
-        id_of_owner = np.zeros(max(2 * len(queries), 1), np.int32)  # in its second half: faint pixels, which are void
+        id_of_owner = [0] * len(queries)
         for k, query in enumerate(queries.tolist()):
             owned_px, painted_px, mask_px = owned.owned_px[k], owned.painted_px[k], owned.mask_px[k]
             if mask_px == 0:
@@ -96,7 +96,7 @@ def panoptic(
                 if not categories[part.category_id].is_thing:
                     stuff_ids[part.category_id] = segment_id
             id_of_owner[k] = segment_id
-        ids = id_of_owner[owned.owner]
+        ids = owned.look_up(id_of_owner)
         segments = _segments(found, ndimage.find_objects(ids), categories)
         outcomes = _outcomes(probs[i], fates, segments, categories, {}, mask_shares)
         results.append(Segmentation(ids, segments, outcomes=outcomes))
@@ -124,8 +124,7 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
         # The published semantic models were read with the evidence resized, the panoptic ones with the masks resized.
         # For a photo that was not resized it is the same, and the masks are fewer.
         resize_evidence = config.task == "semantic" and masks.content_size != masks.original_size
-        labels = classify_pixels(masks, probs[i], resize_evidence)
-        areas_px = np.bincount(labels.ravel(), minlength=config.num_classes)
+        labels, areas_px = classify_pixels(masks, probs[i], resize_evidence)
         scores, queries = evidence_inside(masks, probs[i], labels)
 
         present = areas_px.nonzero()[0].tolist()

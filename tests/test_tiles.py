@@ -1,8 +1,9 @@
-"""Tiles: put together they are the whole, most need no look, and none is larger than said."""
+"""Tiles: put together they are the whole, most need no look, and no more are read at once than said."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ from test_postprocess import (
 from torch import Tensor
 
 from pem import tiles
-from pem.postprocess import instances, panoptic, semantic
+from pem.outputs import Segmentation
+from pem.postprocess import Reading, instances, panoptic, semantic
 
 
 def test_tiles_inside_one_mask_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,32 +43,42 @@ def test_tiles_inside_one_mask_are_not_looked_at(monkeypatch: pytest.MonkeyPatch
 
     resize = tiles._resize
     monkeypatch.setattr(tiles, "_resize", watched)
-    (quick,) = panoptic(output, batch, CITYSCAPES, overlap_threshold=0)
-    assert looked_at == [3] * 10  # the two of 12 columns of tiles in which masks meet
+
+    def read(reading: Reading[...], **options: float) -> tuple[Segmentation, int]:
+        looked_at.clear()
+        (result,) = reading(output, batch, CITYSCAPES, **options)
+        return result, sum(looked_at)
+
+    quick, few = read(panoptic, overlap_threshold=0)
+    quick_classes, few_classes = read(semantic)
+    quick_instances, few_instances = read(instances)
+    # Of 20 x 48 tiles of 32 px those in which masks meet: at pixel 480, between two tiles, and at 1040, inside one.
+    assert few == few_classes == 20 * 3
+    assert few_instances == 20 * 33  # up to pixel 1040: the right one is no thing, and the others do not reach further
+
     # As if no tile could be decided by its bounds.
-    monkeypatch.setattr(
-        tiles.Masks,
-        "bounds",
-        lambda masks, rows, cols: torch.tensor([-99.0, 99.0]).view(2, 1, 1, 1).expand(2, 3, len(rows), len(cols)),
-    )
-    (slow,) = panoptic(output, batch, CITYSCAPES, overlap_threshold=0)
-    assert len(looked_at) == 10 + 60
-    assert np.array_equal(quick.ids, slow.ids) and quick.segments == slow.segments
+    def bounds(masks: tiles.Masks) -> Tensor:
+        shape = len(masks.logits), *masks.area_px.shape
+        return torch.stack((masks.logits.new_full(shape, -99), masks.logits.new_full(shape, 99)))
+
+    monkeypatch.setattr(tiles.Masks, "bounds", bounds)
+    slow, all_of_them = read(panoptic, overlap_threshold=0)
+    slow_classes, all_classes = read(semantic)
+    slow_instances, all_instances = read(instances)
+    assert all_of_them == all_classes == all_instances == 20 * 48
+    for one, other in ((quick, slow), (quick_classes, slow_classes)):
+        assert np.array_equal(one.ids, other.ids) and one.segments == other.segments
     assert [outcome.mask_share for outcome in quick.outcomes] == [outcome.mask_share for outcome in slow.outcomes]
     assert quick.outcomes[2].fate == "empty mask"
-
-    looked_at.clear()
-    (quick,) = semantic(output, batch, CITYSCAPES)
-    assert len(looked_at) == 10
-    monkeypatch.setattr(tiles, "_contenders", lambda window, probs: torch.arange(probs.shape[1]))
-    (slow,) = semantic(output, batch, CITYSCAPES)
-    assert len(looked_at) == 10 + 60
-    assert np.array_equal(quick.ids, slow.ids) and quick.segments == slow.segments
+    assert quick_instances.masks is not None and slow_instances.masks is not None
+    assert np.array_equal(quick_instances.masks, slow_instances.masks)
+    scores = [[segment.score for segment in result.segments] for result in (quick_instances, slow_instances)]
+    assert scores[0] == pytest.approx(scores[1])
 
 
 def test_only_classes_that_can_win_in_a_tile_are_compared() -> None:
     least, most = torch.tensor([-1.0, -1.0, -9.0]), torch.tensor([2.0, 2.0, -8.0])
-    window = torch.stack((least, most), 1)[:, None]  # 3 queries, 1 x 2 cells
+    masks = tiles.Masks(torch.stack((least, most), 1)[:, None], (4, 8), (4, 8))  # 3 queries, 1 x 2 cells: one tile
     probs = torch.tensor(
         [
             [0.5, 0.5, 0.4, 0.0, 0.0],
@@ -76,7 +88,7 @@ def test_only_classes_that_can_win_in_a_tile_are_compared() -> None:
     )
     # Of equals none is dropped. Class 2 is behind class 0 on the same mask, and class 4 has none. Class 3 may win where
     # its mask is strongest and that of the others weakest: 0.2 * sigmoid(2) = 0.18 against 0.5 * sigmoid(-1) = 0.13.
-    assert tiles._contenders(window, probs).tolist() == [0, 1, 3]
+    assert tiles._contends(masks, probs).flatten().tolist() == [True, True, False, True, False]
 
 
 def test_of_many_classes_few_are_compared_and_none_is_missed() -> None:
@@ -88,8 +100,8 @@ def test_of_many_classes_few_are_compared_and_none_is_missed() -> None:
     assert np.array_equal(label_of_id[result.ids], labels.numpy())
 
     masks, probs = tiles.Masks.of(output, batch, 0), output.pred_logits[0].softmax(-1)[:, :-1]
-    counts = [len(tiles._contenders(masks.window(rows, cols), probs)) for rows, cols in masks.tiles()]
-    assert np.mean(counts) < 0.5 * config.num_classes
+    contends = tiles._contends(masks, probs)
+    assert contends.shape == (120, 10, 15) and contends.double().mean() < 0.5
 
 
 @pytest.mark.parametrize(("cells", "content", "original"), GEOMETRIES)
@@ -99,30 +111,40 @@ def test_tiles_put_together_are_the_resized_logits(
     output = random_output(3, cells, 5)
     output = output_of(output.pred_masks[0].float(), output.pred_logits[0].float())
     masks = tiles.Masks.of(output, batch_of(original, content), 0)
-    together = torch.full((3, *original), float("nan"))
-    for rows, cols in masks.tiles():
-        together[:, rows.pixels, cols.pixels] = masks.tile(rows, cols)
+    everything = torch.ones(3, *masks.area_px.shape, dtype=torch.bool)
+    canvas = tiles._Canvas(np.full(everything.shape, np.nan, np.float32), masks)
+    for some in masks.alike(everything[0], everything):
+        canvas.put(some, masks.resized(some, some.contenders), some.contenders)
     expected = crop_resized(enlarged(output.pred_masks[0]), content, original)
-    torch.testing.assert_close(together, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(canvas.pixels), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("original", [(1500, 2500), (96, 160), (20, 30)])
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
-def test_no_array_of_queries_or_classes_exceeds_a_tile(
+def test_no_array_of_queries_or_classes_exceeds_what_is_worked_off_at_once(
     original: tuple[int, int], task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = []
+    sizes: list[int] = []
 
     def watched(*arguments: Tensor) -> Tensor:
         result = resize(*arguments)
-        sizes.append(result.shape[1] * result.shape[2])
+        sizes.append(result.numel())
         return result
 
     resize = tiles._resize
     monkeypatch.setattr(tiles, "_resize", watched)
+    monkeypatch.setattr(tiles, "VALUES_AT_ONCE", 2**16)
     config = replace(CITYSCAPES, task=task, object_threshold=0.0)  # type: ignore[arg-type]
     output, batch = random_output(6, (96, 160), 19), batch_of(original, (384, 640))
-    for reading in (panoptic, semantic, instances):
-        reading(output, batch, config)
-    height, width = tiles.TILE_PX
-    assert max(sizes) <= 1.2 * height * width  # what a tile reads from the input overhangs it by a few pixels
+    for read in (panoptic, semantic, partial(instances, score_threshold=0.0)):
+        sizes.clear()
+        read(output, batch, config)
+        assert max(sizes) <= 2**16
+
+
+def test_a_tile_of_more_queries_than_are_worked_off_at_once_is_read_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    output, batch = random_output(6, (24, 40), 19), batch_of((96, 160), (96, 160))
+    (expected,) = panoptic(output, batch, CITYSCAPES, object_threshold=0)
+    monkeypatch.setattr(tiles, "VALUES_AT_ONCE", 1)
+    (result,) = panoptic(output, batch, CITYSCAPES, object_threshold=0)
+    assert np.array_equal(result.ids, expected.ids) and result.segments == expected.segments
