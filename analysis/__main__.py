@@ -15,6 +15,7 @@ MODULES = {
     "attention": "prototype attention beside masked attention, layer by layer, against the roofline",
     "peers": "PEM beside other networks",
     "speedup": "the network beside its plain path, before and after",
+    "readings": "from the network's output to the painted photo of 12 megapixels",
     "scaling": "growth with resolution, queries, heads and backbone; goes on where it was stopped",
 }
 

@@ -118,6 +118,25 @@ def speedup(result: Result) -> str:
     )
 
 
+def readings(result: Result) -> str:
+    """Reading and drawing together, photo by photo."""
+    by_photo: dict[str, dict[str, Result]] = {}
+    for row in result["rows"]:
+        about = f"{row['photo']}, {row['width_px']}x{row['height_px']} px"
+        by_photo.setdefault(about, {})[row["reading"]] = row
+    return markdown_table(
+        {
+            "photo": photo,
+            "panoptic": f"{rows['panoptic']['total_ms']:.0f} ms",
+            "of it drawing": f"{rows['panoptic']['drawing_ms']:.0f} ms",
+            "usual reading / ours": f"{rows['panoptic']['speedup']:.1f}x",
+            "semantic": f"{rows['semantic']['total_ms']:.0f} ms",
+            "instances": f"{rows['instance']['total_ms']:.0f} ms",
+        }
+        for photo, rows in by_photo.items()
+    )
+
+
 def scores(result: Result) -> str:
     """Of an evaluation: everything, then each source, in percent."""
     keys = {"miou": "mIoU", "pq": "PQ", "sq": "SQ", "rq": "RQ", "pq_things": "PQ things", "pq_stuff": "PQ stuff"}
@@ -184,5 +203,5 @@ def percent(score: float | None) -> str:
 
 TABLES: dict[str, Callable[[Result], str]] = {
     table.__name__: table
-    for table in (results, networks, attention, training, speedup, scores, classes, intervals, variants)
+    for table in (results, networks, attention, training, speedup, readings, scores, classes, intervals, variants)
 }

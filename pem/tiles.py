@@ -145,9 +145,9 @@ def _resize(window: Tensor, row_weights: Tensor, col_weights: Tensor) -> Tensor:
 
 
 def _strongest(values: Tensor) -> Tensor:
-    """The same as ``values.argmax(1)``, the first of equals included, but overwrites ``values`` [T, D, H, W].
+    """The same as ``values.max(1).indices``, the first of equals included, but overwrites ``values`` [T, D, H, W].
 
-    On a CPU it is several times as fast, for each of its steps runs on whole vectors.
+    On a CPU it is nearly twice as fast (``argmax`` takes far longer), for each of its steps runs on whole vectors.
     """
     countdown = torch.arange(values.shape[1], 0, -1, dtype=values.dtype, device=values.device)
     at_most = values.eq_(values.amax(1, keepdim=True)).mul_(countdown[:, None, None])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analysis.plain import enlarge_masks, plain_panoptic, resize_masks
 from pem.categories import categories_for
 from pem.config import PEMConfig, get_config
 from pem.outputs import Batch, PEMOutput
@@ -286,55 +287,16 @@ def random_output(queries: int, cells: tuple[int, int], num_classes: int, seed: 
     return output_of(masks, logits)
 
 
-def enlarged(masks: Tensor) -> Tensor:
-    return F.interpolate(masks[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
-
-
-def crop_resized(maps: Tensor, content: tuple[int, int], original: tuple[int, int]) -> Tensor:
-    cropped = maps[None, :, : content[0], : content[1]]
-    return F.interpolate(cropped, size=original, mode="bilinear", align_corners=False)[0]
-
-
-def reference_panoptic(
-    output: PEMOutput, content: tuple[int, int], original: tuple[int, int], config: PEMConfig
-) -> tuple[Tensor, list[tuple[int, int]]]:
-    """The published procedure, query by query on whole images: the id map, and (class, area) per segment."""
-    scores, labels = output.pred_logits[0].softmax(-1).max(-1)
-    kept = [q for q in range(len(scores)) if labels[q] != config.num_classes and scores[q] > config.object_threshold]
-    probs = crop_resized(enlarged(output.pred_masks[0]), content, original).sigmoid()
-    owner = torch.stack([scores[q] * probs[q] for q in kept]).argmax(0)
-    ids = torch.zeros(original, dtype=torch.int32)
-    segments: list[tuple[int, int]] = []
-    stuff: dict[int, int] = {}
-    for place, q in enumerate(kept):
-        owned, high = owner == place, probs[q] >= 0.5
-        visible = owned & high
-        if not (owned.any() and high.any() and visible.any()):
-            continue
-        if owned.sum() / high.sum() < config.overlap_threshold:
-            continue
-        label = int(labels[q])
-        is_stuff = label < 11  # in Cityscapes the things come last
-        if is_stuff and label in stuff:
-            ids[visible] = stuff[label]
-            continue
-        segments.append((label, 0))
-        ids[visible] = len(segments)
-        if is_stuff:
-            stuff[label] = len(segments)
-    return ids, [(label, int((ids == n).sum())) for n, (label, _) in enumerate(segments, 1)]
-
-
 def reference_semantic(
     output: PEMOutput, content: tuple[int, int], original: tuple[int, int], config: PEMConfig
 ) -> tuple[Tensor, Tensor]:
     """The label map and, per class, the evidence in every pixel."""
     probs = output.pred_logits[0].softmax(-1)[:, :-1]
-    masks = enlarged(output.pred_masks[0])
+    masks = enlarge_masks(output.pred_masks[0])
     if config.task == "semantic":
-        evidence = crop_resized(torch.einsum("qk,qhw->khw", probs, masks.sigmoid()), content, original)
+        evidence = resize_masks(torch.einsum("qk,qhw->khw", probs, masks.sigmoid()), content, original)
     else:
-        evidence = torch.einsum("qk,qhw->khw", probs, crop_resized(masks, content, original).sigmoid())
+        evidence = torch.einsum("qk,qhw->khw", probs, resize_masks(masks, content, original).sigmoid())
     return evidence.argmax(0), evidence
 
 
@@ -356,8 +318,9 @@ def test_panoptic_equals_the_whole_image_procedure(
     output = random_output(24, cells, 19)
     # Spread over stuff and things.
     output.pred_logits.copy_(output.pred_logits[..., [0, 11, 2, 13, *range(4, 11), 1, 12, 3, *range(14, 20)]])
-    expected_ids, expected_segments = reference_panoptic(output, content, original, config)
-    (result,) = panoptic(output, batch_of(original, content), config)
+    batch = batch_of(original, content)
+    expected_ids, expected_segments = plain_panoptic(output, batch, config)
+    (result,) = panoptic(output, batch, config)
     assert len(expected_segments) >= 2
     assert np.array_equal(result.ids, expected_ids.numpy())
     assert [(segment.category_id, segment.area_px) for segment in result.segments] == expected_segments
@@ -394,7 +357,7 @@ def test_instances_equal_the_whole_image_procedure(
     config = replace(CITYSCAPES, num_classes=5)  # no named set: all are things
     output = random_output(12, cells, 5)
     probs = output.pred_logits[0].softmax(-1)[:, :-1]
-    logits = crop_resized(enlarged(output.pred_masks[0]), content, original)
+    logits = resize_masks(enlarge_masks(output.pred_masks[0]), content, original)
     expected = []
     for flat in probs.flatten().argsort(descending=True)[:20].tolist():
         query, label = divmod(flat, 5)

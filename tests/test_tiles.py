@@ -15,14 +15,13 @@ from test_postprocess import (
     PERSON,
     SKY,
     batch_of,
-    crop_resized,
-    enlarged,
     output_of,
     random_output,
     reference_semantic,
 )
 from torch import Tensor
 
+from analysis.plain import enlarge_masks, resize_masks
 from pem import tiles
 from pem.outputs import Segmentation
 from pem.postprocess import Reading, instances, panoptic, semantic
@@ -115,7 +114,7 @@ def test_tiles_put_together_are_the_resized_logits(
     canvas = tiles._Canvas(np.full(everything.shape, np.nan, np.float32), masks)
     for some in masks.alike(everything[0], everything):
         canvas.put(some, masks.resized(some, some.contenders), some.contenders)
-    expected = crop_resized(enlarged(output.pred_masks[0]), content, original)
+    expected = resize_masks(enlarge_masks(output.pred_masks[0]), content, original)
     torch.testing.assert_close(torch.from_numpy(canvas.pixels), expected, rtol=0, atol=1e-5)
 
 

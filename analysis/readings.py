@@ -1,0 +1,108 @@
+"""From the network's output to the painted photo: how long each reading of a large photo takes, and the drawing of it.
+
+The rival of the panoptic reading is the usual procedure, in which every mask is resized to the whole photo.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import pem
+from analysis.arguments import json_file, natural, one_sentence, parse_device
+from analysis.latency import Workload, measure_rounds, percentiles
+from analysis.plain import plain_panoptic
+from analysis.results import result_path, save_tables
+from pem.conditions import conditions
+from pem.predict import READINGS
+from pem.preprocess import ImageError, to_array
+
+EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
+
+
+def resized(path: Path, megapixels: float) -> np.ndarray:
+    """The photo with about so many pixels, uint8 RGB [H, W, 3]. Raises ImageError for a file that is none."""
+    try:
+        photo = Image.fromarray(to_array(path))
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    scale = (megapixels * 1e6 / (photo.width * photo.height)) ** 0.5
+    return np.asarray(photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BICUBIC))
+
+
+def measure(model: pem.PEM, photo: np.ndarray, repeats: int) -> list[dict[str, Any]]:
+    """A row for each reading: medians with the 10th and 90th percentile.
+
+    ``speedup`` is how many times as long the usual procedure takes, the median of the ratios of the rounds, and
+    ``differing_px`` in how many pixels it finds something else.
+    """
+    batch = pem.preprocess([photo], model.config, next(model.parameters()).device)
+    with torch.inference_mode():
+        output = model(batch.pixels)
+    results = {name: read(output, batch, model.config)[0] for name, read in READINGS.items()}
+    differing_px = int((results["panoptic"].ids != plain_panoptic(output, batch, model.config)[0].numpy()).sum())
+
+    def workload(read: Callable[..., list[pem.Segmentation]]) -> Workload:
+        def run(stage_done: Callable[[], None]) -> None:
+            (result,) = read(output, batch, model.config)
+            stage_done()
+            pem.render(photo, result)
+            stage_done()
+
+        return run
+
+    def usual(stage_done: Callable[[], None]) -> None:
+        plain_panoptic(output, batch, model.config)
+        stage_done()
+
+    workloads = {name: workload(read) for name, read in READINGS.items()} | {"usual": usual}
+    # Readings end on the CPU, where ids are looked at; there they wait for a GPU by themselves.
+    times_ms, _ = measure_rounds(workloads, torch.device("cpu"), repeats)
+    rows = []
+    for name, result in results.items():
+        row: dict[str, Any] = {"reading": name, "segments": len(result.segments)}
+        reading, drawing = times_ms[name].T
+        for part, ms in (("reading", reading), ("drawing", drawing), ("total", reading + drawing)):
+            median, p10, p90 = percentiles(ms)
+            row |= {f"{part}_ms": median, f"{part}_p10_ms": p10, f"{part}_p90_ms": p90}
+        is_panoptic = name == "panoptic"
+        row["usual_ms"] = float(np.median(times_ms["usual"])) if is_panoptic else None
+        row["speedup"] = float(np.median(times_ms["usual"][:, 0] / reading)) if is_panoptic else None
+        row["differing_px"] = differing_px if is_panoptic else None
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.readings", description=__doc__.split("\n")[0])
+    parser.add_argument("--photos", type=Path, nargs="+", default=sorted(EXAMPLES.glob("*.jpg")), metavar="FILE")
+    parser.add_argument("--megapixels", type=natural, default=12, help="to which each photo is resized")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--repeats", type=natural, default=7)
+    parser.add_argument("--device", type=parse_device, default="auto")
+    parser.add_argument("--out", type=json_file, help="JSON to write, with CSV and Markdown beside it")
+    args = parser.parse_args()
+
+    measured_on = conditions(args.device, "float32")
+    rows = []
+    with one_sentence():
+        model = pem.load_model(args.model, device=args.device)
+        for path in args.photos:
+            photo = resized(path, args.megapixels)
+            height, width = photo.shape[:2]
+            for row in measure(model, photo, args.repeats):
+                rows.append({"photo": path.name, "height_px": height, "width_px": width, **row})
+                print(f"{path.name:16} {width}x{height}  {row['reading']:9} {row['segments']:3} segments  ", end="")
+                print(f"{row['reading_ms']:6.0f} + {row['drawing_ms']:4.0f} ms", end="")
+                print(f"  {row['speedup']:.1f}x" if row["speedup"] else "", flush=True)
+    save_tables({"conditions": measured_on, "rows": rows}, args.out or result_path("readings", measured_on))
+
+
+if __name__ == "__main__":
+    main()
