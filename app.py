@@ -62,7 +62,7 @@ def build_page(model: pem.PEM | None = None, twin: pem.PEM | None = None) -> gr.
     """The whole page. Without a model it loads the one that PEM_MODEL names, or says on the page why it cannot."""
     problem, bundled = "", False
     if model is None:
-        name = os.environ.get("PEM_MODEL", "default")
+        name = os.environ.get("PEM_MODEL") or "default"  # set but empty is not set
         try:
             model, bundled, twin = pem.load_model(name, device="auto"), name == "default", load_twin(name)
         except (OSError, ValueError) as error:

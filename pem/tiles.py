@@ -81,8 +81,8 @@ class Masks:
         step = max(1, TILE_PX * min(original, content) // content)
         starts = torch.arange(0, original, step)
         pixels = (starts[:, None] + torch.arange(step)).clamp(max=original - 1)
-        inputs, to_original = _bilinear_weights(pixels, content, original, self.logits)
-        window, to_input = _bilinear_weights(inputs, cells, cells * MASK_STRIDE, self.logits)
+        inputs, to_original = _bilinear_weights(pixels, content, original, self.logits.dtype)
+        window, to_input = _bilinear_weights(inputs, cells, cells * MASK_STRIDE, self.logits.dtype)
         sizes_px = (original - starts).clamp(max=step)
         tensors = (sizes_px, window, to_input, to_original, to_original @ to_input)
         return Strips(*(tensor.to(self.logits.device) for tensor in tensors))
@@ -125,13 +125,13 @@ class Masks:
         return _resize(self.window(tiles, queries), rows, cols)
 
 
-def _bilinear_weights(outputs: Tensor, in_size: int, out_size: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def _bilinear_weights(outputs: Tensor, in_size: int, out_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Bilinear resizing of one axis (align_corners=False): which inputs the ``outputs`` [n, m] read, and how much of
     each. The outputs of a row ascend.
 
     Returns inputs [n, i], which repeat the last where a row reads fewer than others, and weights [n, m, i].
     """
-    positions = ((outputs.to(like.dtype) + 0.5) * (in_size / out_size) - 0.5).clamp(0, in_size - 1)
+    positions = ((outputs.to(dtype) + 0.5) * (in_size / out_size) - 0.5).clamp(0, in_size - 1)
     start, stop = positions[:, :1].long(), (positions[:, -1:].long() + 2).clamp(max=in_size)
     inputs = start + torch.arange(int((stop - start).max()))
     # The weight falls linearly from 1 at an input's own position to 0 at its neighbours', and so from ``stop`` on.

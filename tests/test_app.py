@@ -120,6 +120,24 @@ def test_without_a_checkpoint_the_page_says_so(monkeypatch: pytest.MonkeyPatch) 
     assert "Nothing can be segmented yet: The weights &lt;here&gt; are missing." in header
 
 
+@pytest.mark.parametrize(("given", "name"), [(None, "default"), ("", "default"), ("mine.safetensors",) * 2])
+def test_the_environment_may_name_another_checkpoint(
+    given: str | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for = []
+
+    def load(name: str, device: str) -> pem.PEM:
+        asked_for.append(name)
+        raise FileNotFoundError("as far as this test goes")
+
+    monkeypatch.setattr(pem, "load_model", load)
+    monkeypatch.delenv("PEM_MODEL", raising=False)
+    if given is not None:
+        monkeypatch.setenv("PEM_MODEL", given)
+    app.build_page()
+    assert asked_for == [name]
+
+
 def test_the_header_names_checkpoint_and_device() -> None:
     header = app.header(HalvesModel(), problem="")
     assert "default · EfficientNet-lite2 · 0 M parameters · 47 classes · CPU" in header
