@@ -159,7 +159,7 @@ def plain_panoptic(output: PEMOutput, batch: Batch, config: PEMConfig) -> tuple[
     categories = categories_for(config)
     scores, labels = output.pred_logits[0].softmax(-1).max(-1)
     kept = ((labels != config.num_classes) & (scores > config.object_threshold)).nonzero()[:, 0]
-    ids = torch.zeros(batch.original_sizes[0], dtype=torch.int32)
+    ids = torch.zeros(batch.original_sizes[0], dtype=torch.int32, device=scores.device)
     if len(kept) == 0:
         return ids, []
     masks = enlarge_masks(output.pred_masks[0][kept])

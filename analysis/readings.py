@@ -46,7 +46,7 @@ def measure(model: pem.PEM, photo: np.ndarray, repeats: int) -> list[dict[str, A
     with torch.inference_mode():
         output = model(batch.pixels)
     results = {name: read(output, batch, model.config)[0] for name, read in READINGS.items()}
-    differing_px = int((results["panoptic"].ids != plain_panoptic(output, batch, model.config)[0].numpy()).sum())
+    differing_px = int((results["panoptic"].ids != plain_panoptic(output, batch, model.config)[0].cpu().numpy()).sum())
 
     def workload(read: Callable[..., list[pem.Segmentation]]) -> Workload:
         def run(stage_done: Callable[[], None]) -> None:
