@@ -44,21 +44,23 @@ class There(Tensor):
 
 
 class OtherDevice(TorchDispatchMode):
+    """Computes on the CPU, and fails where a GPU's operator could not take what it is given."""
+
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        there = [x for x in given if isinstance(x, There)]
+        far = [x for x in given if isinstance(x, There)]
         may_take_both = operator in MAY_TAKE_BOTH
         if operator is torch.ops.aten.index.Tensor:  # the CPU's indices are copied, but not the other way round
             may_take_both = isinstance(args[0], There)
-        if there and not may_take_both:
+        if far and not may_take_both:
             mixed = [x for x in given if not isinstance(x, There) and x.ndim > 0]
             assert not mixed, f"{operator} is given tensors of two devices."
-        stays = kwargs.get("device", ELSEWHERE if there else None) == ELSEWHERE
+        stays = kwargs.get("device", ELSEWHERE if far else None) == ELSEWHERE
         if "device" in kwargs:
             kwargs["device"] = torch.device("cpu")
         args, kwargs = tree_map(lambda x: x.kept if isinstance(x, There) else x, (args, kwargs))
-        known = {id(x.kept): x for x in there}  # what works in place returns what it was given
+        known = {id(x.kept): x for x in far}  # what works in place returns what it was given
 
         def moved(x: Any) -> Any:
             if not (stays and isinstance(x, Tensor)):
