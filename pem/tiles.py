@@ -64,7 +64,7 @@ class Masks:
     @classmethod
     def of(cls, output: PEMOutput, batch: Batch, i: int, queries: Tensor | None = None) -> Masks:
         logits = output.pred_masks[i] if queries is None else output.pred_masks[i][queries]
-        # As above; 0 * inf is not what interpolation means either.
+        # In float16 a large logit may have become infinite, and 0 * inf is not what interpolation means.
         return cls(to_float(logits).nan_to_num(), batch.content_sizes[i], batch.original_sizes[i])
 
     @cached_property
@@ -101,8 +101,11 @@ class Masks:
         return least - rounding, most + rounding
 
     def alike(self, where: Tensor, contends: Tensor, depth: int = 0) -> Iterator[Tiles]:
-        """The tiles ``where`` [rows, cols], in portions of one size and as many of those that ``contends`` [D, rows,
-        cols]. A portion has at most VALUES_AT_ONCE pixels, counted once per contender and at least ``depth`` times."""
+        """The tiles ``where`` [rows, cols], in portions of tiles of one size with as many contenders each.
+
+        ``contends`` [D, rows, cols]: which of D queries or classes may matter in a tile. A portion has at most
+        VALUES_AT_ONCE pixels, counted once per contender and at least ``depth`` times; a single tile may have more.
+        """
         rows, cols, counts = self.rows, self.cols, contends.sum(0)
         kinds = 4 * counts + 2 * (rows.sizes_px < rows.sizes_px[0])[:, None] + (cols.sizes_px < cols.sizes_px[0])
         _, kind, num_tiles = kinds[where].unique(return_inverse=True, return_counts=True)
