@@ -147,6 +147,11 @@ def _resize(window: Tensor, row_weights: Tensor, col_weights: Tensor) -> Tensor:
     return row_weights[:, None] @ (window @ col_weights[:, None].mT)
 
 
+def _weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
+    """[T, n, Q] and [T, Q, H, W] -> [T, n, H, W]"""
+    return (weights @ maps.flatten(2)).unflatten(2, maps.shape[2:])
+
+
 def _strongest(values: Tensor) -> Tensor:
     """The same as ``values.max(1).indices``, the first of equals included, but overwrites ``values`` [T, D, H, W].
 
@@ -294,11 +299,6 @@ def _label(
         counts += np.bincount(labels.flatten().numpy(), minlength=num_labels)
         canvas.put(tiles, labels)
     return canvas.pixels, counts
-
-
-def _weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
-    """[T, n, Q] and [T, Q, H, W] -> [T, n, H, W]"""
-    return (weights @ maps.flatten(2)).unflatten(2, maps.shape[2:])
 
 
 def evidence_inside(masks: Masks, probs: Tensor, labels: np.ndarray) -> tuple[list[float], list[tuple[int, ...]]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_postprocess import CITYSCAPES, batch_of, random_output
+from test_postprocess import CITYSCAPES, batch_of, of_stuff_and_things, random_output
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -76,9 +76,7 @@ def there(output: PEMOutput) -> PEMOutput:
 
 CONTENT, ORIGINAL = (90, 150), (301, 470)
 BATCH = batch_of(ORIGINAL, CONTENT)
-OUTPUT = random_output(24, (24, 40), 19)
-# Spread over stuff and things.
-OUTPUT.pred_logits.copy_(OUTPUT.pred_logits[..., [0, 11, 2, 13, *range(4, 11), 1, 12, 3, *range(14, 20)]])
+OUTPUT = of_stuff_and_things(random_output(24, (24, 40), 19))
 
 
 @pytest.mark.parametrize(
