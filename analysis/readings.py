@@ -20,8 +20,8 @@ from analysis.latency import Workload, measure_rounds, percentiles
 from analysis.plain import plain_panoptic
 from analysis.results import result_path, save_tables
 from pem.conditions import conditions
+from pem.photos import ImageError, to_array
 from pem.predict import READINGS
-from pem.preprocess import ImageError, to_array
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 

@@ -3,9 +3,10 @@
 from pem.config import PEMConfig, get_config
 from pem.model import PEM, build_model
 from pem.outputs import Batch, LayerTrace, PEMOutput, Prediction, QueryOutcome, Segment, Segmentation
+from pem.photos import ImageError, load_image
 from pem.postprocess import instances, panoptic, semantic
 from pem.predict import predict
-from pem.preprocess import ImageError, load_image, preprocess
+from pem.preprocess import preprocess
 from pem.render import render
 from pem.weights import LoadReport, WeightsError, load_model, load_weights, save_weights
 

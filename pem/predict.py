@@ -11,8 +11,9 @@ import torch
 from pem.layers import mixed_precision
 from pem.model import PEM
 from pem.outputs import Segmentation
+from pem.photos import Photo, to_array
 from pem.postprocess import instances, panoptic, semantic
-from pem.preprocess import Photo, preprocess, to_array
+from pem.preprocess import preprocess
 
 READINGS: dict[str, Callable[..., list[Segmentation]]] = {
     "panoptic": panoptic,

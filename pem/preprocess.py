@@ -1,95 +1,20 @@
-"""Image -> Batch: resized, normalised and padded, with the sizes that undo it. Also the safe way to open a file."""
+"""Image -> Batch: resized, normalised and padded, with the sizes that undo it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import warnings
 from collections.abc import Sequence
-from typing import IO, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.nn import functional as F
 
 from pem.config import PEMConfig
 from pem.outputs import Batch
+from pem.photos import Photo, to_array, to_rgb  # noqa: F401
 
 SIZE_DIVISOR = 32  # the coarsest level of the backbone has this stride, and all levels must fit into each other
-MIN_SIDE_PX = 8
-MAX_SIDE_PX = 65_500  # the longest that a JPEG can be
-MAX_PIXELS = 40_000_000
-# Pillow knows dozens more, some of which start other programs (EPS: Ghostscript), which a stranger's file must not.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
-# Said of every other exception: for broken data Pillow's parsers raise half a dozen unrelated types.
-_DAMAGED = "The image file is damaged or incomplete."
-
-Photo: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
-
-
-class ImageError(ValueError):
-    """A file that cannot be used as a photo. Its message is one sentence for the person who chose the file."""
-
-
-def load_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
-    """The first picture in a file, upright, in RGB, with transparency on white and deeper pixels scaled to 8 bits.
-
-    Raises ImageError for what is missing, no image or damaged, for a side below 8 px or above 65,500, and for more than
-    40 megapixels; the size is looked at before anything is decoded.
-    """
-    try:
-        # Our own limit is below the one that Pillow warns about.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=FORMATS)
-    except FileNotFoundError:
-        raise ImageError(f"There is no file {str(file)!r}.") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"The image has more than {MAX_PIXELS // 10**6} megapixels; make it smaller.") from None
-    except Image.UnidentifiedImageError:
-        raise ImageError(
-            "The file is not an image that can be read; use JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF."
-        ) from None
-    except Exception as error:
-        if isinstance(error, OSError) and error.strerror:  # of the file system, not of a parser
-            raise ImageError(f"The file cannot be opened: {error.strerror}.") from error
-        raise ImageError(_DAMAGED) from error
-
-    with image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ImageError(
-                f"The image has {width} x {height} pixels; make it smaller than {MAX_PIXELS // 10**6} megapixels."
-            )
-        if max(width, height) > MAX_SIDE_PX:
-            raise ImageError(f"The image has {width} x {height} pixels; it may have at most {MAX_SIDE_PX} a side.")
-        if min(width, height) < MIN_SIDE_PX:
-            raise ImageError(f"The image has {width} x {height} pixels; it needs at least {MIN_SIDE_PX} a side.")
-        try:
-            image.load()
-            return to_rgb(image)
-        except Exception as error:
-            raise ImageError(_DAMAGED) from error
-
-
-def to_array(image: Photo) -> np.ndarray:
-    """A photo (path, PIL image or uint8 RGB [H0, W0, 3]) as uint8 RGB [H0, W0, 3].
-
-    A PIL image is read as ``load_image`` reads a file. Raises ValueError for an array of another dtype or shape, and
-    ImageError for a file that is no usable photo.
-    """
-    if isinstance(image, (str, os.PathLike)):
-        return np.asarray(load_image(image))
-    if isinstance(image, Image.Image):
-        image = np.asarray(to_rgb(image))
-    if not isinstance(image, np.ndarray):
-        raise ValueError(f"An image must be a path, a PIL image or a numpy array, not {type(image).__name__}.")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(
-            f"An image array must be uint8 RGB of shape [height, width, 3], not {image.dtype} of {list(image.shape)}."
-        )
-    return image
 
 
 def check_size(size: tuple[int, int]) -> None:
@@ -133,27 +58,3 @@ def _content_size(original_size: tuple[int, int], config: PEMConfig) -> tuple[in
         sides = [side * scale for side in sides]
     height, width = (max(int(side + 0.5), 1) for side in sides)
     return height, width
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright, in RGB, with transparency on white and deeper pixels scaled to 8 bits."""
-    with contextlib.suppress(Exception):  # a photo with a broken EXIF block is still a photo
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        image = _to_8_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey levels of 16 bits, 32 bits or float -> 8 bits. Pillow's own conversion would clip them at 255."""
-    levels = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
-    brightest = float(levels.max())
-    # Floats come as 0..1, 0..255 or 0..65535, whichever holds them; whole numbers are 16-bit unless they are larger.
-    # Of mode "I" are both 16-bit files and arrays of 8-bit levels.
-    usual = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 65535.0)}.get(image.mode, (65535.0,))
-    white = next((level for level in usual if brightest <= level), brightest)
-    return Image.fromarray((levels.clip(0, white) * (255 / white) + 0.5).astype(np.uint8))

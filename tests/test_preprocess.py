@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from pem.config import get_config
-from pem.preprocess import ImageError, load_image, preprocess, to_array
+from pem.photos import ImageError, load_image, to_array
+from pem.preprocess import preprocess
 
 CONFIG = replace(get_config("default"), short_side_px=384, max_long_side_px=768)  # (x - 127) / 128
 

@@ -8,7 +8,7 @@ import gradio as gr
 import numpy as np
 from gradio.data_classes import ImageData
 
-from pem.preprocess import ImageError, load_image
+from pem.photos import ImageError, load_image
 
 
 class SafeImage(gr.Image):
