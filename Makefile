@@ -10,7 +10,7 @@ help:
 	@echo "make app    serve the page at http://127.0.0.1:$(PORT) (PORT=... for another; offline after the first time)"
 	@echo "make test   lint, type check and run all tests"
 	@echo "make setup  only create $(VENV) and install requirements.txt into it"
-	@echo "PYTHON=...  the Python, 3.10 to 3.12, that $(VENV) is made with (now: $(PYTHON))"
+	@echo "PYTHON=...  the Python, 3.10 to 3.13, that $(VENV) is made with (now: $(PYTHON))"
 
 setup: $(VENV)/.installed
 
@@ -27,7 +27,7 @@ test: $(VENV)/.installed-dev
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-		|| { echo "$(PYTHON) is too old or missing: name a Python 3.10 to 3.12 with make PYTHON=/path/to/python."; exit 1; }
+		|| { echo "$(PYTHON) is too old or missing: name a Python 3.10 to 3.13 with make PYTHON=/path/to/python."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps are older than a requirements file that changed since, and then pip runs again.

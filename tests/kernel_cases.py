@@ -67,13 +67,14 @@ def test_empty_masks_follow_the_rule(rule: str) -> None:
 
 def test_of_equal_tokens_the_first_allowed_one_is_chosen() -> None:
     """Also across blocks."""
-    layer, (query, query_embed, source, position, _) = attention(64, 4), random_inputs((5, 40), batch=1)
-    torch.nn.init.zeros_(layer.key_conv.weight)  # every token has the same key
+    layer, (*inputs, _) = attention(64, 4), random_inputs((5, 40), batch=1)
+    score = small_attention.equal_tokens(layer, num_queries=7)
     first = torch.tensor([0, 1, 63, 64, 65, 190, 199], device=DEVICE)
     banned = (torch.arange(200, device=DEVICE) < first[:, None])[None]
     with torch.no_grad():
-        _, attended = layer(query, query_embed, source, torch.zeros_like(position), banned, trace=True)
+        _, attended = layer(*inputs, banned, trace=True)
     assert torch.equal(attended.prototype_index, first.expand(1, 4, 7))
+    assert torch.equal(attended.similarity[0].cpu(), score)
 
 
 def test_what_is_no_number_stays_none_and_reads_nothing_beyond() -> None:

@@ -30,6 +30,22 @@ def random_inputs(size: tuple[int, int], dim: int = 32, queries: int = 7, batch:
     return query, query_embed, source, position, banned
 
 
+def equal_tokens(layer: PrototypeCrossAttention, num_queries: int) -> torch.Tensor:
+    """Gives every token the same key and every query the same target; returns the score of each head, [h, Q].
+
+    All are sums of few powers of two, which every matrix product gives exactly: equal tokens get equal scores.
+    """
+    dim = layer.alpha.numel()
+    unit = torch.zeros(dim)
+    unit[:: dim // 16] = 0.25  # sixteen channels, and so of length 1
+    signs = torch.tensor([1, 1, -1]).repeat(dim)[:dim]
+    with torch.no_grad():
+        for linear, bias in ((layer.key_proj, unit), (layer.query_proj, unit * signs)):
+            linear.weight.zero_()
+            linear.bias.copy_(bias)
+    return (unit * unit * signs).view(layer.num_heads, -1).sum(1)[:, None].expand(-1, num_queries)
+
+
 def with_empty_masks(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """One query of the first image and all queries of the second are banned from all tokens."""
     *others, banned = inputs

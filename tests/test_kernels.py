@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import processes
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,7 +23,7 @@ CASES = Path(__file__).with_name("kernel_cases.py")
 def run_cases(**environment: str) -> None:
     """In a process of their own: Triton asks how to run when it is imported."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)]
-    run = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    run = processes.run(command, env=os.environ | environment)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

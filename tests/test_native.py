@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import small_attention
 import torch
-from small_attention import attention, random_inputs
+from small_attention import attention, equal_tokens, random_inputs
 from small_model import small_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.plain import plain_forward
 from pem.attention import PrototypeCrossAttention, native
 
-needs_compiler = pytest.mark.skipif(native.library() is None, reason="there is no C compiler (cc) that makes it")
+needs_compiler = pytest.mark.skipif(
+    native.library() is None, reason="There is no C compiler (cc): apt-get install gcc libc6-dev."
+)
 
 
 def test_it_compiles_where_there_is_gcc() -> None:
@@ -122,14 +124,15 @@ def test_what_lies_in_its_memory_is_not_computed_with(monkeypatch: pytest.Monkey
 @needs_compiler
 def test_of_equal_tokens_the_first_allowed_one_is_chosen() -> None:
     """Also across blocks, which threads take in turns."""
-    layer, (query, query_embed, source, position, _) = attention(32, 4), random_inputs((40, 140), batch=1)
-    torch.nn.init.zeros_(layer.key_conv.weight)  # every token has the same key
+    layer, (*inputs, _) = attention(32, 4), random_inputs((40, 140), batch=1)
+    score = equal_tokens(layer, num_queries=7)
     first = torch.tensor([0, 1, 69, 70, 140, 2900, 5599])
     banned = (torch.arange(5600) < first[:, None])[None]
     for _ in range(5):
         with torch.no_grad():
-            _, attended = layer(query, query_embed, source, torch.zeros_like(position), banned, trace=True)
+            _, attended = layer(*inputs, banned, trace=True)
         assert torch.equal(attended.prototype_index, first.expand(1, 4, 7))
+        assert torch.equal(attended.similarity[0], score)
 
 
 @needs_compiler
@@ -188,3 +191,24 @@ def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     time = made.stat().st_mtime_ns
     assert native.library.__wrapped__() is not None
     assert [*tmp_path.rglob("*.so")] == [made] and made.stat().st_mtime_ns == time
+
+
+@needs_compiler
+def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert native.library.__wrapped__() is not None
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64 processor")
+def test_it_can_be_compiled_for_another_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One without AVX, which every x86-64 processor can stand for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PEM_MARCH", "x86-64")
+    other = native.library.__wrapped__()
+    monkeypatch.setenv("PEM_MARCH", "no-such-processor")
+    assert native.library.__wrapped__() is None
+    assert len([*tmp_path.rglob("*.so")]) == 1
+    monkeypatch.setattr(native, "library", lambda: other)
+    assert_equals_plain(attention(32, 4), random_inputs((7, 5), queries=16))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pem.attention.prototype import PrototypeCrossAttention
 
 SOURCE = Path(__file__).with_name("prototype.c")
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-O3", "-fopenmp", "-fPIC", "-shared")
 PANEL, GROUP = 32, 12  # as in prototype.c; no build has larger ones
 
 
@@ -32,28 +32,48 @@ LAYER = struct.Struct("7i ? 2f 27P")  # struct layer of prototype.c
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code, or None where there is no C compiler that can make it."""
+    """The compiled code, or None where there is no C compiler that can make it.
+
+    The environment variable PEM_MARCH names another processor than this machine's: "x86-64-v3", as gcc's -march.
+    """
     compiler = shutil.which("cc")
     if compiler is None:
         return None
     try:
-        # Kept for the next time under a name that tells what it was made of and for which machine.
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-        made_of = (SOURCE.read_bytes(), version, " ".join(FLAGS).encode(), cpu_flags())
-        name = f"prototype-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}.so"
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pem"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not (folder / name).exists():
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:  # another process may be making it as well
-                made = Path(scratch) / name
-                subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"], capture_output=True, check=True)
-                made.rename(folder / name)
-        loaded = ctypes.CDLL(str(folder / name))  # its OpenMP is the one that torch has already loaded
+        loaded = compiled_by(compiler, (*FLAGS, f"-march={os.environ.get('PEM_MARCH') or 'native'}"))
     except (OSError, RuntimeError, subprocess.CalledProcessError):
         return None
     loaded.workspace.argtypes, loaded.workspace.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_size_t
     loaded.attend.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p)
     return loaded
+
+
+def compiled_by(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
+    """The code made with these flags, kept for the next time in ~/.cache/pem where that can be written to."""
+    # The name tells what it was made of and for which machine.
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    made_of = (SOURCE.read_bytes(), version, " ".join(flags).encode(), cpu_flags())
+    name = f"prototype-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pem"
+    if (folder / name).exists():
+        return ctypes.CDLL(str(folder / name))  # its OpenMP is the one that torch has already loaded
+    can_keep = can_write_to(folder)
+    with tempfile.TemporaryDirectory(
+        dir=folder if can_keep else None
+    ) as scratch:  # another process may make it as well
+        made = Path(scratch) / name
+        subprocess.run([compiler, *flags, str(SOURCE), "-o", str(made), "-lm"], capture_output=True, check=True)
+        if can_keep:
+            made = made.rename(folder / name)
+        return ctypes.CDLL(str(made))  # which stays when the file is gone
+
+
+def can_write_to(folder: Path) -> bool:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def cpu_flags() -> bytes:

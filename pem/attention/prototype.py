@@ -22,6 +22,8 @@ class PrototypeCrossAttention(nn.Module):
     ``forward(query, query_embed, source, position, banned)`` takes query [B, Q, D], query_embed [Q, D], source and
     position [B or 1, D, H, W] and banned bool [B, Q, N] (True: the token lies outside the query's previous mask), and
     returns the new query [B, Q, D], and for a trace what was chosen from what.
+    Of tokens whose computed scores are equal, the first is chosen. Equal tokens need not get equal scores: a matrix
+    product may round its columns differently, in another way on every processor.
     It is fastest on a CPU with maps in channels_last.
     """
 
@@ -86,7 +88,7 @@ class PrototypeCrossAttention(nn.Module):
 
     @torch.no_grad()
     def select(self, key: Tensor, target: Tensor, banned: Tensor) -> tuple[Tensor, Tensor]:
-        """The best allowed token of every head and query: index and similarity, both [B, h, Q]. Ties: the first.
+        """The best allowed token of every head and query: index and similarity, both [B, h, Q].
 
         No gradient flows through the choice, only through the token that was chosen.
         """

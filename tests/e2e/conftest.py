@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +13,14 @@ from studio import rows, upload
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
-    if not CHROMIUM.exists():
-        pytest.skip(f"There is no {CHROMIUM}: apt-get install chromium.")
+    if CHROMIUM is None:
+        pytest.skip("There is no Chromium: apt-get install chromium.")
     quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
