@@ -35,7 +35,7 @@ AT_HOME = {
     "gradio": ("app", "ui"),
     "spaces": ("app",),
     "plotly": ("app", "ui", "analysis.figures"),
-    "matplotlib": ("app", "ui", "analysis.figures"),
+    "matplotlib": ("app", "ui", "analysis.figures", "pem.names"),
     "playwright": (),
 }
 # Heavy and optional: pem may need them inside a function, never for being imported.

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from fontTools.ttLib import TTCollection, TTFont
+from PIL import features
 
+from pem import names
 from pem.names import deepest_place, write_names
 from pem.outputs import Segment, Segmentation
 from pem.render import render
@@ -94,6 +103,160 @@ def test_names_of_any_european_language_and_on_two_lines_are_written() -> None:
     names = ["çiş", "çiğ", "кот", "пёс", "γάτα", "γίδα", "Tür", "Tor"]
     assert len({picture(name) for name in names}) == len(names)  # letters that a font lacks look all alike
     assert picture("dining\ntable") == picture("dining table")
+
+
+# ---------------------------------------------------------------------------------------------------------------- fonts
+
+APPLE, DOG, CHINESE = "苹果", "小狗", "苹果小狗"
+
+
+@pytest.fixture(autouse=True)
+def nothing_found_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a new process, without fonts of the system: tests pass whatever is installed."""
+    monkeypatch.delenv("PEM_FONT", raising=False)
+    monkeypatch.setattr(names, "_system_fonts", lambda: ())
+    monkeypatch.setattr(names, "_font_of", {})
+    monkeypatch.setattr(names, "_told", set())
+    yield
+
+
+def font(letters: str) -> TTFont:
+    """A font in which each letter is a bar of another height, and what is missing is a square."""
+
+    def bar(width: int, height: int):
+        pen = TTGlyphPen(None)
+        for number, point in enumerate([(0, 0), (0, height), (width, height), (width, 0)]):
+            pen.lineTo(point) if number else pen.moveTo(point)
+        pen.closePath()
+        return pen.glyph()
+
+    glyphs = [".notdef", *(f"bar{n}" for n in range(len(letters)))]
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(glyphs)
+    builder.setupCharacterMap({ord(letter): glyph for letter, glyph in zip(letters, glyphs[1:])})
+    builder.setupGlyf({glyph: bar(800 if n == 0 else 400, 800 - 150 * n) for n, glyph in enumerate(glyphs)})
+    builder.setupHorizontalMetrics({glyph: (1000, 0) for glyph in glyphs})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Bars", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    return builder.font
+
+
+def font_file(path: Path, letters: str) -> str:
+    built = font(letters)
+    if path.suffix == ".ttc":
+        collection = TTCollection()
+        collection.fonts = [built, font("x")]
+        collection.save(path)
+    else:
+        built.save(path)
+    return str(path)
+
+
+def picture(name: str) -> bytes:
+    """The letters alone: their ground is black on black."""
+    segments = segmentation(np.ones((100, 400), np.int32), name)
+    return write_names(np.zeros((100, 400, 3), np.uint8), segments).tobytes()
+
+
+def is_written(name: str) -> bool:
+    return any(picture(name))
+
+
+def test_a_name_that_no_font_has_is_left_out_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    both = segmentation(np.repeat([[1], [2]], 100, axis=0).repeat(200, axis=1).astype(np.int32), APPLE, "cat")
+    found = written(both)
+    assert not found[:100].any() and found[100:].any()
+    written(both)
+    assert not is_written(DOG)
+    [first, second] = caplog.records
+    assert (first.name, first.levelno) == ("pem", logging.WARNING)
+    assert APPLE in first.message and "fonts-noto-cjk" in first.message and "PEM_FONT" in first.message
+    assert DOG in second.message and APPLE not in second.message
+
+
+@pytest.mark.parametrize("ending", ["ttf", "otf", "ttc"])
+def test_a_font_of_the_system_that_has_the_letters_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    damaged = tmp_path / "damaged.ttf"
+    damaged.write_bytes(b"no font")
+    half = font_file(tmp_path / "half.ttf", APPLE)
+    whole = font_file(tmp_path / f"whole.{ending}", CHINESE)
+    monkeypatch.setattr(names, "_system_fonts", lambda: (str(damaged), str(tmp_path / "gone.ttf"), half, whole))
+    pictures = {picture(name) for name in (APPLE, DOG, APPLE[0], DOG[0])}
+    assert len(pictures) == 4 and all(map(any, pictures))  # boxes would all look alike
+    assert not is_written("狼") and is_written("cat")
+    assert len(caplog.records) == 1
+    assert names._font_of["", frozenset(APPLE)] == half
+
+
+def test_the_user_s_own_font_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = picture("ab")
+    monkeypatch.setenv("PEM_FONT", font_file(tmp_path / "mine.ttf", "ab" + APPLE))
+    assert is_written(APPLE) and picture("ab") != plain
+    monkeypatch.setenv("PEM_FONT", "")
+    assert picture("ab") == plain
+
+
+@pytest.mark.parametrize("content", [None, b"no font"])
+def test_a_user_s_font_that_is_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    path = tmp_path / "mine.ttf"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv("PEM_FONT", str(path))
+    with pytest.raises(ValueError, match="PEM_FONT is .*mine.ttf.*, which is no font file"):
+        picture("cat")
+
+
+ARABIC = "\u0642\u0637\u0629"  # cat; its three letters join
+
+
+@pytest.mark.skipif(not features.check("raqm"), reason="This Pillow has no Raqm.")
+def test_arabic_letters_join_and_hebrew_ones_run_from_right_to_left() -> None:
+    assert is_written(ARABIC)
+    assert picture(ARABIC) != picture(ARABIC[::-1]) != picture("\u200c".join(ARABIC))
+    for word, place in (
+        ("\u05de\u05d5", 0),
+        ("\u05d5\u05de", -1),
+    ):  # the second letter stored, a stroke, is the left one
+        columns = np.frombuffer(picture(word), np.uint8).reshape(100, 400, 3)[..., 0].sum(axis=0, dtype=int)
+        drawn = np.flatnonzero(columns)
+        assert columns.argmax() == drawn[place]
+
+
+def test_without_raqm_letters_that_join_are_left_out_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(names.features, "check", lambda feature: False)
+    for name in (ARABIC, "\u05d0", "\u0915\u093f", "a\u200db"):
+        assert not is_written(name)
+    assert is_written("cat") and is_written("e\u0301")  # an accent that is composed needs no shaping
+    assert len(caplog.records) == 4 and all("Raqm" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "name", ["\x00", "\x1b[31m", "\ud800", "\ufeff", "\u202e", "🐱\ufe0f", "👨\u200d👩\u200d👧", "\uffff", "\U0010ffff"]
+)
+def test_no_name_makes_drawing_fail(name: str) -> None:
+    picture(name)
+    picture(f"cat{name}")
+    if name in ("\x00", "\ud800", "\ufeff", "\u202e"):  # they are never seen
+        assert not is_written(name) and picture(f"c{name}at") == picture("cat")
+
+
+def test_system_fonts_are_listed_plain_ones_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    from matplotlib import font_manager
+
+    files = ["/b/NotoSans-Bold.ttf", "/a/NotoSerifMono-Italic.ttf", "/c/NotoSans.ttf", "/c/LastResort.otf"]
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: files)
+    names._system_fonts.cache_clear()
+    assert names._system_fonts() == ("/c/NotoSans.ttf", "/b/NotoSans-Bold.ttf", "/a/NotoSerifMono-Italic.ttf")
+    names._system_fonts.cache_clear()
 
 
 def test_an_overlay_has_names_when_asked() -> None:
