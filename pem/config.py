@@ -29,7 +29,7 @@ def _check(config: TrainingConfig | PEMConfig) -> None:
         if not _is_a(value, kind):
             choices = get_args(kind) if get_origin(kind) is Literal else ()
             wanted = " or ".join(map(repr, choices)) or f"of type {this.type}"
-        elif not all(least <= x <= most for x in numbers):
+        elif not all(least <= x <= most and math.isfinite(x) for x in numbers):
             wanted = f"{least} or more" if most == math.inf else f"from {least} to {most}"
         else:
             continue
@@ -125,6 +125,7 @@ class PEMConfig:
     )
     object_threshold: float = 0.8
     overlap_threshold: float = 0.8
+    trained: str = ""  # "YYYY-MM-DD", when the training of one's own model ended; "" for presets and the bundled file
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Weights in and out: our safetensors, and the published checkpoints under their detectron2 names.
 
 A checkpoint is a stranger's file. Nothing here runs code from one: torch files are read with ``weights_only=True``,
-and pickles by an unpickler that can make arrays of numbers and nothing else.
+and pickles by an unpickler that can make arrays of numbers and nothing else. Both also know NumPy's numbers.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,10 @@ LEGACY_TABLE = (
     (_PREDICTOR + r"static_query", "sem_seg_head.predictor.query_feat"),
 )
 _STDC_ALIAS = re.compile(r"backbone\.x\d+\.0\.(.+)")
+# What DistributedDataParallel and torch.compile put into the names of weights. No name of ours has such a part.
+_WRAPPERS = {"module", "_orig_mod"}
+# Under which name a file may keep its weights; the first that it has counts.
+_CONTAINERS = ("model", "state_dict", "model_state_dict", "module", "network", "net", "weights")
 
 
 def our_name(reference_name: str) -> str | None:
@@ -112,14 +118,17 @@ def our_name(reference_name: str) -> str | None:
 def load_weights(model: PEM, path: str | os.PathLike[str]) -> LoadReport:
     """Fills the model from a file, whole or not at all.
 
-    Reads a reference checkpoint (``.pth`` with tensors, ``.pkl`` with numpy arrays; bare, or under "model") or our
-    ``.safetensors``. Strict: raises WeightsError, which names the tensors, when one is missing, unknown or of another
-    shape; also when the file is damaged or holds anything but tensors. FileNotFoundError when there is no such file.
+    Reads a reference checkpoint (``.pth``, ``.pt`` or ``.bin`` with tensors, ``.pkl`` with numpy arrays; bare, or under
+    "model" or another usual name), a training run's ``checkpoint.pt`` (its averaged weights) and ``.safetensors``.
+    Numbers and texts beside the weights are ignored, and so are the prefixes that wrappers add to names.
+    Strict: raises WeightsError, which names the tensors, when one is missing, unknown or of another shape; also when
+    the file is damaged. FileNotFoundError when there is no such file.
     Values are converted to the model's own dtype and device.
     """
     path = Path(path)
     state = _read(path)
-    report, tensors = _match(state, model.state_dict())
+    with _naming(path):
+        report, tensors = _match(state, model.state_dict())
     if not report.loaded:
         raise WeightsError(f"{path} holds no weights of a PEM; its first tensors are: {_some(state)}.")
     problems = []
@@ -149,7 +158,7 @@ def save_weights(
     ValueError for a name with another ending, by which ``load_model`` could not tell what it is.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise ValueError(f"{path} has another ending than .safetensors; add it, or load_model cannot read the file.")
     tensors = {
         name: (tensor.to(dtype) if dtype and tensor.ndim > 1 else tensor).contiguous()
@@ -176,8 +185,9 @@ def load_model(
 
     Args:
         name_or_path: "default", the model that comes with this project (offline); another preset, together with
-            ``weights``; one of our ``.safetensors`` files; or "owner/repo@revision" on the Hugging Face Hub, where the
-            revision (a tag or commit) pins what is downloaded: its ``model.safetensors``, once, with a progress bar.
+            ``weights``; one of our ``.safetensors`` files; a training run's ``checkpoint.pt`` (its averaged weights);
+            or "owner/repo@revision" on the Hugging Face Hub, where the revision (a tag or commit) pins what is
+            downloaded: its ``model.safetensors``, once, with a progress bar.
         device: "auto" is "cuda" where there is one, else "cpu".
         weights: a file for that preset, of any kind that ``load_weights`` reads.
 
@@ -187,18 +197,22 @@ def load_model(
     target = pick_device(device)
     name = os.fspath(name_or_path)
     if name in PRESETS and weights is not None:
-        config, path = get_config(name), Path(weights)
-        if path.suffix == ".safetensors" and "pem_format" in _metadata(path):
-            own = dataclasses.replace(_read_config(path), training=config.training)
-            if own != config:
-                raise WeightsError(f"{path} has a config of its own, which differs; use load_model({str(path)!r}).")
+        preset, path = get_config(name), Path(weights)
+        config = own_config(path) or preset  # its own has a name and a date
+        if preset != dataclasses.replace(config, training=preset.training, name=preset.name, trained=preset.trained):
+            raise WeightsError(f"{path} has a config of its own, which differs; use load_model({str(path)!r}).")
     elif weights is not None:
         raise ValueError(
             f"weights= goes with the name of a preset, not with {name!r}; choose one of: {', '.join(PRESETS)}."
         )
     else:
         path = _locate(name)
-        config = _read_config(path)
+        if (own := own_config(path)) is None:
+            raise WeightsError(
+                f"{path} does not say which network it belongs to; name a preset: "
+                f"load_model('cityscapes-panoptic-r50', weights={str(path)!r})."
+            )
+        config = own
     model = build_model(config)
     load_weights(model, path)
     return model.to(target)
@@ -218,7 +232,9 @@ def _locate(name: str) -> Path:
             f"No weights come with {name}; pass a checkpoint: load_model({name!r}, weights='model_final.pth')."
         )
     path = Path(name)
-    if path.suffix in _READERS or path.exists():
+    # OWNER/REPO looks like a file in a folder, but no folder has the owner's name.
+    in_a_folder = "@" not in name and path.parent != Path() and path.parent.is_dir()
+    if path.suffix.lower() in _READERS or path.exists() or in_a_folder:
         return path
     if match := re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(.+))?", name):
         repository, revision = match.groups()
@@ -259,34 +275,26 @@ def pick_device(device: str | torch.device) -> torch.device:
     return target
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    """What is written at the head of a safetensors file; ``pem_format`` is in those of ours."""
-    _check_exists(path)
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is damaged or not a file of weights: {first_line(error)}.") from error
+def own_config(path: Path) -> PEMConfig | None:
+    """The config in a file that this project wrote: a model or a training run's checkpoint. None in files of others.
 
-
-def _read_config(path: Path) -> PEMConfig:
-    """The config in the metadata of one of our files."""
-    if path.suffix in (".pth", ".pkl"):
-        raise WeightsError(
-            f"{path.name} does not say which network it belongs to; name a preset: "
-            f"load_model('cityscapes-panoptic-r50', weights={str(path)!r})."
-        )
-    metadata = _metadata(path)
-    if "pem_format" not in metadata or "config" not in metadata:
-        raise WeightsError(
-            f"{path} was not written by this project: it has no PEM config; name a preset and pass weights=."
-        )
-    if metadata["pem_format"] != str(FORMAT_VERSION):
-        raise WeightsError(
-            f"{path} has format {metadata['pem_format']}, this version reads {FORMAT_VERSION}; update this project."
-        )
+    Raises FileNotFoundError and WeightsError as ``load_weights``.
+    """
+    if _kind(path) == ".safetensors":
+        with _naming(path), safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        written = metadata.get("config") if "pem_format" in metadata else None
+        if written and metadata["pem_format"] != str(FORMAT_VERSION):
+            raise WeightsError(
+                f"{path} has format {metadata['pem_format']}, this version reads {FORMAT_VERSION}; update this project."
+            )
+    else:
+        content = _content(path)
+        written = content.get("config") if _is_checkpoint(content) else None
+    if written is None:
+        return None
     try:
-        fields = json.loads(metadata["config"])
+        fields = json.loads(written)
         training = fields.pop("training", {})
         training.pop("schedule", None)  # older files name it; there is only one
         training = _record(TrainingConfig, training)
@@ -307,27 +315,37 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def _match(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> tuple[LoadReport, dict[str, Tensor]]:
+def _match(state: dict[str, Any], wanted: dict[str, Tensor]) -> tuple[LoadReport, dict[str, Tensor]]:
+    """Which value goes where. Raises TypeError for one that is no tensor where the network needs one."""
+    state = {name if name in wanted else _unwrapped(name): value for name, value in state.items()}
     is_reference = any(name.startswith("sem_seg_head.") for name in state)
     tensors: dict[str, Tensor] = {}
     ignored, mismatched, unknown, warnings = {}, {}, [], []
-    for name, tensor in state.items():
+    for name, value in state.items():
         if is_reference and name == "criterion.empty_weight":
             ignored[name] = "the class weights of the loss, not a part of the network"
             continue
         if is_reference and (alias := _STDC_ALIAS.match(name)):
             twin = f"backbone.features.{alias[1]}"
             ignored[name] = f"a second name of {twin}"
-            if twin in state and not torch.equal(state[twin], tensor):
+            if twin in state and not torch.equal(state[twin], value):
                 warnings.append(f"{name} differs from {twin}, whose values were taken.")
             continue
         ours = our_name(name) if is_reference else name
         if ours is None or ours not in wanted or ours in tensors:
-            unknown.append(name)
-        elif tensor.shape != wanted[ours].shape:
-            mismatched[ours] = (tuple(wanted[ours].shape), tuple(tensor.shape))
+            if _is_remark(name, value):
+                ignored[name] = "a remark beside the weights"
+            else:
+                unknown.append(name)
+            continue
+        if isinstance(value, np.generic | int | float):
+            value = torch.tensor(float(value))  # such as the counter of a norm
+        if not isinstance(value, Tensor):
+            raise TypeError(f"it has a {type(value).__name__} under {name!r}, where a tensor should be")
+        if value.shape != wanted[ours].shape:
+            mismatched[ours] = (tuple(wanted[ours].shape), tuple(value.shape))
         else:
-            tensors[ours] = tensor
+            tensors[ours] = value
     # Frozen batch norms and our own files do without the counter, which nothing reads.
     missing = [
         name
@@ -337,52 +355,110 @@ def _match(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> tuple[LoadRep
     return LoadReport(tuple(tensors), ignored, tuple(missing), mismatched, tuple(unknown), tuple(warnings)), tensors
 
 
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _is_remark(name: str, value: Any) -> bool:
+    """Whether a value is no weight but said about them: the epoch, a score, a text, settings."""
+    return not isinstance(value, Tensor) or (value.ndim == 0 and "." not in name)
+
+
 def _some(names: Iterable[str], separator: str = ", ", limit: int = 5) -> str:
     names = list(names)
     return separator.join(names[:limit]) + (f"{separator}..." if len(names) > limit else "")
 
 
-def _check_exists(path: Path) -> None:
+def _kind(path: Path) -> str:
+    """The ending, which tells how to read a file. Raises when it is unknown or there is no such file."""
+    if path.is_dir():
+        raise WeightsError(f"{path} is a directory; give the file of weights in it, such as {path / HUB_FILE}.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}.")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by the names that it gives them."""
-    _check_exists(path)
-    if path.suffix not in _READERS:
+    if (ending := path.suffix.lower()) not in _READERS:
         raise WeightsError(f"{path} is of an unknown kind; weights are {', '.join(_READERS)} files.")
+    return ending
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns whatever goes wrong into one sentence: a damaged or hostile file can fail anywhere in its reader."""
     try:
-        data = _READERS[path.suffix](path)
-        state = data.get("model", data) if isinstance(data, dict) else data
-        if not isinstance(state, dict):
-            raise TypeError(f"it holds a {type(state).__name__} instead of named tensors")
-        return {str(name): _to_tensor(name, value) for name, value in state.items()}
-    except Exception as error:  # a damaged or hostile file can fail anywhere in its reader
+        yield
+    except PermissionError as error:
+        raise WeightsError(f"{path} may not be read; change its permissions.") from error
+    except Exception as error:
         raise WeightsError(f"{path} is damaged or not a file of weights: {first_line(error)}.") from error
 
 
-def _to_tensor(name: str, value: Any) -> Tensor:
-    if isinstance(value, np.ndarray | np.generic):
-        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
-    if not isinstance(value, Tensor):
-        raise TypeError(f"it has a {type(value).__name__} under {name!r}, where a tensor should be")
-    if value.layout != torch.strided or value.is_complex():
+def _content(path: Path) -> Any:
+    """What a file holds, as it was put in."""
+    reader = _READERS[_kind(path)]
+    with _naming(path):
+        return reader(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tensors of a file, and the remarks beside them, by the names that it gives them."""
+    content = _content(path)
+    with _naming(path):
+        return {str(name): _to_tensor(name, value) for name, value in _weights_in(content).items()}
+
+
+def _is_checkpoint(content: Any) -> bool:
+    """Whether it is the checkpoint.pt of a training run of this project."""
+    return isinstance(content, dict) and content.keys() >= {"module", "average", "settings"}
+
+
+def _weights_in(content: Any) -> dict[str, Any]:
+    """The named weights: bare, or under one of the usual names."""
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds a {type(content).__name__} instead of named tensors")
+    if _is_checkpoint(content):
+        # The module is the model with the losses that train it.
+        module = content["module"].items()
+        return content["average"] or {x.removeprefix("model."): y for x, y in module if x.startswith("model.")}
+    for name in _CONTAINERS:
+        if isinstance(content.get(name), dict):
+            return _weights_in(content[name])
+    nested = [value for value in content.values() if isinstance(value, dict) and _has_tensors(value)]
+    return nested[0] if len(nested) == 1 and not _has_tensors(content) else content
+
+
+def _has_tensors(content: dict[str, Any]) -> bool:
+    return any(isinstance(value, Tensor | np.ndarray) for value in content.values())
+
+
+def _to_tensor(name: str, value: Any) -> Any:
+    """A tensor of an array; NumPy's numbers and what is not numeric stay as they are."""
+    if isinstance(value, np.ndarray):
+        dtype = value.dtype.newbyteorder("=")
+        if dtype == np.longdouble:  # wider than any of torch's
+            dtype = np.dtype(np.float64)
+        value = torch.from_numpy(np.array(value, dtype=dtype))
+    if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_complex()):
         raise TypeError(f"it has a sparse or complex tensor under {name!r}")
     return value
 
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_IN_TORCH):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message recommends to switch the protection off.
         refused = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it wants {refused[1]}, but weights need only tensors" if refused else "torch cannot read it"
+        if refused:
+            reason = f"it wants {refused[1]}, but weights need only tensors"
+        else:
+            numbers = re.search(r"it has an array of .*", str(error))
+            reason = numbers[0] if numbers else "torch cannot read it"
         raise pickle.UnpicklingError(reason) from None
 
 
 def _read_pickle(path: Path) -> Any:
+    if zipfile.is_zipfile(path):  # torch.save wrote it
+        return _read_torch(path)
     with path.open("rb") as file:
         return _ArrayUnpickler(file, encoding="latin1").load()
 
@@ -399,7 +475,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _number_dtype(*args: Any) -> np.dtype[Any]:
     dtype = np.dtype(*args)
-    if dtype.kind not in "biuf":
+    if dtype.kind not in "biufc":
         raise pickle.UnpicklingError(f"it has an array of {dtype}, but weights are numbers")
     return dtype
 
@@ -419,8 +495,20 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "scalar"): np.float32(0).__reduce__()[0],
     ("numpy.core.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
 }
+# The same for torch's reader. It wants to know the class of every object that a pickle completes: one per dtype.
+_NUMPY_IN_TORCH: list[Any] = [
+    *((value, f"{module}.{name}") for (module, name), value in _ALLOWED.items() if module.startswith("numpy")),
+    *(
+        (value, f"{module}.{name}".replace("numpy.core", "numpy._core"))
+        for (module, name), value in _ALLOWED.items()
+        if module.startswith("numpy.core")
+    ),
+    *((kind, f"numpy.dtypes.{kind.__name__}") for kind in {type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDG"}),
+]
 _READERS: dict[str, Callable[[Path], Any]] = {
     ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".bin": _read_torch,
     ".pkl": _read_pickle,
     ".safetensors": safetensors.torch.load_file,
 }

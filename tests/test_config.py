@@ -90,6 +90,7 @@ def test_values_that_cannot_work_are_refused_when_the_config_is_made(changes, me
         ({"iterations": -2}, "iterations is -2; it must be 1 or more"),
         ({"batch_size": 0}, "batch_size is 0; it must be 1 or more"),
         ({"base_lr": -1e-3}, "base_lr is -0.001; it must be 0 or more"),
+        ({"base_lr": float("inf")}, "base_lr is inf; it must be 0 or more"),
         ({"crop_px": (0, 64)}, r"crop_px is \(0, 64\); it must be 1 or more"),
         ({"crop_px": 64}, r"crop_px is 64; it must be of type tuple\[int, int\]"),
         ({"short_sides_px": ()}, r"short_sides_px is \(\); it must be of type"),

@@ -95,6 +95,142 @@ def test_an_alias_that_differs_is_warned_of(tmp_path) -> None:
     assert len(report.warnings) == 1 and "backbone.x2.0.0.conv.weight differs" in report.warnings[0]
 
 
+# The same weights, in the many shapes that sound files have.
+
+
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".bin", ".PTH", ".Pt", ".pkl", ".safetensors", ".SafeTensors"])
+def test_the_ending_tells_the_kind_of_file_in_any_case(tmp_path, ending) -> None:
+    source, target, path = small_model(seed=1), small_model(seed=2), tmp_path / f"model{ending}"
+    state = {name: tensor.contiguous() for name, tensor in source.state_dict().items()}
+    if ending.lower() == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save({"model": state}, path)  # a .pkl, too, may be what torch.save wrote
+    pem.load_weights(target, path)
+    assert same(source, target)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+        lambda state: {"state_dict": state, "epoch": 3, "model": "PEM"},
+        lambda state: {"model_state_dict": state},
+        lambda state: {"module": state},
+        lambda state: {"state_dict": {"model": state}},
+        lambda state: {"ema": state, "epoch": 3},
+        lambda state: collections.OrderedDict(state),
+    ],
+    ids=["model", "state_dict", "model_state_dict", "module", "nested", "another name", "bare"],
+)
+def test_weights_are_found_under_any_usual_name(tmp_path, wrap) -> None:
+    source, target = small_model(seed=1), small_model(seed=2)
+    torch.save(wrap(source.state_dict()), tmp_path / "model.pth")
+    pem.load_weights(target, tmp_path / "model.pth")
+    assert same(source, target)
+
+
+@pytest.mark.parametrize("names", [reference_state, lambda model: model.state_dict()], ids=["reference", "ours"])
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
+def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix, suffix, names) -> None:
+    source, target, path = small_model(seed=1), small_model(seed=2), tmp_path / f"model{suffix}"
+    state = {prefix + name: tensor.clone() for name, tensor in names(source).items()}
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        write_reference(path, state)
+    pem.load_weights(target, path)
+    assert same(source, target)
+
+
+def test_a_wrapper_may_be_around_a_part_of_the_model_and_count_its_averages(tmp_path) -> None:
+    source, target = small_model(seed=1), small_model(seed=2)
+    state = {f"module.{name.replace('backbone.', 'backbone._orig_mod.')}": x for name, x in source.state_dict().items()}
+    torch.save({"n_averaged": torch.tensor(7)} | state, tmp_path / "model.pth")
+    report = pem.load_weights(target, tmp_path / "model.pth")
+    assert same(source, target)
+    assert report.ignored == {"n_averaged": "a remark beside the weights"}
+
+
+NUMBERS = [
+    *(np.dtype(code).type(1) for code in "?bBhHiIlLqQefdgFD"),
+    np.array(61.1),
+    np.array(True),
+    np.arange(3, dtype=np.float32),
+]
+REMARKS = [7, 2**70, 0.5, True, None, "text", [1, "a"], ("b", 2.0), {"lr": 0.1}]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+@pytest.mark.parametrize("beside", [True, False], ids=["beside the model", "among the weights"])
+def test_numbers_and_texts_are_ignored(tmp_path, suffix, beside) -> None:
+    source, target, path = small_model(seed=1), small_model(seed=2), tmp_path / f"model{suffix}"
+    remarks = {f"remark{i}": value for i, value in enumerate([*(x for x in NUMBERS if x.ndim == 0), *REMARKS])}
+    state = source.state_dict()
+    if suffix == ".pkl":
+        state = {name: tensor.numpy() for name, tensor in state.items()}
+    content = {"model": state, "curve": NUMBERS[-1], **remarks} if beside else {**remarks, **state}
+    if suffix == ".pth":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    report = pem.load_weights(target, path)
+    assert same(source, target)
+    assert set(report.ignored) == (set() if beside else set(remarks))
+
+
+@pytest.mark.parametrize("module", ["numpy.core", "numpy._core"])
+def test_torch_files_hold_arrays_of_numpy_1_and_2(tmp_path, module) -> None:
+    source, target, path = small_model(seed=1), small_model(seed=2), tmp_path / "model.pth"
+    arrays = {name: tensor.numpy() for name, tensor in source.state_dict().items()}
+    torch.save({"model": arrays, "best_pq": np.float64(61.1)}, path, _use_new_zipfile_serialization=False)
+    stream = path.read_bytes().replace(b"numpy._core", b"numpy.core")
+    path.write_bytes(stream.replace(b"numpy.core", module.encode()))
+    pem.load_weights(target, path)
+    assert same(source, target)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_of_another_precision_become_float32(tmp_path, dtype, suffix) -> None:
+    source, target, path = small_model(seed=1), small_model(seed=2), tmp_path / f"model{suffix}"
+    state = {name: x.to(dtype) if x.is_floating_point() else x for name, x in source.state_dict().items()}
+    safetensors.torch.save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    pem.load_weights(target, path)
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, state[name].to(tensor.dtype)), name
+
+
+def test_longer_floats_than_torch_knows_become_float64(tmp_path) -> None:
+    source, target, path = small_model(seed=1), small_model(seed=2), tmp_path / "model.pkl"
+    arrays = {name: x.numpy().astype(np.longdouble) for name, x in source.state_dict().items()}
+    path.write_bytes(pickle.dumps(arrays))
+    pem.load_weights(target, path)
+    assert same(source, target)
+
+
+@pytest.mark.parametrize("value", ["text", None, [1.0], {"a": 1}])
+def test_something_else_where_a_tensor_is_needed_is_named(tmp_path, value) -> None:
+    model = small_model(seed=2)
+    torch.save({**small_model().state_dict(), "decoder.class_embed.weight": value}, tmp_path / "model.pth")
+    sentence = f"it has a {type(value).__name__} under 'decoder.class_embed.weight', where a tensor should be"
+    with pytest.raises(WeightsError, match=sentence):
+        pem.load_weights(model, tmp_path / "model.pth")
+    torch.save({**small_model().state_dict(), "decoder.class_embed.weight": 3.0}, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"decoder.class_embed.weight: expected \(6, 32\), found \(\)"):
+        pem.load_weights(model, tmp_path / "model.pth")
+    assert same(model, small_model(seed=2))
+
+
+def test_a_scalar_weight_that_the_model_does_not_know_is_no_remark(tmp_path) -> None:
+    torch.save({**small_model().state_dict(), "decoder.layers.0.gate": torch.tensor(1.0)}, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match="1 that the model does not know .decoder.layers.0.gate"):
+        pem.load_weights(small_model(), tmp_path / "model.pth")
+
+
 def test_frozen_batch_norms_have_no_counter(tmp_path) -> None:
     source, target = small_model(seed=1), small_model(seed=2)
     state = {k: v for k, v in reference_state(source).items() if not k.endswith("num_batches_tracked")}
@@ -169,11 +305,35 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path, suffix, hide, pr
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_hostile_torch_file_is_refused_and_does_not_run(tmp_path) -> None:
-    torch.save({"model": Payload(tmp_path / "ran")}, tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match=r"it wants \w+\.mkdir, but weights need only tensors"):
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".bin", ".pkl"])
+def test_a_hostile_torch_file_is_refused_and_does_not_run(tmp_path, ending) -> None:
+    path = tmp_path / f"model{ending}"
+    for content in (
+        {"model": Payload(tmp_path / "ran")},
+        {"model": small_model().state_dict(), "remark": Payload(tmp_path / "ran")},
+        {"model": {}, "remark": np.array([Payload(tmp_path / "ran")])},
+    ):
+        torch.save(content, path)
+        with pytest.raises(WeightsError, match=r"it wants \w+\.mkdir, but weights need only tensors|array of object"):
+            pem.load_weights(small_model(), path)
+        with pytest.raises(WeightsError):
+            pem.load_model(path)
+        assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("function", [np.load, np.fromfile, np.ndarray.tofile, eval, os.system])
+def test_numpy_functions_that_touch_files_stay_forbidden_in_torch_files(tmp_path, function) -> None:
+    class Call:
+        def __reduce__(self):
+            return function, (str(tmp_path / "ran"),)
+
+    torch.save({"model": {}, "remark": Call()}, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match="it wants .*, but weights need only tensors"):
         pem.load_weights(small_model(), tmp_path / "model.pth")
-    assert not (tmp_path / "ran").exists()
+    # What is allowed while one of our files is read is not so afterwards.
+    torch.save(np.float64(1), tmp_path / "number.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "number.pth", weights_only=True)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +373,7 @@ def test_arrays_of_every_protocol_and_numpy_can_be_read(tmp_path, protocol, modu
     state = weights._read(tmp_path / "model.pkl")
     assert state.keys() == arrays.keys()
     for name, array in arrays.items():
-        assert np.array_equal(state[name].numpy(), array)
+        assert np.array_equal(np.asarray(state[name]), array)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
@@ -238,11 +398,59 @@ def test_a_missing_file_and_an_unknown_kind_get_one_sentence(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no weights file .*model.pth"):
         pem.load_weights(small_model(), tmp_path / "model.pth")
     (tmp_path / "model.onnx").touch()
-    with pytest.raises(WeightsError, match="unknown kind; weights are .pth, .pkl, .safetensors files"):
+    with pytest.raises(WeightsError, match="unknown kind; weights are .pth, .pt, .bin, .pkl, .safetensors files"):
         pem.load_weights(small_model(), tmp_path / "model.onnx")
 
 
+@pytest.mark.parametrize(
+    "name", ["none.pth", "none.PT", "none.bin", "none.pkl", "none.safetensors", "none.ckpt", "none"]
+)
+def test_a_missing_file_is_called_missing_whatever_its_ending(tmp_path, monkeypatch, name) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for path in (tmp_path / name, Path("runs") / name):
+        with pytest.raises(FileNotFoundError, match=f"There is no weights file {path}"):
+            pem.load_model(path)
+        with pytest.raises(FileNotFoundError, match=f"There is no weights file {path}"):
+            pem.load_model("ade20k-panoptic-stdc1", weights=path)
+
+
+@pytest.mark.parametrize("name", ["run", "run.pth", "run.safetensors"])
+def test_a_directory_is_called_a_directory(tmp_path, name) -> None:
+    (tmp_path / name).mkdir()
+    for attempt in (
+        lambda path: pem.load_model(path),
+        lambda path: pem.load_model("default", weights=path),
+        lambda path: pem.load_weights(small_model(), path),
+    ):
+        with pytest.raises(
+            WeightsError, match=f"{name} is a directory; give the file of weights in it, such as .*model"
+        ):
+            attempt(tmp_path / name)
+
+
 # Our own files.
+
+
+def test_a_name_and_a_date_do_not_keep_a_file_from_its_preset(tmp_path) -> None:
+    preset = pem.get_config("ade20k-panoptic-stdc1")
+    model = pem.build_model(dataclasses.replace(preset, name="streets", trained="2026-02-03"))
+    pem.save_weights(model, tmp_path / "model.safetensors")
+    for loaded in (
+        pem.load_model(tmp_path / "model.safetensors", device="cpu"),
+        pem.load_model("ade20k-panoptic-stdc1", device="cpu", weights=tmp_path / "model.safetensors"),
+    ):
+        assert (loaded.config.name, loaded.config.trained) == ("streets", "2026-02-03")
+
+
+def test_files_from_before_there_were_dates_load(tmp_path) -> None:
+    path, model = tmp_path / "model.safetensors", small_model()
+    pem.save_weights(model, path)
+    fields = dataclasses.asdict(model.config)
+    del fields["trained"]
+    rewrite_metadata(path, config=json.dumps(fields))
+    assert pem.load_model(path, device="cpu").config == model.config
+    assert weights.own_config(weights.DEFAULT_WEIGHTS).trained == ""
 
 
 def test_our_file_brings_the_model_back(tmp_path) -> None:
@@ -398,7 +606,7 @@ def test_a_tensor_that_is_no_plain_one_is_refused_before_anything_changes(tmp_pa
 
 def test_a_safetensors_file_of_others_has_no_config(tmp_path) -> None:
     safetensors.torch.save_file({"layer.weight": torch.zeros(3)}, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="was not written by this project"):
+    with pytest.raises(WeightsError, match="does not say which network it belongs to; name a preset"):
         pem.load_model(tmp_path / "model.safetensors")
 
 
