@@ -1,13 +1,19 @@
-"""The one reader of photos: a file becomes upright RGB of 8 bits, or an ImageError says in a sentence why not."""
+"""The one reader of photos: a file becomes upright RGB of 8 bits, or an ImageError says in one sentence why not."""
 
 from __future__ import annotations
 
+import io
 import os
+import struct
 import warnings
-from typing import IO, TypeAlias
+import zlib
+from bisect import bisect
+from itertools import accumulate
+from typing import IO, Any, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image
+from PIL import TiffImagePlugin as tiff
 
 MIN_SIDE_PX = 8
 MAX_SIDE_PX = 65_500  # the longest that a JPEG can be
@@ -16,7 +22,10 @@ MAX_PIXELS = 40_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 # Said of every other exception: for broken data Pillow's parsers raise half a dozen unrelated types.
 _DAMAGED = "The image file is damaged or incomplete."
-_ORIENTATION = ExifTags.Base.Orientation
+
+_PNG = b"\x89PNG\r\n\x1a\n"  # the start of such a file
+_MAX_EXIF_BYTES = 1 << 20
+
 _TURN_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,8 +46,8 @@ class ImageError(ValueError):
 def load_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     """The first picture in a file, upright, in RGB, with transparency on white and deeper pixels scaled to 8 bits.
 
-    Raises ImageError for what is missing, no image or damaged, for a side below 8 px or above 65,500, and for more than
-    40 megapixels; the size is looked at before anything is decoded.
+    Raises ImageError for what is missing, no image, damaged or of a kind that Pillow does not read right; for a side
+    below 8 px or above 65,500; and for more than 40 megapixels. The size is looked at before anything is decoded.
     """
     with open_photo(file) as image:
         return to_rgb(image)
@@ -66,14 +75,14 @@ def to_array(image: Photo) -> np.ndarray:
 def open_photo(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     """A file as a PIL image that is not decoded yet; its size is that of the pixels as stored, before any turning.
 
-    Raises ImageError for all that ``load_image`` refuses, as far as the header tells it.
+    Raises ImageError for all that ``load_image`` refuses, as far as the header tells.
     """
     try:
-        # Our own limit is below the one that Pillow warns about.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(file, formats=FORMATS)
-            _keep_as_stored(image)
+            warnings.simplefilter("ignore")  # Pillow's, of odd metadata and of sizes that are beyond our own limits
+            image = _open(file)
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise ImageError(f"There is no file {str(file)!r}.") from None
     except Image.DecompressionBombError:
@@ -95,36 +104,47 @@ def open_photo(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """How a photo lies: its EXIF Orientation, 1 (upright) to 8; 1 where it has none or it cannot be read.
+    """How a photo lies, from 1 (upright) to 8: its EXIF Orientation, or 1 where there is none or it cannot be read.
 
-    Orientation 5 to 8 swap the sides. Of the other tags none counts: they may be malformed.
+    With 5 to 8 the sides are swapped. No other tag counts: the rest of EXIF may be malformed, and XMP data often keep
+    the Orientation of a photo that has been turned since. Browsers do the same.
     """
     if "orientation" in image.info:  # open_photo has read it
         return image.info["orientation"]
+    if isinstance(image, tiff.TiffImageFile):  # opened elsewhere: Pillow turns it while it decodes
+        return 1
+    exif = image.info.get("exif") or _exif_of_text(image.info.get("Raw profile type exif", ""))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            value = image.getexif().get(_ORIENTATION, 1)
-            if isinstance(value, (tuple, bytes)):  # stored as several numbers, or as a byte
-                value = value[0]
-            value = int(value)
+            tags = Image.Exif()
+            tags.load(exif)
+            return _orientation_in(tags)
     except Exception:  # a photo with a broken EXIF block is still a photo
         return 1
-    return value if value in _TURN_UPRIGHT else 1
 
 
 def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
     """In RGB of 8 bits, with transparency on white; turned as ``orientation`` says, unless ``upright`` is False.
 
-    Raises ImageError for a file that turns out to be damaged.
+    Raises ImageError for a file that turns out to be damaged, and for colours that Pillow cannot convert.
     """
     try:
         image.load()
-        rgb = _eight_bits(image)
+    except MemoryError:
+        raise
     except Exception as error:
+        if isinstance(image, tiff.TiffImageFile) and image.info.get("compression") in ("webp", "zstd", "lzma"):
+            raise ImageError(_unreadable(image.tag_v2)) from error  # not every Pillow has them
         raise ImageError(_DAMAGED) from error
     turn = _TURN_UPRIGHT.get(orientation(image)) if upright else None
-    return rgb if turn is None else rgb.transpose(turn)
+    try:
+        image = _to_8_bits(image)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ImageError(f"Colours of the kind {image.mode} cannot be read; save the image as RGB.") from error
+    return image if turn is None else image.transpose(turn)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -138,21 +158,53 @@ def _check_size(width: int, height: int) -> None:
         raise ImageError(f"The image has {width} x {height} pixels; it needs at least {MIN_SIDE_PX} a side.")
 
 
-def _keep_as_stored(image: Image.Image) -> None:
-    """Stop Pillow from turning a TIFF while it decodes, which fails where another tag is malformed."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return
-    image.info["orientation"] = orientation(image)
-    exif = image.getexif()
-    for tag in list(exif):
-        del exif[tag]
-    image.tag_v2.pop(_ORIENTATION, None)
-    image._size = (image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength])
+def _orientation_in(tags: Image.Exif | tiff.ImageFileDirectory_v2) -> int:
+    value = tags.get(ExifTags.Base.Orientation, 1)
+    if isinstance(value, (tuple, bytes)):  # stored as several numbers, or as a byte
+        value = value[0]
+    return int(value) if int(value) in _TURN_UPRIGHT else 1
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        image = _scale_levels(image)
+def _open(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, "rb") as stream:
+            if stream.read(len(_PNG)) != _PNG:
+                return _open_other(file, stream)
+        return _open_png(open(file, "rb"), owns_file=True)  # noqa: SIM115 - read when the image is decoded
+    try:
+        file.seek(0)
+    except (AttributeError, io.UnsupportedOperation):
+        file = io.BytesIO(file.read())
+    return _open_png(file, owns_file=False) if file.read(len(_PNG)) == _PNG else _open_other(file, file)
+
+
+def _open_other(file: str | os.PathLike[str] | IO[bytes], stream: IO[bytes]) -> Image.Image:
+    """No PNG; ``stream`` is the open file."""
+    Image.init()
+    try:
+        image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])  # AVIF needs Pillow 11.3
+    except Image.UnidentifiedImageError:
+        start = _read_at(stream, 0, 4)
+        if start.startswith(b"\xff\xd8\xff"):
+            raise ImageError(
+                "The JPEG file is damaged or of a rare kind, such as 12 bits; save it as an 8-bit JPEG or as PNG."
+            ) from None
+        if start in tiff.PREFIXES:
+            raise ImageError(_unreadable(_read_tags(stream))) from None
+        raise
+    for name in ("xmp", "XML:com.adobe.xmp"):  # Pillow would also turn a TIFF by what it finds there
+        image.info.pop(name, None)
+    if isinstance(image, tiff.TiffImageFile):
+        _check_kind(image.tag_v2)
+        _keep_as_stored(image)
+    return image
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")) or (image.mode == "L" and _is_signed(image)):
+        return _scale_levels(image)
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -161,11 +213,229 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _scale_levels(image: Image.Image) -> Image.Image:
-    """Grey levels of 16 bits, 32 bits or float -> 8 bits. Pillow's own conversion would clip them at 255."""
-    levels = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
-    brightest = float(levels.max())
-    # Floats come as 0..1, 0..255 or 0..65535, whichever holds them; whole numbers are 16-bit unless they are larger.
-    # Of mode "I" are both 16-bit files and arrays of 8-bit levels.
-    usual = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 65535.0)}.get(image.mode, (65535.0,))
-    white = next((level for level in usual if brightest <= level), brightest)
-    return Image.fromarray((levels.clip(0, white) * (255 / white) + 0.5).astype(np.uint8))
+    """Greys that are deeper than 8 bits, signed or float -> RGB of 8 bits. Pillow's own conversion would clip them.
+
+    Where the file does not say what white is, it is the largest level of its bits. Floats, and whole numbers of 32 bits
+    or of no file, are 0..1, 0..255 or 0..65535, whichever holds them. Where all that fails, the brightest is white.
+    """
+    levels = np.asarray(image)
+    whites: tuple[float, ...] = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 65535.0)}.get(image.mode, (65535.0,))
+    white_is_zero = False
+    if isinstance(image, tiff.TiffImageFile):
+        tags = image.tag_v2
+        bits, kind = _number(tags, tiff.BITSPERSAMPLE, 1), _number(tags, tiff.SAMPLEFORMAT, _UNSIGNED)
+        if (bits, kind) in _NUMBERS:
+            levels = levels.view(_NUMBERS[bits, kind])
+        if bits < 32:
+            whites = (2 ** (bits - (kind == _SIGNED)) - 1,)
+        if (told := _number(tags, _S_MAX_SAMPLE_VALUE, 0)) > 0:
+            whites = (told, *whites)
+        white_is_zero = _number(tags, tiff.PHOTOMETRIC_INTERPRETATION, 0) == 0
+    elif (bits := image.info.get("significant_bits", 16)) < 16:
+        # By the standard such levels are spread over all 16 bits, so the low bits repeat the high ones or are 0. Where
+        # that cannot be, a program has left them in the low bits.
+        if levels.max() < 2**bits and (levels % 2 ** (16 - bits)).any():
+            whites = (2**bits - 1,)
+
+    clear = image.info.get("transparency")
+    is_clear = levels == clear if isinstance(clear, int) else None
+    scaled = np.nan_to_num(levels.astype(np.float32), posinf=0, neginf=0)
+    brightest = float(scaled.max())
+    white = next((level for level in whites if brightest <= level), brightest)
+    np.clip(scaled, 0, white, out=scaled)
+    scaled *= 255 / white
+    if white_is_zero:
+        np.subtract(255, scaled, out=scaled)
+    grey = (scaled + 0.5).astype(np.uint8)
+    if is_clear is not None:
+        grey[is_clear] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+# ----------------------------------------------------------------------------------------------------------------- PNG
+
+
+class _Excerpt(io.RawIOBase):
+    """Parts of a file as one file; each is given by where it begins and where it ends."""
+
+    def __init__(self, file: IO[bytes], parts: list[tuple[int, int]], owns_file: bool) -> None:
+        self._file, self._parts, self._owns_file = file, parts, owns_file
+        self._ends = list(accumulate(end - begin for begin, end in parts))
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._ends[-1]}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        part = bisect(self._ends, self._position)
+        if part == len(self._parts):
+            return 0
+        left = self._ends[part] - self._position
+        self._file.seek(self._parts[part][1] - left)
+        data = self._file.read(min(len(buffer), left))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if self._owns_file:
+            self._file.close()
+        super().close()
+
+
+def _open_png(file: IO[bytes], owns_file: bool) -> Image.Image:
+    """Only the chunks that the pixels need reach Pillow.
+
+    It refuses a photo in which a text or a colour profile is malformed or unpacks to more than a megabyte.
+    """
+    begin = len(_PNG)
+    parts, is_grey, depth, significant_bits, exif = [(0, begin)], False, 8, 16, b""
+    while len(start := _read_at(file, begin, 8)) == 8:
+        length, name = struct.unpack(">I4s", start)
+        end = begin + 12 + length
+        if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            if parts[-1][1] == begin:
+                parts[-1] = (parts[-1][0], end)
+            else:
+                parts.append((begin, end))
+        if name in (b"IHDR", b"sBIT", b"eXIf", b"tEXt", b"zTXt"):
+            data = file.read(min(length, _MAX_EXIF_BYTES))
+            if name == b"IHDR" and length >= 13:
+                depth, is_grey = data[8], data[9] == 0
+            elif name == b"sBIT" and length:
+                significant_bits = data[0]
+            elif name == b"eXIf":
+                exif = data
+            elif data.startswith(b"Raw profile type exif\0"):  # of ImageMagick, before there was eXIf
+                text = data.partition(b"\0")[2]
+                exif = exif or _exif_of_text(_unpack(text[1:]) if name == b"zTXt" else text.decode("latin-1"))
+        if name == b"IEND":
+            break
+        begin = end
+    image = Image.open(io.BufferedReader(_Excerpt(file, parts, owns_file)), formats=["PNG"])
+    image.info["exif"] = exif
+    if is_grey and depth == 16 and 0 < significant_bits < 16:
+        image.info["significant_bits"] = significant_bits
+    # Pillow scales levels to 8 bits, but not the level or colour that is transparent.
+    clear = image.info.get("transparency")
+    if is_grey and depth in (2, 4) and clear is not None:
+        image.info["transparency"] = clear * 255 // (2**depth - 1)
+    elif depth == 16 and isinstance(clear, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in clear)
+    return image
+
+
+def _read_at(file: IO[bytes], position: int, length: int) -> bytes:
+    file.seek(position)
+    return file.read(length)
+
+
+def _unpack(data: bytes) -> str:
+    try:
+        return zlib.decompressobj().decompress(data, _MAX_EXIF_BYTES).decode("latin-1")
+    except zlib.error:
+        return ""
+
+
+def _exif_of_text(text: str) -> bytes:
+    """EXIF as ImageMagick writes it into a text of a PNG: an empty line, a name, the length, and hexadecimal digits."""
+    try:
+        return bytes.fromhex("".join(text.split("\n")[3:]))
+    except ValueError:
+        return b""
+
+
+# ---------------------------------------------------------------------------------------------------------------- TIFF
+
+_S_MAX_SAMPLE_VALUE = 341
+_COLOURS = {0: "grey with white as 0", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "ICC Lab"}
+_RGB, _YCBCR = 2, 6  # PhotometricInterpretation
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # SampleFormat
+# Pillow's decoders can do more than it allows; they leave the inversion to us.
+for order, is_white, bits, modes in (
+    (b"MM", 0, 16, ("I;16B", "I;16B")),
+    (b"II", 0, 12, ("I;16", "I;12")),
+    (b"MM", 0, 12, ("I;16", "I;12")),
+    (b"MM", 1, 12, ("I;16", "I;12")),
+):
+    tiff.OPEN_INFO.setdefault((order, is_white, (_UNSIGNED,), 1, (bits,), ()), modes)
+_NUMBERS = {(32, _UNSIGNED): np.uint32, (8, _SIGNED): np.int8}  # Pillow gives them the other sign
+_KINDS = {_UNSIGNED: "", _SIGNED: "signed ", _FLOAT: "float "}
+
+
+def _number(tags: tiff.ImageFileDirectory_v2, tag: int, default: int) -> Any:
+    """The first number of a tag, or the default where it is missing or no number."""
+    try:
+        value = tags.get(tag, default)
+        value = value[0] if isinstance(value, tuple) else value
+    except Exception:  # malformed
+        return default
+    return value if isinstance(value, (int, float)) else default
+
+
+def _is_signed(image: Image.Image) -> bool:
+    return isinstance(image, tiff.TiffImageFile) and _number(image.tag_v2, tiff.SAMPLEFORMAT, _UNSIGNED) == _SIGNED
+
+
+def _keep_as_stored(image: tiff.TiffImageFile) -> None:
+    """Stop Pillow from turning a TIFF while it decodes, for there it also reads tags that may be malformed."""
+    try:
+        image.info["orientation"] = _orientation_in(image.tag_v2)
+    except Exception:
+        image.info["orientation"] = 1
+    exif = image.getexif()
+    for tag in list(exif):
+        del exif[tag]
+    image.tag_v2.pop(ExifTags.Base.Orientation, None)
+    image._size = (image.tag_v2[tiff.IMAGEWIDTH], image.tag_v2[tiff.IMAGELENGTH])
+
+
+def _check_kind(tags: tiff.ImageFileDirectory_v2) -> None:
+    """Raises ImageError for a TIFF that Pillow would decode to wrong colours, or not at all."""
+    colour, bits = _number(tags, tiff.PHOTOMETRIC_INTERPRETATION, 0), _number(tags, tiff.BITSPERSAMPLE, 1)
+    is_raw, has_planes = _number(tags, tiff.COMPRESSION, 1) == 1, _number(tags, tiff.PLANAR_CONFIGURATION, 1) == 2
+    if (
+        (is_raw and colour == _YCBCR)
+        or (is_raw and has_planes and (bits > 8 or _number(tags, tiff.EXTRASAMPLES, 0) == 1))  # 1: times alpha
+        or (not is_raw and tags.prefix == b"MM" and bits > 8 and _number(tags, tiff.SAMPLEFORMAT, 1) != _UNSIGNED)
+        or (colour == _RGB and bits == 16 and 0 < _number(tags, _S_MAX_SAMPLE_VALUE, 0) < 2**15)  # 8 bits of 16 remain
+    ):
+        raise ImageError(_unreadable(tags))
+
+
+def _read_tags(file: IO[bytes]) -> tiff.ImageFileDirectory_v2:
+    header = _read_at(file, 0, 8)
+    if header[2] == 43:
+        header += file.read(8)
+    tags = tiff.ImageFileDirectory_v2(header)
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
+def _unreadable(tags: tiff.ImageFileDirectory_v2) -> str:
+    """The sentence for a TIFF that cannot be read."""
+    if tiff.BITSPERSAMPLE not in tags or tiff.PHOTOMETRIC_INTERPRETATION not in tags:
+        return _DAMAGED
+    colour, compression = _number(tags, tiff.PHOTOMETRIC_INTERPRETATION, 0), _number(tags, tiff.COMPRESSION, 1)
+    kind = _KINDS.get(_number(tags, tiff.SAMPLEFORMAT, _UNSIGNED), "unusual ")
+    details = [
+        f"{_number(tags, tiff.BITSPERSAMPLE, 1)}-bit {kind}{_COLOURS.get(colour, f'colours of type {colour}')}",
+        {"raw": "uncompressed"}.get(name := tiff.COMPRESSION_INFO.get(compression, f"compression {compression}"), name),
+    ]
+    if tiff.EXTRASAMPLES in tags:
+        details.append("more channels than colours")
+    if _number(tags, tiff.PLANAR_CONFIGURATION, 1) == 2:
+        details.append("each colour apart")
+    if tags.prefix == b"MM":
+        details.append("big-endian")
+    if (white := _number(tags, _S_MAX_SAMPLE_VALUE, 0)) > 0:
+        details.append(f"white at {white}")
+    return f"This kind of TIFF cannot be read ({', '.join(details)}); save it as RGB with 8 bits per colour, or as PNG."
