@@ -175,4 +175,7 @@ def categories_for(config: PEMConfig) -> tuple[Category, ...]:
     """
     if named := named_categories(config):
         return named
-    return tuple(Category(index, f"class {index}", True, _spread_color(index)) for index in range(config.num_classes))
+    # Ids from 1: to some readers of exported JSON, 0 is no class.
+    return tuple(
+        Category(index + 1, f"class {index}", True, _spread_color(index)) for index in range(config.num_classes)
+    )

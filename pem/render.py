@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from pem.categories import Color, categories_for
 from pem.config import PEMConfig
 from pem.names import write_names
 from pem.outputs import Segmentation
-from pem.preprocess import Photo, to_array
+from pem.photos import Photo, to_array
 
+OVERLAP_NOTE = (
+    "Instances may overlap, and a pixel of the PNG shows only the one with the best score: area and bbox are of what "
+    "it shows, whole_area and whole_bbox of the whole instance."
+)
 ROWS_AT_ONCE = 32  # of a photo: what is made of them on the way to the result stays in the cache
 
 
@@ -100,32 +105,63 @@ def id_map_png(segmentation: Segmentation) -> np.ndarray:
     return np.stack((ids & 255, ids >> 8 & 255, ids >> 16), axis=2).astype(np.uint8)
 
 
-def panoptic_json(segmentation: Segmentation, config: PEMConfig, image_file: str, id_map_file: str) -> dict[str, Any]:
-    """One annotation of the COCO panoptic format, with its image and categories, ready for ``json.dump``.
+def panoptic_json(
+    segmentation: Segmentation, config: PEMConfig, image_file: str, id_map_file: str, image_id: int = 1
+) -> dict[str, Any]:
+    """One photo as a file of the COCO panoptic format, ready for ``json.dump``.
 
-    ``file_name`` is the PNG of ``id_map_png``, as the format has it. Each segment also has its score and its queries.
-    Areas and boxes (left, top, width, height) are in pixels of the image; those of overlapping instances are of the
-    whole instance, though the PNG can show a pixel for only one of them.
+    ``image_file`` is the name of the photo and ``id_map_file`` that of the PNG of ``id_map_png``. Files of one model
+    become one file of several photos when their ``images`` and ``annotations`` are joined; each photo then needs an
+    ``image_id`` of its own. Each segment also has its score and its queries. Its ``area`` and its ``bbox`` (left, top,
+    width, height) are what the PNG shows, in pixels. Instances may overlap: ``whole_area`` and ``whole_bbox`` are those
+    of the whole instance, and one that the PNG shows no pixel of is left out, as the format demands. A note says so.
     """
     height, width = segmentation.ids.shape
     categories = categories_for(config)
+    areas_px = np.bincount(segmentation.ids.ravel())
+    places = ndimage.find_objects(segmentation.ids)
+    annotation: dict[str, Any] = {"image_id": image_id, "file_name": _as_utf8(id_map_file), "segments_info": []}
+    for segment in segmentation.segments:
+        if segment.id > len(places) or places[segment.id - 1] is None:
+            continue
+        rows, cols = places[segment.id - 1]
+        info = {
+            "id": segment.id,
+            "category_id": categories[segment.category_id].id,
+            "area": int(areas_px[segment.id]),
+            "bbox": [cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start],
+            "iscrowd": 0,
+            "score": round(segment.score, 4),
+            "queries": list(segment.queries),
+        }
+        if segmentation.masks is not None:
+            info |= {"whole_area": segment.area_px, "whole_bbox": list(segment.bbox)}
+        annotation["segments_info"].append(info)
+    if segmentation.masks is not None:
+        num_hidden = len(segmentation.segments) - len(annotation["segments_info"])
+        annotation["note"] = OVERLAP_NOTE + (f" Left out, because wholly covered: {num_hidden}." if num_hidden else "")
     return {
-        "file_name": id_map_file,
-        "image": {"file_name": image_file, "height": height, "width": width},
-        "segments_info": [
-            {
-                "id": segment.id,
-                "category_id": categories[segment.category_id].id,
-                "area": segment.area_px,
-                "bbox": list(segment.bbox),
-                "iscrowd": 0,
-                "score": round(segment.score, 4),
-                "queries": list(segment.queries),
-            }
-            for segment in segmentation.segments
-        ],
+        "info": {
+            "description": "Segmentation of photos by PEM Studio",
+            "model": config.name,
+            "trained": getattr(config, "trained", ""),  # when its training ended; empty where that is not known
+            "attention": config.attention,
+        },
+        "images": [{"id": image_id, "file_name": _as_utf8(image_file), "width": width, "height": height}],
+        "annotations": [annotation],
         "categories": [
-            {"id": category.id, "name": category.name, "isthing": int(category.is_thing), "color": list(category.color)}
+            {
+                "id": category.id,
+                "name": category.name,
+                "isthing": int(category.is_thing),
+                "supercategory": "thing" if category.is_thing else "stuff",
+                "color": list(category.color),
+            }
             for category in categories
         ],
     }
+
+
+def _as_utf8(name: str) -> str:
+    """A file may have a name that is no text; a JSON file with such a name is refused by strict readers."""
+    return name.encode("utf-8", "replace").decode("utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,19 +123,76 @@ def test_ids_are_stored_as_coco_does() -> None:
     assert colors.tolist() == [[[0, 0, 0], [1, 0, 0]], [[0, 1, 0], [3, 4, 5]]]
 
 
-def test_json_has_the_data_sets_own_category_ids() -> None:
-    record = panoptic_json(halves(), get_config("default"), "photo.jpg", "photo.png")
-    record = json.loads(json.dumps(record))
-    assert record["file_name"] == "photo.png"
-    assert record["image"] == {"file_name": "photo.jpg", "height": 8, "width": 8}
-    assert record["segments_info"][0] == {
+def test_json_is_a_coco_panoptic_file_with_the_data_sets_own_category_ids() -> None:
+    record = json.loads(
+        json.dumps(panoptic_json(halves(), get_config("default"), "photo.jpg", "photo.png", image_id=7))
+    )
+    assert list(record) == ["info", "images", "annotations", "categories"]
+    assert record["info"]["model"] == "default"
+    assert record["images"] == [{"id": 7, "file_name": "photo.jpg", "width": 8, "height": 8}]
+    [annotation] = record["annotations"]
+    assert (annotation["image_id"], annotation["file_name"]) == (7, "photo.png") and "note" not in annotation
+    assert annotation["segments_info"][0] == {
         "id": 1,
         "category_id": 3,  # class index 2
         "area": 24,
-        "bbox": [0, 0, 1, 1],
+        "bbox": [2, 4, 6, 4],
         "iscrowd": 0,
         "score": 0.9,
         "queries": [1],
     }
     names = {category["id"]: category["name"] for category in record["categories"]}
-    assert [names[one["category_id"]] for one in record["segments_info"]] == ["car", "person"]
+    assert [names[one["category_id"]] for one in annotation["segments_info"]] == ["car", "person"]
+    assert record["categories"][28] == {
+        "id": 29,
+        "name": "sky",
+        "isthing": 0,
+        "supercategory": "stuff",
+        "color": [120, 190, 240],
+    }
+
+
+def test_json_of_instances_says_what_the_png_shows_and_leaves_out_what_it_hides() -> None:
+    masks = np.zeros((3, 8, 8), bool)
+    masks[0, :, :4], masks[1, :, :2], masks[2, 2:4] = True, True, True  # the second is wholly behind the first
+    ids = np.zeros((8, 8), np.int32)
+    ids[2:4], ids[:, :4] = 3, 1
+    segments = tuple(
+        replace(
+            segment(n + 1, 0, "person", int(mask.sum()), RED), bbox=(0, 2, 8, 2) if n == 2 else (0, 0, 4 - 2 * n, 8)
+        )
+        for n, mask in enumerate(masks)
+    )
+    [annotation] = panoptic_json(Segmentation(ids, segments, masks), get_config("default"), "a.jpg", "a.png")[
+        "annotations"
+    ]
+    front, cut = annotation["segments_info"]
+    assert (front["id"], front["area"], front["bbox"]) == (1, 32, [0, 0, 4, 8])
+    assert (front["whole_area"], front["whole_bbox"]) == (32, [0, 0, 4, 8])
+    assert (cut["id"], cut["area"], cut["bbox"]) == (3, 8, [4, 2, 4, 2])
+    assert (cut["whole_area"], cut["whole_bbox"]) == (16, [0, 2, 8, 2])
+    assert annotation["note"].endswith("Left out, because wholly covered: 1.")
+
+
+def test_json_of_nothing_has_a_photo_without_segments() -> None:
+    nothing = Segmentation(np.zeros((8, 6), np.int32), ())
+    record = panoptic_json(nothing, get_config("default"), "a.jpg", "a.png")
+    assert record["images"][0]["width"] == 6 and record["annotations"][0]["segments_info"] == []
+
+
+def test_json_says_which_model_and_its_classes() -> None:
+    classes = ((5, "<b>Äpfel</b>", True), (9, "苹果", False))
+    config = replace(get_config("default"), name="fruit", num_classes=2, categories=classes)
+    record = panoptic_json(halves_of("<b>Äpfel</b>"), config, "a.jpg", "a.png")
+    assert record["info"]["model"] == "fruit"
+    assert [(c["id"], c["name"], bool(c["isthing"])) for c in record["categories"]] == [*classes]
+    assert record["annotations"][0]["segments_info"][0]["category_id"] == 5
+
+
+def test_json_can_be_written_whatever_the_file_is_called() -> None:
+    record = panoptic_json(halves(), get_config("default"), "a\udce9.jpg", "a\udce9.png")  # no text in UTF-8
+    assert record["images"][0]["file_name"] == "a?.jpg"
+
+
+def halves_of(label: str) -> Segmentation:
+    return Segmentation(np.ones((8, 8), np.int32), (segment(1, 0, label, 64, RED),))
