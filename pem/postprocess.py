@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from pem.categories import Category, categories_for, shade
+from pem.categories import Category, categories_for, named_categories, shade
 from pem.config import PEMConfig
 from pem.layers import to_float, without_autocast
 from pem.outputs import Batch, Fate, PEMOutput, QueryOutcome, Segment, Segmentation
@@ -105,18 +105,21 @@ def panoptic(
 
 @in_full_precision
 def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segmentation]:
-    """One Segmentation per image, with one segment per class that occurs; no pixel is left out.
+    """One Segmentation per image, with one segment per class that occurs. No pixel is left out.
 
     The evidence for class c at a pixel is the sum over queries of p(c) * mask probability, and the class with the most
-    evidence wins. A segment's score is its class's share of all evidence inside it. Its queries are those that give at
-    least a tenth of the evidence for its class there, and in any case the strongest one; strongest first. Both are
-    measured in one pixel per mask cell.
+    evidence wins. But a model that knows things only has no class for the background: it leaves out a pixel (id 0) that
+    no query paints whose best class is not no-object, as in a panoptic reading. A segment's score is its class's share
+    of all evidence inside it. Its queries are those that give at least a tenth of the evidence for its class there, and
+    in any case the strongest one; strongest first. Both are measured in one pixel per mask cell.
 
     Raises ValueError for an output of another model or batch.
     """
     categories = categories_for(config)
     all_probs = _class_probs(output, batch, config)
     probs = all_probs[..., :-1]  # [B, Q, K]
+    named = named_categories(config)  # of classes without names nobody knows what they are
+    only_things = bool(named) and all(category.is_thing for category in named)
 
     results = []
     for i in range(len(batch.original_sizes)):
@@ -125,11 +128,17 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
         # For a photo that was not resized it is the same, and the masks are fewer.
         resize_evidence = config.task == "semantic" and masks.content_size != masks.original_size
         labels, areas_px = classify_pixels(masks, probs[i], resize_evidence)
+        if only_things:
+            best_probs, best_classes = all_probs[i].max(-1)
+            objects = (best_classes != config.num_classes).nonzero()[:, 0]
+            owned = assign_pixels(Masks.of(output, batch, i, objects), best_probs[objects])
+            labels[owned.look_up([1] * len(objects)) == 0] = config.num_classes
+            areas_px = np.bincount(labels.ravel(), minlength=config.num_classes + 1)[:-1]
         scores, queries = evidence_inside(masks, probs[i], labels)
 
         present = areas_px.nonzero()[0].tolist()
         found = [_Found(c, scores[c], int(areas_px[c]), queries[c]) for c in present]
-        id_of_label = np.zeros(config.num_classes, np.int32)
+        id_of_label = np.zeros(config.num_classes + 1, np.int32)
         id_of_label[present] = np.arange(1, len(present) + 1)
         ids = id_of_label[labels]
         segments = _segments(found, ndimage.find_objects(ids), categories)

@@ -303,7 +303,7 @@ def _label(
 
 def evidence_inside(masks: Masks, probs: Tensor, labels: np.ndarray) -> tuple[list[float], list[tuple[int, ...]]]:
     """For each class its share of all evidence where it won, and the queries that give QUERY_SHARE or more of its own
-    evidence there, strongest first."""
+    evidence there, strongest first. In ``labels``, K is no class."""
     rows, cols = (-(-content // MASK_STRIDE) for content in masks.content_size)  # cells without those of the padding
     sampled = labels
     for axis, count in enumerate((rows, cols)):
@@ -311,9 +311,9 @@ def evidence_inside(masks: Masks, probs: Tensor, labels: np.ndarray) -> tuple[li
         centres = (np.arange(count) + 0.5) * MASK_STRIDE * original / content
         sampled = sampled.take(centres.astype(int).clip(max=original - 1), axis)
     mask_probs = masks.logits[:, :rows, :cols].flatten(1).T.sigmoid()
-    inside = torch.zeros_like(probs.T).index_add_(
+    inside = mask_probs.new_zeros(probs.shape[1] + 1, len(probs)).index_add_(
         0, torch.from_numpy(sampled.ravel()).to(probs.device, torch.int64), mask_probs
-    )
+    )[:-1]
     # A class that won in no sampled pixel is left with what the queries think of it.
     inside[inside.sum(1) == 0] = 1
     evidence = inside * probs.T  # [K, Q]

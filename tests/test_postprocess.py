@@ -152,6 +152,38 @@ def test_semantic_leaves_nothing_out_and_adds_up_queries(task: str) -> None:
     assert road.score > 0.98
 
 
+THINGS_ONLY = replace(CITYSCAPES, num_classes=2, categories=((1, "crack", True), (2, "nut", True)))
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+@pytest.mark.parametrize("original", [(4, 4), (9, 7)])
+def test_semantic_of_things_only_leaves_out_what_no_query_paints_that_is_an_object(
+    task: str, original: tuple[int, int]
+) -> None:
+    config = replace(THINGS_ONLY, task=task)
+    masks = torch.full((2, 8, 8), OFF)
+    masks[0, :, :4], masks[1, :4, 4:] = ON, ON
+    probs = torch.tensor([[0.9, 0.02, 0.08], [0.05, 0.4, 0.55]])  # the second is most likely no object
+    output, batch = output_of(masks, probs.log()), batch_of(original, (32, 32))
+    (result,) = semantic(output, batch, config)
+    (crack,) = result.segments
+    assert (crack.label, crack.queries, crack.area_px) == ("crack", (0,), int((result.ids == 1).sum()))
+    assert crack.score > 0.85, "the share of the classes' evidence, to which nothing adds none"
+    assert (result.ids[:, 0] == 1).all() and (result.ids[:, -1] == 0).all()
+    # A model that knows stuff has a class for the background, and leaves nothing out.
+    surface = replace(config, categories=((1, "crack", True), (2, "wall", False)))
+    assert (semantic(output, batch, surface)[0].ids > 0).all()
+    # Nor does it leave anything out where nobody said what the classes are.
+    assert (semantic(output, batch, replace(config, categories="everyday"))[0].ids > 0).all()
+
+
+def test_semantic_of_one_class_and_a_photo_without_objects_is_empty() -> None:
+    config = replace(THINGS_ONLY, num_classes=1, categories=((1, "crack", True),))
+    output = output_of(torch.full((30, 8, 8), ON), torch.tensor([[0.1, 0.9]]).log().repeat(30, 1))
+    (result,) = semantic(output, batch_of((5, 5), (32, 32)), config)
+    assert not result.ids.any() and result.segments == () and len(result.outcomes) == 30
+
+
 def test_instances_overlap_and_the_map_shows_the_best() -> None:
     output, batch = hand_made(
         (PERSON, 0.8, LEFT),
