@@ -98,7 +98,7 @@ def count(reading: Segmentation, target: Target, is_thing: list[bool]) -> np.nda
     metric = PartialPanopticQuality(is_thing)
     metric.update(reading, target)
     sums: list[Tensor] = [metric.iou_sum, metric.true_positives, metric.false_positives, metric.false_negatives]
-    return torch.stack([x.double() for x in sums])[:, metric.place].numpy()
+    return torch.stack([x.double() for x in sums]).numpy()
 
 
 def scores_and_success(reading: Segmentation, target: Target) -> list[tuple[float, bool]]:
@@ -203,9 +203,10 @@ def report(judged: Judged, config: PEMConfig) -> dict[str, Any]:
 
 
 def truth(target: Target, config: PEMConfig) -> Segmentation:
-    """What people labelled, as a reading; void and "none of these" are 0."""
+    """What people labelled, as a reading; void, crowds and "none of these" are 0."""
     categories = categories_for(config)
     ids = (target.ids.numpy().astype(np.int32) - FIRST_SEGMENT + 1).clip(min=0)
+    ids[ids > len(target.labels)] = 0
     segments: list[Segment] = []
     for n, label in enumerate(target.labels.tolist()):
         seen = sum(segment.category_id == label for segment in segments)

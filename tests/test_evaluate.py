@@ -71,7 +71,7 @@ def write_photos(folder: Path) -> Path:
             },
         ],
     }
-    (folder / "panoptic_val.json").write_text(json.dumps(content))
+    (folder / "panoptic_val.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
@@ -132,6 +132,66 @@ def test_limit_and_conditions(tmp_path: Path) -> None:
     assert about["torch"] == torch.__version__ and about["short_side_px"] == SIDE_PX
 
 
+def write_spots(folder: Path, categories: list[dict], name: str = "val") -> Path:
+    """Three photos with one nut each, on ground that nobody labelled, and one without any."""
+    (folder / name).mkdir(parents=True)
+    (folder / f"panoptic_{name}").mkdir()
+    content: dict[str, list] = {"categories": categories, "images": [], "annotations": []}
+    for i in range(4):
+        ids = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
+        if i < 3:
+            ids[8 * i : 8 * i + 24, 8:32, 0] = 10
+        for place in (name, f"panoptic_{name}"):
+            Image.fromarray(ids).save(folder / place / f"{i}.png")
+        content["images"].append({"id": i, "file_name": f"{i}.png"})
+        listed = [{"id": 10, "category_id": 1}] if i < 3 else []
+        content["annotations"].append({"image_id": i, "file_name": f"{i}.png", "segments_info": listed})
+    (folder / f"panoptic_{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+NUT, BENCH = {"id": 1, "name": "nut", "isthing": 1}, {"id": 2, "name": "bench", "isthing": 0}
+
+
+@pytest.mark.parametrize("categories", [[NUT], [NUT, {"id": 2, "name": "bolt", "isthing": 1}]], ids=["one", "two"])
+def test_on_things_alone_who_paints_everything_is_far_from_perfect(
+    tmp_path: Path, categories: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tuple((c["id"], c["name"], bool(c["isthing"])) for c in categories)
+    config = dataclasses.replace(CONFIG, num_classes=len(named), categories=named)
+    monkeypatch.setattr("test_evaluate.CONFIG", config)
+    dataset = open_split(write_spots(tmp_path, categories), "val", config)
+    perfect = module.evaluate(Clairvoyant({10: 0}).eval(), config, dataset)["overall"]
+    assert min(perfect["pq"], perfect["miou"]) > 0.99 and (perfect["pq_stuff"], perfect["void_fraction"]) == (None, 0)
+    assert len(perfect["per_class"]) == len(named)
+    module.format_table({"overall": perfect, "per_source": {}})
+    painter = module.evaluate(Clairvoyant({10: 0, 0: 0}).eval(), config, dataset)["overall"]
+    # Of the four photos, each is painted whole: three nuts found, and as much again that is none.
+    assert painter["pq"] < 0.65 and painter["miou"] < 0.2
+
+
+def test_mostly_void_and_nothing_judged_are_said_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = ((1, "nut", True), (2, "bench", False))
+    config = dataclasses.replace(CONFIG, num_classes=2, categories=named)
+    monkeypatch.setattr("test_evaluate.CONFIG", config)
+    model = Clairvoyant({10: 0}).eval()
+    result = module.evaluate(model, config, open_split(write_spots(tmp_path / "a", [NUT, BENCH]), "val", config))
+    assert result["overall"]["void_fraction"] == pytest.approx(1 - 3 * 24 * 24 / (4 * SIDE_PX**2), abs=1e-4)
+    assert "89 % of the pixels are void" in caplog.messages[-1]
+
+    folder = write_spots(tmp_path / "b", [NUT, BENCH])
+    path = folder / "panoptic_val.json"
+    content = json.loads(path.read_text(encoding="utf-8")) | {"exhaustive": {"none": []}}
+    for image in content["images"]:
+        image["exhaustive"] = "none"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    result = module.evaluate(model, config, open_split(folder, "val", config))
+    assert result["overall"]["pq"] is None and result["overall"]["miou"] is None
+    assert caplog.messages[-1].startswith("Nothing was judged")
+
+
 def test_a_model_in_training_mode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model.eval\(\)"):
         module.evaluate(Clairvoyant(TRUTH).train(), CONFIG, open_split(write_photos(tmp_path), "val", CONFIG))
@@ -155,7 +215,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pyte
 def test_trouble_is_one_sentence_on_the_terminal(tmp_path: Path) -> None:
     weights = tmp_path / "small.safetensors"
     pem.save_weights(small_model(), weights)  # five classes; the photos have three
-    with pytest.raises(SystemExit, match="3 categories but config .* num_classes 5"):
+    with pytest.raises(SystemExit, match="has 3 categories but the model .* has 5"):
         module.main(["--weights", str(weights), "--data", str(write_photos(tmp_path)), "--device", "cpu"])
     with pytest.raises(SystemExit, match="neither a folder 'test'"):
         module.main(["--weights", str(weights), "--data", str(tmp_path), "--split", "test", "--device", "cpu"])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchmetrics.detection import PanopticQuality
 
+from pem.config import get_config
 from pem.outputs import Segment, Segmentation
+from pem.training.data import PanopticDataset
 from pem.training.metrics import PartialIoU, PartialPanopticQuality
 from pem.training.target import Target
 
@@ -208,3 +213,83 @@ def test_an_id_that_lost_its_segment_is_not_recognised() -> None:
 def test_other_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="compare them at original size"):
         iou(prediction([[1]], SKY), truth([[2, 2]], SKY))
+
+
+def test_crowds_excuse_their_own_class_and_stay_in_every_union() -> None:
+    crowd = replace(truth([[2, 2, 3, 3], [2, 2, 3, 3], [1] * 4, [1] * 4], PERSON), crowds=torch.tensor([PERSON]))
+    # One person over the person and the crowd: IoU 4/8 is no match, and half of it in the crowd no excuse.
+    both = prediction([[1] * 4, [1] * 4, [0] * 4, [0] * 4], PERSON)
+    assert panoptic_quality(both, crowd)[PERSON] == close([0, 0, 0])
+    # Three quarters of a person in the crowd are an excuse, but not for a dog.
+    mostly = [[0, 1, 1, 1], [0, 1, 1, 1], [0] * 4, [0] * 4]
+    found = PartialPanopticQuality(IS_THING)
+    found.update(prediction([[0, 0, 1, 1], [0, 0, 1, 1], [1, 0, 0, 0], [0] * 4], PERSON), crowd)
+    assert (found.false_positives.tolist(), found.false_negatives.tolist()) == ([0, 0, 0], [1, 0, 0])
+    found.update(prediction(mostly, DOG), crowd)
+    assert found.false_positives[DOG] == 1
+    assert iou(prediction([[1] * 4, [1] * 4, [0] * 4, [0] * 4], PERSON), crowd)[PERSON] == close(1), "persons all"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_void_and_crowds_it_is_the_quality_of_cocos_evaluator(seed: int, tmp_path: Path) -> None:
+    """Random scenes through files, as a user would have them: hotcoco reads what our data set reads."""
+    panoptic_of_coco = pytest.importorskip("hotcoco", reason="hotcoco is not installed.").panoptic
+    rng = np.random.default_rng(seed)
+    classes = ((1, "person", True), (2, "dog", True), (3, "sky", False), (7, "sea", False))
+    categories = [{"id": i, "name": name, "isthing": int(thing)} for i, name, thing in classes]
+    files: dict[str, dict[str, list]] = {
+        kind: {"images": [], "annotations": [], "categories": categories} for kind in ("truth", "found")
+    }
+    (tmp_path / "photos").mkdir()
+    for kind in files:
+        (tmp_path / kind).mkdir()
+    predictions = []
+    for image in range(12):
+        labelled = np.kron(rng.integers(0, 9, (5, 6)), np.ones((8, 8), int))  # 0 is void
+        wrong = np.kron(rng.random((10, 12)) < 0.3, np.ones((4, 4), bool))
+        found = np.where(wrong, np.kron(rng.integers(0, 9, (10, 12)), np.ones((4, 4), int)), labelled)
+        class_of = rng.integers(0, 4, 9)
+        crowd = rng.random(9) < 0.3
+        guess = np.where(rng.random(9) < 0.8, class_of, rng.integers(0, 4, 9))
+        for kind, ids in (("truth", labelled), ("found", found)):
+            listed = [
+                {
+                    "id": int(i),
+                    "category_id": classes[(class_of if kind == "truth" else guess)[i]][0],
+                    "iscrowd": int(kind == "truth" and crowd[i]),
+                    "area": int((ids == i).sum()),
+                    "bbox": [0, 0, 1, 1],
+                }
+                for i in np.unique(ids[ids > 0])
+            ]
+            rng.shuffle(listed)
+            name = {"file_name": f"{image}.png", "image_id": image}
+            files[kind]["annotations"].append({**name, "segments_info": listed})
+            files[kind]["images"].append({"id": image, "file_name": f"{image}.png", "height": 40, "width": 48})
+            rgb = np.stack((ids, ids * 0, ids * 0), axis=-1).astype(np.uint8)
+            Image.fromarray(rgb).save(tmp_path / kind / f"{image}.png")
+        Image.new("RGB", (48, 40)).save(tmp_path / "photos" / f"{image}.png")
+        segments = tuple(
+            Segment(int(i), int(guess[i]), "", classes[guess[i]][2], 1.0, 0, (0, 0, 0, 0), (0,))
+            for i in np.unique(found[found > 0])
+        )
+        predictions.append(Segmentation(found.astype(np.int32), segments))
+    for kind, content in files.items():
+        (tmp_path / f"{kind}.json").write_text(json.dumps(content), encoding="utf-8")
+
+    truth_json, found_json = str(tmp_path / "truth.json"), str(tmp_path / "found.json")
+    theirs = panoptic_of_coco.PanopticEval(
+        truth_json, found_json, gt_folder=str(tmp_path / "truth"), pred_folder=str(tmp_path / "found")
+    )
+    theirs.evaluate()
+    per_class = theirs.results()["per_class"]
+    config = replace(get_config("default"), num_classes=4, categories=classes)
+    data = PanopticDataset(truth_json, tmp_path / "photos", tmp_path / "truth", config, train=False)
+    ours = PartialPanopticQuality([thing for *_, thing in classes])
+    for index, predicted in enumerate(predictions):
+        ours.update(predicted, data.original(index)[1])
+    scores = ours.compute()
+    for (category_id, *_), row in zip(classes, scores.tolist(), strict=True):
+        expected = [per_class[category_id][key] for key in ("pq", "sq", "rq")]
+        assert row == pytest.approx([math.nan if value < 0 else value for value in expected], abs=1e-9, nan_ok=True)
+    assert 0.1 < float(scores[:, 0].nanmean()) < 0.9

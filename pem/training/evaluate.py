@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import sys
 from pathlib import Path
@@ -21,35 +22,41 @@ from pem.postprocess import panoptic, semantic
 from pem.preprocess import preprocess
 from pem.training.data import PanopticDataset, open_split
 from pem.training.metrics import PartialIoU, PartialPanopticQuality
-from pem.training.target import Target
+from pem.training.target import VOID, Target
 from pem.weights import load_model
+
+_log = logging.getLogger("pem")
 
 
 class _Scores:
     """Both metrics over some of the images."""
 
     def __init__(self, is_thing: list[bool]) -> None:
-        self.is_thing = torch.tensor(is_thing)
         self.panoptic = PartialPanopticQuality(is_thing)
         self.iou = PartialIoU(len(is_thing))
         self.num_images = 0
+        self.void_px = self.num_px = 0
 
     def update(self, panoptic_reading: Segmentation, semantic_reading: Segmentation, target: Target) -> None:
         self.panoptic.update(panoptic_reading, target)
         self.iou.update(semantic_reading, target)
         self.num_images += 1
+        self.void_px += int((target.ids == VOID).sum())
+        self.num_px += target.ids.numel()
 
     def summary(self, names: list[str]) -> dict[str, Any]:
         """Means over the classes that occur (of PQ also over those that were invented), and the classes themselves;
         None where there is nothing to judge."""
-        quality, iou = self.panoptic.compute(), self.iou.compute()
-        classes = zip(names, self.is_thing.tolist(), self.panoptic.num_segments.tolist(), quality, iou, strict=True)
+        is_thing = self.panoptic.is_thing
+        quality, iou = self.panoptic.compute(), self.iou.compute().reshape(-1)  # torchmetrics squeezes one class
+        classes = zip(names, is_thing.tolist(), self.panoptic.num_segments.tolist(), quality, iou, strict=True)
         return {
             "images": self.num_images,
+            "void_fraction": round(self.void_px / self.num_px, 5),
             "miou": _number(iou.nanmean()),
             **{key: _number(score) for key, score in zip(("pq", "sq", "rq"), quality.nanmean(0), strict=True)},
-            "pq_things": _number(quality[self.is_thing, 0].nanmean()),
-            "pq_stuff": _number(quality[~self.is_thing, 0].nanmean()),
+            "pq_things": _number(quality[is_thing, 0].nanmean()),
+            "pq_stuff": _number(quality[~is_thing, 0].nanmean()),
             "per_class": [
                 {
                     "category": name,
@@ -69,8 +76,8 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
     Each image is run once, by itself and at the preset's size; PQ, SQ and RQ judge its panoptic reading and IoU its
     semantic one, at the original size. The result, ready for JSON, holds ``conditions``, ``overall`` and the same for
     each data source in ``per_source``. Scores are fractions 0..1, pooled over the images, then averaged over the
-    classes that occur, of PQ, SQ and RQ also over those that were invented; None where no class does. Raises
-    ValueError for a model in training mode.
+    classes that occur, of PQ, SQ and RQ also over those that were invented; None where no class does.
+    ``void_fraction`` is the share of pixels that nobody labelled. Raises ValueError for a model in training mode.
     """
     if model.training:
         raise ValueError("The model is in training mode; call model.eval() first.")
@@ -90,9 +97,18 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
             scores.update(*readings, target)
 
     names = [category["name"] for category in dataset.categories]
+    summary = overall.summary(names)
+    if summary["pq"] is None:
+        _log.warning("Nothing was judged: these images label no class completely, and no segment of one.")
+    elif summary["void_fraction"] > 0.5:
+        _log.warning(
+            "%.0f %% of the pixels are void (id 0): whatever a model paints there does not count, so the scores are"
+            " too high; label the rest, too.",
+            100 * summary["void_fraction"],
+        )
     return {
         "conditions": settings(model, config) | {"images": count},
-        "overall": overall.summary(names),
+        "overall": summary,
         "per_source": {source: scores.summary(names) for source, scores in sorted(per_source.items())},
     }
 
@@ -105,6 +121,7 @@ def settings(model: PEM, config: PEMConfig) -> dict[str, Any]:
         precision = "float16"  # where mixed_precision is autocast
     return conditions(parameter.device, precision) | {
         "model": config.name,
+        "trained": config.trained,
         "num_classes": config.num_classes,
         "attention": config.attention,
         "batch": 1,
@@ -156,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(format_table(result))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _number(value: torch.Tensor) -> float | None:

@@ -3,6 +3,8 @@
 In each image only the categories that it labels exhaustively are judged:
 
 - Void pixels count nowhere.
+- A crowd is neither looked for nor matched. It lets off predictions of its own class that lie mostly in it, and stays
+  in every union, as in COCO's evaluator.
 - A prediction of another category counts neither for nor against that category, which may well be there unlabelled;
   but what it covers of a judged category is missed.
 - A labelled segment of another category is not looked for: finding it would be rewarded where inventing it is never
@@ -21,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.detection import PanopticQuality
 
 from pem.outputs import Segmentation
 from pem.training.target import Target
@@ -34,7 +35,7 @@ class Comparison:
     """Which of P predicted ids are which of T labelled ids in one image; class K is no judged one."""
 
     predicted_class: np.ndarray  # int [P]
-    labelled_class: np.ndarray  # int [T]; -1 where nobody knows
+    labelled_class: np.ndarray  # int [T]; -1 where nobody knows; of crowds the class of their things
     iou: np.ndarray  # [P, T]
     matched: np.ndarray  # bool [P, T]: one class, and more than half of their union in common
     wrong: np.ndarray  # bool [P]: false positives
@@ -47,60 +48,75 @@ def compare(prediction: Segmentation, target: Target) -> Comparison:
     pairs_px = _count_pairs(prediction.ids, target.ids.cpu().numpy(), len(predicted_class), len(labelled_class))
     predicted_px, labelled_px = pairs_px.sum(1), pairs_px.sum(0)
     void_px = pairs_px[:, labelled_class == _UNKNOWN].sum(1)
+    is_crowd = np.arange(len(labelled_class)) >= len(labelled_class) - len(target.crowds)
+    excused_px = void_px.copy()
+    for crowd in {int(labelled_class[c]): c for c in is_crowd.nonzero()[0]}.values():  # of each class the last
+        own = predicted_class == labelled_class[crowd]
+        excused_px[own] += pairs_px[own, crowd]
     union_px = (predicted_px - void_px)[:, None] + labelled_px - pairs_px
     iou = pairs_px / np.maximum(union_px, 1)
 
     num_classes = len(target.exhaustive)
-    judged = (labelled_class >= 0) & (labelled_class < num_classes) & (labelled_px > 0)
+    judged = (labelled_class >= 0) & (labelled_class < num_classes) & (labelled_px > 0) & ~is_crowd
     # At most one partner each, since they share more than half of their union.
     matched = (iou > 0.5) & (predicted_class[:, None] == labelled_class) & judged
     missed = judged & ~matched.any(0)
-    # As in the benchmark, a prediction that lies mostly on void is let off.
-    wrong = (predicted_class < num_classes) & ~matched.any(1) & (2 * void_px <= predicted_px) & (predicted_px > 0)
+    # As in the benchmark, a prediction that lies mostly on void, or in a crowd of its class, is let off.
+    wrong = (predicted_class < num_classes) & ~matched.any(1) & (2 * excused_px <= predicted_px) & (predicted_px > 0)
     return Comparison(predicted_class, labelled_class, iou, matched, wrong, missed)
 
 
-class PartialPanopticQuality(PanopticQuality):
+class PartialPanopticQuality(Metric):
     """PQ, SQ and RQ per class, float64 [K, 3]; nan for a class of which there was no segment to find and none wrong.
 
-    As in the benchmark, a class that was only ever invented has 0, and so lowers the mean over the classes.
-    From the base class come the sums and the formula. Its own counting sorts all pixels several times, which takes
-    0.8 s for a small photo, and forgives objects where the prediction is blank; this one counts pairs of ids once.
+    As in the benchmark (arXiv 1801.00868), a class that was only ever invented has 0, and so lowers the mean over the
+    classes. torchmetrics' own metric knows no crowds, forgives objects where the prediction is blank, and computes in
+    float32.
     """
 
-    def __init__(self, is_thing: Sequence[bool]) -> None:
-        classes = range(len(is_thing))
-        things, stuff = [k for k in classes if is_thing[k]], [k for k in classes if not is_thing[k]]
-        super().__init__(things, stuff, return_sq_and_rq=True, return_per_class=True)
-        # Where each class is in the sums: the base class puts the things first.
-        self.place = torch.tensor([self.cat_id_to_continuous_id[k] for k in classes])
+    full_state_update = False
+    iou_sum: Tensor
+    true_positives: Tensor
+    false_positives: Tensor
+    false_negatives: Tensor
 
-    def update(self, prediction: Segmentation, target: Target) -> None:  # type: ignore[override]
+    def __init__(self, is_thing: Sequence[bool]) -> None:
+        super().__init__()
+        self.is_thing = torch.tensor(is_thing, dtype=torch.bool)  # [K]
+        for name in ("iou_sum", "true_positives", "false_positives", "false_negatives"):
+            dtype = torch.float64 if name == "iou_sum" else torch.int64
+            self.add_state(name, torch.zeros(len(is_thing), dtype=dtype), dist_reduce_fx="sum")
+
+    def update(self, prediction: Segmentation, target: Target) -> None:
         """Add one image. Raises ValueError when the two differ in size."""
         found = compare(prediction, target)
-        true_iou, true_class = found.iou[found.matched], found.labelled_class[found.matched.nonzero()[1]]
-        self.iou_sum += self._per_class(true_class, true_iou)
+        true_class = found.labelled_class[found.matched.nonzero()[1]]
+        self.iou_sum += self._per_class(true_class, found.iou[found.matched])
         self.true_positives += self._per_class(true_class)
         self.false_positives += self._per_class(found.predicted_class[found.wrong])
         self.false_negatives += self._per_class(found.labelled_class[found.missed])
 
     def compute(self) -> Tensor:
-        scores = super().compute()
-        scores[self.true_positives + self.false_positives + self.false_negatives == 0] = torch.nan
-        return scores[self.place]
+        hits = self.true_positives.double()
+        segments = hits + (self.false_positives + self.false_negatives) / 2
+        segmentation, recognition = self.iou_sum / hits.clamp(min=1), hits / segments  # 0 / 0 is nan
+        segmentation = segmentation.where(segments > 0, torch.nan)
+        return torch.stack((segmentation * recognition, segmentation, recognition), dim=1)
 
     @property
     def num_segments(self) -> Tensor:
         """int [K]: how many labelled segments there were to find."""
-        return (self.true_positives + self.false_negatives)[self.place]
+        return self.true_positives + self.false_negatives
 
     def _per_class(self, classes: np.ndarray, amounts: np.ndarray | None = None) -> Tensor:
-        sums = np.bincount(self.place.numpy()[classes], amounts, minlength=len(self.place))
-        return torch.from_numpy(sums).to(self.iou_sum.dtype if amounts is not None else self.true_positives.dtype)
+        return torch.from_numpy(np.bincount(classes, amounts, minlength=len(self.iou_sum)))
 
 
 class PartialIoU(Metric):
-    """Intersection over union per class, pooled over all pixels: float64 [K]; nan for a class that was nowhere."""
+    """Intersection over union per class, pooled over all pixels: float64 [K]; nan for a class that was nowhere.
+
+    Of one class, torchmetrics makes the result a number without an axis.
+    """
 
     full_state_update = False
     confusion: Tensor
@@ -129,7 +145,7 @@ class PartialIoU(Metric):
 
 def _classes_of_target(target: Target) -> np.ndarray:
     """The class of every id: a judged one, K for what is known to be none of them, or unknown."""
-    exhaustive, labels = target.exhaustive.cpu().numpy(), target.labels.cpu().numpy()
+    exhaustive, labels = target.exhaustive.cpu().numpy(), torch.cat((target.labels, target.crowds)).cpu().numpy()
     judged = np.where(exhaustive[labels], labels, len(exhaustive))
     return np.concatenate([[_UNKNOWN, len(exhaustive)], judged])
 
