@@ -30,8 +30,8 @@ from analysis.results import RESULTS
 from pem.categories import categories_for
 from ui import efficiency, precompute
 from ui.api import add_endpoints
-from ui.engine import TWIN, Engine, load_twin
-from ui.image_input import SafeImage
+from ui.engine import TWIN, Engine, is_bundled, load_twin
+from ui.image_input import SafeImage, Upload
 from ui.precompute import EXAMPLES, FIRST_EXAMPLE
 from ui.viewer import STYLES, viewer
 from ui.viewer.server import open_result, server_functions
@@ -52,7 +52,7 @@ splits a photo into regions and names them: each of its queries looks at a few c
 {about}</p>
 {classes}
 """
-ABOUT_DEFAULT = (
+ABOUT_BUNDLED = (
     "This model was trained by this project on everyday photos with 47 classes. It makes mistakes, "
     "and its weights are for research and demonstration only."
 )
@@ -64,7 +64,7 @@ def build_page(model: pem.PEM | None = None, twin: pem.PEM | None = None) -> gr.
     if model is None:
         name = os.environ.get("PEM_MODEL") or "default"  # set but empty is not set
         try:
-            model, bundled, twin = pem.load_model(name, device="auto"), name == "default", load_twin(name)
+            model, bundled, twin = pem.load_model(name, device="auto"), is_bundled(name), load_twin(name)
         except (OSError, ValueError) as error:
             problem = f"Nothing can be segmented yet: {error}"
     with gr.Blocks(title="PEM Studio", delete_cache=(3600, 3600)) as page:
@@ -83,17 +83,19 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     """The photo field, the viewer, and the endpoints for programs; ``first`` is what the viewer shows at first."""
     task = engine.model.config.task
 
-    def run(image: np.ndarray | pem.ImageError | None, name: str = ""):
+    def run(photo: Upload | pem.ImageError | None, name: str = ""):
         """Runs the photo of the field, or the example of that name once more."""
         if name:
-            image = np.asarray(pem.load_image(engine.examples[f"example-{name}"]))
-        if image is None:
+            path = engine.examples[f"example-{name}"]
+            photo = Upload(np.asarray(pem.load_image(path)), path.name)
+        if photo is None:
             gr.Warning("Please choose a photo first.")
             return gr.skip()
-        if isinstance(image, pem.ImageError):
-            gr.Warning(str(image))
+        if isinstance(photo, pem.ImageError):
+            gr.Warning(str(photo))
             return gr.skip(), gr.skip(), None  # or it would stay in the field as a broken picture
-        return open_result(engine, engine.run(image, name), task), name, gr.skip()
+        result_id = engine.run(photo.pixels, name, file_name=photo.file_name)
+        return open_result(engine, result_id, task), name, gr.skip()
 
     def pick_example(event: gr.SelectData):
         path = EXAMPLES[event.index]
@@ -150,21 +152,30 @@ def header(model: pem.PEM | None, problem: str, bundled: bool = False) -> str:
     if model is None:
         return HEADER.format(about="", classes="", kind="problem", state=escape(problem))
     config = model.config
-    about = ABOUT_DEFAULT if config.name == "default" else ""
+    about = ABOUT_BUNDLED if bundled else ""
     params = sum(parameter.numel() for parameter in model.parameters())
     backbone = BACKBONE_NAMES.get(config.backbone, config.backbone)
     device = next(model.parameters()).device
     threads = torch.get_num_threads()
     cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    parts = (config.name, backbone, f"{params / 1e6:.0f} M parameters", f"{config.num_classes} classes", place)
+    trained = getattr(config, "trained", "")
+    name = f"{config.name}, trained {trained}" if trained else config.name
+    parts = (
+        name,
+        backbone,
+        f"{params / 1e6:.0f} M parameters",
+        f"{config.num_classes} class{'es' * (config.num_classes > 1)}",
+        place,
+    )
     state = " · ".join(escape(part) for part in parts)
     return HEADER.format(about=about, classes=class_list(model, bundled), kind="model", state=state)
 
 
 def class_list(model: pem.PEM, bundled: bool) -> str:
     """What the model can name, to be unfolded; of the bundled one with how well it knows each class."""
-    scores = json.loads((RESULTS / "default_val.json").read_text())["overall"]["per_class"] if bundled else []
+    result = json.loads((RESULTS / "default_val.json").read_text(encoding="utf-8"))
+    scores = result["overall"]["per_class"] if bundled else []
     iou = {score["category"]: f" {100 * score['iou']:.0f}" for score in scores if score["iou"] is not None}
     categories = sorted(categories_for(model.config), key=lambda category: not category.is_thing)
     items = "".join(
@@ -172,7 +183,7 @@ def class_list(model: pem.PEM, bundled: bool) -> str:
         for c in categories
     )
     note = "Numbers: IoU in % on validation photos. What is near 0 it hardly ever gets right." if iou else ""
-    title = f"The {len(categories)} classes that it knows"
+    title = f"The {len(categories)} classes that it knows" if len(categories) > 1 else "The class that it knows"
     return f"<details><summary>{title}</summary><ul>{items}</ul><p>{note}</p></details>"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import types
 import zipfile
 from hashlib import sha256
 
@@ -17,7 +20,7 @@ import app
 import pem
 from pem.weights import DEFAULT_WEIGHTS
 from ui import precompute
-from ui.engine import TASKS, load_twin
+from ui.engine import TASKS, is_bundled, load_twin
 from ui.image_input import SafeImage
 from ui.viewer import SCRIPTS, UI, script
 
@@ -47,6 +50,10 @@ def test_segment_answers_with_overlay_segments_and_json(client: Client, photo) -
         assert image.size == (128, 96)
     with zipfile.ZipFile(segments) as archive:
         assert sorted(archive.namelist()) == ["photo_segments.json", "photo_segments.png"]
+        content = json.loads(archive.read("photo_segments.json"))
+    assert list(content) == ["info", "images", "annotations", "categories"]
+    assert content["info"]["model"] == answer["model"] == "default"
+    assert content["images"][0]["file_name"] == answer["file_name"] == "photo.png"
     assert (answer["task"], answer["height"], answer["width"]) == ("panoptic", 96, 128)
     cat, couch = answer["segments"]
     assert cat | {"score": None, "color": None} == {
@@ -139,9 +146,50 @@ def test_the_environment_may_name_another_checkpoint(
 
 
 def test_the_header_names_checkpoint_and_device() -> None:
-    header = app.header(HalvesModel(), problem="")
+    header = app.header(HalvesModel(), problem="", bundled=True)
     assert "default · EfficientNet-lite2 · 0 M parameters · 47 classes · CPU" in header
-    assert "research and demonstration only" in header
+    assert "trained by this project" in header and "research and demonstration only" in header and "IoU in %" in header
+
+
+def fine_tuned(name: str = "fruit") -> HalvesModel:
+    model = HalvesModel()
+    classes = ((1, "<b>Äpfel</b>", True), (2, "a class with quite a long name of many words", False))
+    model.config = dataclasses.replace(model.config, name=name, num_classes=2, categories=classes)
+    return model
+
+
+@pytest.mark.parametrize("name", ["fruit", "default"])
+def test_what_is_said_of_the_bundled_model_is_not_said_of_another(name: str) -> None:
+    header = app.header(fine_tuned(name), problem="")
+    assert f"{name} · EfficientNet-lite2 · 0 M parameters · 2 classes · CPU" in header
+    assert "&lt;b&gt;Äpfel&lt;/b&gt;" in header and "a class with quite a long name" in header
+    for words in ("trained by this project", "47", "IoU", "research and demonstration"):
+        assert words not in header
+
+
+def test_the_header_tells_when_a_model_was_trained() -> None:
+    model = fine_tuned()
+    config = types.SimpleNamespace(**{**dataclasses.asdict(model.config), "trained": "2026-11-27"})
+    model.config = config
+    assert "fruit, trained 2026-11-27 · EfficientNet-lite2" in app.header(model, problem="")
+
+
+@pytest.mark.parametrize(
+    ("given", "bundled"),
+    [("default", True), (str(DEFAULT_WEIGHTS), True), ("copy.safetensors", False), ("owner/repo@main", False)],
+)
+def test_the_bundled_model_is_known_by_its_file(given: str, bundled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_bundled(given) == bundled
+    monkeypatch.chdir(DEFAULT_WEIGHTS.parent)
+    assert is_bundled(DEFAULT_WEIGHTS.name)
+    told = []
+    monkeypatch.setattr(pem, "load_model", lambda name, device: HalvesModel())
+    monkeypatch.setattr(app, "load_twin", lambda name: None)
+    monkeypatch.setattr(app, "header", lambda model, problem, bundled: told.append(bundled) or "")
+    monkeypatch.setattr(app, "build_studio", lambda page, engine, first: told.append(first is not None))
+    monkeypatch.setenv("PEM_MODEL", given)
+    app.build_page()
+    assert told == [bundled, bundled]  # the first example was segmented ahead by the bundled one
 
 
 def test_a_twin_is_loaded_where_its_checkpoint_lies_beside(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -20,6 +20,7 @@ from analysis.prototypes import Evolution
 from pem.render import render
 from ui.engine import Engine
 from ui.export import KINDS, export_file, trace_arrays, trace_json
+from ui.file_names import plain_name, safe_stem
 from ui.results import KeptLayer, KeptOutput, KeptResult
 
 # The network reads photos with a short side of 64 px here: this one is enlarged to 64 x 128, of 50 x 100.
@@ -33,7 +34,7 @@ def engine() -> Engine:
 
 @pytest.fixture(scope="module")
 def result(engine: Engine) -> KeptResult:
-    return engine.result(engine.run(PHOTO, "cat"))
+    return engine.result(engine.run(PHOTO, "cat", file_name="cat.jpg"))
 
 
 @pytest.fixture
@@ -71,12 +72,13 @@ def hand_made() -> KeptResult:
         "content_size": (60, 120),
         "pixels": torch.zeros(1, 3, 64, 128),
     }
-    return KeptResult("", config, b"", output=output, evolution=evolution, layers=(layer,), stage_ms={}, **sizes)
+    return KeptResult("", "", config, b"", output=output, evolution=evolution, layers=(layer,), stage_ms={}, **sizes)
 
 
 def test_prototypes_lie_at_the_centres_of_their_cells_in_pixels_of_the_photo(hand_made) -> None:
     trace = json.loads(json.dumps(trace_json(hand_made)))
-    assert trace["photo"] == {"name": "", "height": 50, "width": 100}
+    assert trace["model"] == "hand-made"
+    assert trace["photo"] == {"name": "", "file_name": "", "height": 50, "width": 100}
     assert trace["layers"] == [{"stride": 32, "rows": 2, "cols": 4}]
     first, second, third = (query["layers"][0] for query in trace["queries"])
     # The centre of the first cell is pixel 16 of the input; 120 of its pixels are 100 of the photo.
@@ -133,16 +135,16 @@ def test_segments_are_the_reading_in_the_photo_s_own_size(
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["cat_segments.png", "cat_segments.json"]
         pixels = np.asarray(Image.open(io.BytesIO(archive.read("cat_segments.png")))).astype(np.int32)
-        annotation = json.loads(archive.read("cat_segments.json"))
+        content = json.loads(archive.read("cat_segments.json"))
     ids = pixels @ [1, 256, 65536]
     assert ids.shape == (50, 100) and (ids == expected.ids).all()
-    assert annotation["file_name"] == "cat_segments.png"
+    [image], [annotation] = content["images"], content["annotations"]
+    assert image == {"id": 1, "file_name": "cat.jpg", "height": 50, "width": 100}
+    assert (annotation["image_id"], annotation["file_name"]) == (1, "cat_segments.png")
     assert expected.segments
     areas = {one["id"]: one["area"] for one in annotation["segments_info"]}
     assert ("note" in annotation) == (task == "instance")
-    if task != "instance":  # of instances the area is whole, and a PNG shows what is in front
-        assert areas == {n: int((ids == n).sum()) for n in areas}
-        assert sum(areas.values()) == (ids > 0).sum()
+    assert areas == {n: int((ids == n).sum()) for n in np.unique(ids[ids > 0]).tolist()}
 
 
 def test_the_overlay_is_painted_over_the_photo(engine: Engine, result: KeptResult, tmp_path: Path) -> None:
@@ -189,8 +191,52 @@ def test_traces_are_files_that_open(engine: Engine, result: KeptResult, tmp_path
         assert arrays["masks"].shape == (7, 12, 16, 32)
 
 
+@pytest.mark.parametrize(
+    ("file_name", "stem"),
+    [
+        ("", "photo"),
+        ("My cat (2).JPG", "My_cat_(2)"),
+        ("苹果.v2.png", "苹果_v2"),
+        ("शिक्षक", "शिक्षक"),
+        (".jpg", "jpg"),
+        ("con.tar.png", "con_tar"),
+        ("a?b#c%41&<b>:*.png", "a_b_c_41_b"),
+        ("..", "photo"),
+        ("x" * 300 + ".png", "x" * 60),
+    ],
+)
+def test_files_are_named_after_the_photo_s_as_every_system_takes_it(file_name: str, stem: str) -> None:
+    assert safe_stem(file_name) == stem
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("cat.jpg", "cat.jpg"),
+        ("C:\\Users\\me\\cat.jpg", "cat.jpg"),
+        ("../../etc/passwd", "passwd"),
+        ("folder/", ""),
+        ("a\x00b\n\u202e\udce9.jpg", "ab.jpg"),
+        ("<b> 苹果.jpg", "<b> 苹果.jpg"),
+    ],
+)
+def test_of_a_visitor_s_file_the_name_alone_is_kept(given: str, name: str) -> None:
+    assert plain_name(given) == name
+
+
+def test_the_visitor_s_file_name_is_kept_in_the_export(engine: Engine, tmp_path: Path) -> None:
+    result = engine.result(engine.run(PHOTO, file_name="Mein Kätzchen <b>.PNG"))
+    path = export_file(engine, result, "segments", tmp_path, "panoptic")
+    assert path.name == "Mein_Kätzchen_b_segments.zip"
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["Mein_Kätzchen_b_segments.png", "Mein_Kätzchen_b_segments.json"]
+        content = json.loads(archive.read("Mein_Kätzchen_b_segments.json"))
+    assert content["images"][0]["file_name"] == "Mein Kätzchen <b>.PNG"
+    assert content["annotations"][0]["file_name"] == "Mein_Kätzchen_b_segments.png"
+
+
 def test_everything_is_one_zip_named_after_the_photo(engine: Engine, result: KeptResult, tmp_path: Path) -> None:
-    path = export_file(engine, dataclasses.replace(result, name=""), "all", tmp_path, "panoptic")
+    path = export_file(engine, dataclasses.replace(result, name="", file_name=""), "all", tmp_path, "panoptic")
     assert path.name == "photo_all.zip"
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 import pem
 from ui.engine import TASKS, Engine, Reading, ResultGone
 from ui.export import arrays_files, segments_files, trace_json, write
-from ui.image_input import SafeImage
+from ui.image_input import SafeImage, Upload
+from ui.results import KeptResult
 from ui.viewer.payload import segment_json
 from ui.viewer.server import new_folder
 
@@ -28,12 +28,12 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
             raise refusal(error) from None
         files = segments_files(result, reading.segmentation)
         segments = write(files, result, "segments", new_folder(export_root))
-        return pem.render(result.photo, reading.segmentation), str(segments), describe(result_id, reading)
+        return pem.render(result.photo, reading.segmentation), str(segments), describe(result_id, result, reading)
 
-    def segment(photo: np.ndarray | pem.ImageError | None, task: str):
+    def segment(photo: Upload | pem.ImageError | None, task: str):
         if photo is None or isinstance(photo, pem.ImageError):
             raise gr.Error(str(photo or "Please send a photo."), print_exception=False)
-        return answer(engine.run(photo), task, None, None)
+        return answer(engine.run(photo.pixels, file_name=photo.file_name), task, None, None)
 
     def trace(result_id: str, query: float | None):
         try:
@@ -64,9 +64,10 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
         [overlay, file, json],
         api_name="segment",
         api_description="Segments one photo. task is 'panoptic', 'semantic' or 'instance'. Returns the overlay (PNG), "
-        "a zip of the id map and its COCO panoptic JSON, and JSON whose result_id the other endpoints take. Each of "
-        "its segments has id, category, score, area, bbox (left, top, width, height; in pixels) and queries; each of "
-        "its queries says what became of it.",
+        "a zip of the id map and its COCO panoptic JSON (info, images, annotations, categories), and JSON whose "
+        "result_id the other endpoints take. That JSON names the photo's file and the model. Each of its segments has "
+        "id, category, score, area, bbox (left, top, width, height; in pixels) and queries; each of its queries says "
+        "what became of it.",
         **network,
     )
     gr.on(
@@ -98,11 +99,15 @@ def refusal(error: ResultGone | ValueError) -> gr.Error:
     return gr.Error(f"{error}{way_out}", print_exception=False)
 
 
-def describe(result_id: str, reading: Reading) -> dict[str, Any]:
+def describe(result_id: str, result: KeptResult, reading: Reading) -> dict[str, Any]:
     """A reading as plain JSON: areas and boxes (left, top, width, height) in pixels of the photo, times in ms."""
     height, width = reading.segmentation.ids.shape
     return {
         "result_id": result_id,
+        "file_name": result.file_name,
+        "model": result.config.name,
+        "trained": getattr(result.config, "trained", ""),
+        "attention": result.config.attention,
         "task": reading.task,
         "object_threshold": reading.object_threshold,
         "overlap_threshold": reading.overlap_threshold,

@@ -32,6 +32,11 @@ TWIN = "~masked"
 MAX_SHOWN_PX = 1280
 
 
+def is_bundled(name: str) -> bool:
+    """Whether a model that is named so is the one that comes with this project: by its name, or by its file."""
+    return name == "default" or Path(name).resolve() == DEFAULT_WEIGHTS.resolve()
+
+
 def load_twin(name: str) -> pem.PEM | None:
     """The same network trained with masked attention, where its checkpoint NAME-masked.safetensors lies beside it."""
     path = DEFAULT_WEIGHTS if name == "default" else Path(name)
@@ -77,8 +82,8 @@ class Engine:
         self._forward = on_gpu(self._forward_on_cpu_tensors)
         self._one_at_a_time = threading.RLock()
 
-    def run(self, image: np.ndarray, name: str = "", result_id: str = "") -> str:
-        """Photo uint8 [H0, W0, 3] to the id of its kept result."""
+    def run(self, image: np.ndarray, name: str = "", result_id: str = "", file_name: str = "") -> str:
+        """Photo uint8 [H0, W0, 3] to the id of its kept result; ``name`` is of examples, ``file_name`` of any file."""
         with self._one_at_a_time:
             start = time.perf_counter()
             batch = pem.preprocess([image], self.model.config)
@@ -87,6 +92,7 @@ class Engine:
         passed["stage_ms"] = {"preprocess": preprocess_ms, **passed["stage_ms"]}
         result = KeptResult(
             name=name,
+            file_name=file_name,
             config=self.model.config,
             jpeg=_encode_jpeg(image),
             original_size=batch.original_sizes[0],
@@ -118,7 +124,7 @@ class Engine:
         """What can be made from the id alone: an example, or what the twin makes of a kept photo."""
         if result_id in self.examples:
             path = self.examples[result_id]
-            made_id = self.run(np.asarray(pem.load_image(path)), path.stem, result_id)
+            made_id = self.run(np.asarray(pem.load_image(path)), path.stem, result_id, path.name)
         elif self.twin is not None and result_id.endswith(TWIN) and result_id.count(TWIN) == 1:
             made_id = self._run_twin(result_id)
         else:

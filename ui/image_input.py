@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import gradio as gr
 import numpy as np
 from gradio.data_classes import ImageData
 
 from pem.photos import ImageError, load_image
+from ui.file_names import plain_name
+
+
+class Upload(NamedTuple):
+    """A visitor's photo."""
+
+    pixels: np.ndarray  # uint8 RGB [H0, W0, 3]
+    file_name: str  # as the visitor calls it, without folders
 
 
 class SafeImage(gr.Image):
     """gr.Image that opens files as pem.load_image does.
 
     Gradio's own reading clips 16-bit photos, drops transparency, hands out palettes for GIFs and accepts decompression
-    bombs. Here every photo becomes uint8 RGB [H0, W0, 3], and what cannot the ImageError that says why: not raised, for
+    bombs. Here every photo becomes an Upload, and what cannot the ImageError that says why: not raised, for
     of an event that failed in the field itself nobody could tell whether the file was to blame.
     """
 
     is_template = True  # drawn in the browser as gr.Image is
 
-    def preprocess(self, payload: ImageData | None) -> np.ndarray | ImageError | None:
+    def preprocess(self, payload: ImageData | None) -> Upload | ImageError | None:
         if payload is None or payload.path is None:
             return None
         if not Path(payload.path).is_file():  # uploads are deleted after an hour
             return ImageError("The photo is no longer on the server; please choose it again.")
         try:
-            return np.asarray(load_image(payload.path))
+            pixels = np.asarray(load_image(payload.path))
         except ImageError as error:
             return error
+        return Upload(pixels, plain_name(payload.orig_name or payload.path))

@@ -48,6 +48,7 @@ class KeptResult:
     """One photo and what the network said of it: about 8 MiB for the bundled model."""
 
     name: str  # of an example photo; empty for the visitor's own
+    file_name: str  # of either, without folders; empty where it is not known
     config: PEMConfig  # of the network
     jpeg: bytes  # the photo in its own size, for exports
     original_size: tuple[int, int]

@@ -55,8 +55,10 @@ def test_exports_come_in_the_photo_s_own_size(page: Page, tmp_path: Path) -> Non
     with zipfile.ZipFile(download.value.path()) as archive:
         names = archive.namelist()
         overlay = Image.open(io.BytesIO(archive.read(next(n for n in names if n.endswith("overlay.png")))))
-        annotation = json.loads(archive.read(next(n for n in names if n.endswith("segments.json"))))
+        content = json.loads(archive.read("large_segments.json"))
+        [annotation] = content["annotations"]
         ids = np.asarray(Image.open(io.BytesIO(archive.read(annotation["file_name"]))))
+    assert content["images"] == [{"id": 1, "file_name": "large.jpg", "width": 2560, "height": 1920}]
     assert overlay.size == (2560, 1920) and ids.shape == (1920, 2560, 3)
     assert [info["area"] for info in annotation["segments_info"]] == [2560 * 1920 // 2] * 2
     assert ids[0, 0, 0] == annotation["segments_info"][0]["id"]

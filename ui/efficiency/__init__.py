@@ -75,7 +75,7 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
                 )
             yield progress(measurement), figure, found(measurement), gr.skip()
         file = new_folder(export_root) / "measured_here.json"
-        file.write_text(json.dumps(dataclasses.asdict(measurement), indent=1))
+        file.write_text(json.dumps(dataclasses.asdict(measurement), indent=1), encoding="utf-8")
         yield progress(measurement), gr.skip(), found(measurement), gr.update(value=str(file), interactive=True)
 
     gr.Markdown(INTRODUCTION)

@@ -51,7 +51,7 @@ def machines() -> dict[str, str]:
     """Those with stored results: how they are called, and how their files end."""
     found = {}
     for path in sorted(RESULTS.glob("attention_*.json")):
-        about = json.loads(path.read_text())["conditions"]
+        about = json.loads(path.read_text(encoding="utf-8"))["conditions"]
         threads = f"{about['threads']} thread{'s' * (about['threads'] > 1)}"
         found[f"{about['device']}, {threads}, {about['precision']}"] = path.stem.removeprefix("attention_")
     return found
@@ -75,7 +75,7 @@ def _chart(name: str, title: str, draw: Callable[[dict[str, Any]], go.Figure], c
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return None
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     base = result.get("base", {})
     others = {row.get("backbone") for row in result["rows"]} - {base.get("backbone")}
     caption = caption.format(**base)
@@ -131,7 +131,7 @@ NAME_PLACES = {
 def paper_rows() -> dict[str, list[dict[str, str]]]:
     """The rows of the paper by benchmark."""
     benchmarks: dict[str, list[dict[str, str]]] = {}
-    with PAPER.open() as file:
+    with PAPER.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             row["network"] = f"{row['method']} {row['backbone']}".strip()
             benchmarks.setdefault(f"{DATASETS[row['dataset']]}, {row['task']}", []).append(row)

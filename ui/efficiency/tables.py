@@ -15,7 +15,7 @@ NETWORK = itemgetter("dataset", "task", "method", "backbone")
 
 def twins_table() -> str:
     """What PEM and its masked twin score and cost: when both had been trained alike, and as they are bundled."""
-    result = json.loads((RESULTS / "twins.json").read_text())
+    result = json.loads((RESULTS / "twins.json").read_text(encoding="utf-8"))
     about = result["conditions"]
     return (
         f"The bundled model beside its twin with masked attention, on the validation photos: scores in percent with "
@@ -49,7 +49,7 @@ def paper_table() -> str:
             },
         ]
     macs, fps = (sorted(_ratio(pem, rival, key) for _, rival, pem in pairs) for key in ("gmacs", "fps_paper"))
-    counts = json.loads((RESULTS / "paper_macs.json").read_text())["rows"]
+    counts = json.loads((RESULTS / "paper_macs.json").read_text(encoding="utf-8"))["rows"]
     remarks = {NETWORK(row): row["remark"] for row in counts}
     notes = [
         f"{benchmark}, {row['network']}: {remarks[NETWORK(row)]}"

@@ -19,15 +19,12 @@ from pem.outputs import Segmentation
 from pem.render import id_map_png, panoptic_json, render
 from ui.engine import Engine
 from ui.export.trace import trace_arrays, trace_json
+from ui.file_names import safe_stem
 from ui.results import KeptResult
 
 __all__ = ["KINDS", "arrays_files", "export_file", "segments_files", "trace_arrays", "trace_json", "write"]
 
 KINDS = ("overlay", "segments", "trace-json", "trace-npz", "all")
-OVERLAP_NOTE = (
-    "Instances may overlap: area and bbox are of the whole instance, "
-    "while a pixel of the PNG can show only the one with the best score."
-)
 
 
 def export_file(
@@ -45,10 +42,11 @@ def export_file(
 ) -> Path:
     """Writes one file of the kind ``what`` into the folder and returns its path.
 
-    "overlay" is a PNG; "segments" a zip of the id map as a PNG and the COCO panoptic JSON that belongs to it;
-    "trace-json" and "trace-npz" hold what ``trace_json`` and ``trace_arrays`` describe; "all" is a zip of everything.
-    Names begin with that of the example, or with "photo". Task and thresholds are those of ``Engine.read``. The overlay
-    leaves out the segments of the ``hidden`` pairs (class, query): their ids may differ between two sizes of a photo.
+    "overlay" is a PNG; "segments" a zip of the id map as a PNG and its JSON in the COCO panoptic format; "trace-json"
+    and "trace-npz" hold what ``trace_json`` and ``trace_arrays`` describe; "all" is a zip of everything. Names begin
+    with that of the photo's file, or with "photo" where it has none. Task and thresholds are those of ``Engine.read``.
+    The overlay leaves out the segments of the ``hidden`` pairs (class, query): their ids may differ between two sizes
+    of a photo.
 
     Raises ValueError for an unknown kind or task, and for thresholds or an opacity outside 0..1.
     """
@@ -70,14 +68,12 @@ def export_file(
 
 
 def segments_files(result: KeptResult, segmentation: Segmentation) -> dict[str, bytes]:
-    """The id map as a PNG and the COCO panoptic JSON that belongs to it, by their names."""
+    """The id map as a PNG and its JSON in the COCO panoptic format, by their names."""
     name = _name(result)
-    annotation = panoptic_json(segmentation, result.config, f"{name}.jpg", f"{name}_segments.png")
-    if segmentation.masks is not None:
-        annotation["note"] = OVERLAP_NOTE
+    content = panoptic_json(segmentation, result.config, result.file_name or f"{name}.jpg", f"{name}_segments.png")
     return {
         f"{name}_segments.png": _png(id_map_png(segmentation)),
-        f"{name}_segments.json": json.dumps(annotation, indent=1).encode(),
+        f"{name}_segments.json": json.dumps(content, indent=1).encode(),
     }
 
 
@@ -114,7 +110,7 @@ def _overlay(
 
 
 def _name(result: KeptResult) -> str:
-    return result.name or "photo"
+    return result.name or safe_stem(result.file_name)
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -18,8 +18,9 @@ from ui.results import KeptLayer, KeptResult
 def trace_json(result: KeptResult, query: int | None = None) -> dict[str, Any]:
     """What happened to one query, or to all of them. All indices start at 0.
 
-    - ``model``, ``attention``: the model's name, and "prototype" or "masked".
-    - ``photo``: its ``name`` (empty unless it is an example), ``height`` and ``width`` in pixels.
+    - ``model``, ``trained``, ``attention``: the model's name, when its training ended (empty where that is not known),
+      and "prototype" or "masked".
+    - ``photo``: its ``name`` (empty unless it is an example), its ``file_name``, ``height`` and ``width`` in pixels.
     - ``content_size``, ``padded_size``: [height, width] of the network's input, without and with its padding.
     - ``layers``: of each decoder layer the ``stride`` and the grid of its tokens, ``rows`` and ``cols``.
     - ``queries``: per query
@@ -41,8 +42,14 @@ def trace_json(result: KeptResult, query: int | None = None) -> dict[str, Any]:
     places = [_places(result, layer) for layer in result.layers]
     return {
         "model": result.config.name,
+        "trained": getattr(result.config, "trained", ""),
         "attention": result.config.attention,
-        "photo": {"name": result.name, "height": result.original_size[0], "width": result.original_size[1]},
+        "photo": {
+            "name": result.name,
+            "file_name": result.file_name,
+            "height": result.original_size[0],
+            "width": result.original_size[1],
+        },
         "content_size": list(result.content_size),
         "padded_size": list(result.pixels.shape[2:]),
         "layers": [

@@ -46,14 +46,14 @@ def viewer(value: dict[str, Any] | None, server_functions: list[Callable]) -> gr
 
 
 def page() -> str:
-    html = (UI / "viewer" / "viewer.html").read_text()
+    html = (UI / "viewer" / "viewer.html").read_text(encoding="utf-8")
     for room in ROOMS:
-        html = html.replace(f"<!-- {room} -->", (UI / room / f"{room}.html").read_text())
+        html = html.replace(f"<!-- {room} -->", (UI / room / f"{room}.html").read_text(encoding="utf-8"))
     return html
 
 
 def script() -> str:
     """The modules as one script, for gr.HTML takes no modules: without their imports and exports they share a scope."""
-    sources = "\n".join((UI / path).read_text() for path in SCRIPTS)
+    sources = "\n".join((UI / path).read_text(encoding="utf-8") for path in SCRIPTS)
     without_imports = re.sub(r"^import\s[^;]*?;\n", "", sources, flags=re.MULTILINE)
     return re.sub(r"^export (?=const|let|function|async)", "", without_imports, flags=re.MULTILINE)

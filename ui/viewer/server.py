@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -81,7 +82,7 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
         reading = (task, object_threshold, overlap_threshold)
         painting = (opacity, outlines, names, [(category_id, query) for category_id, query in hidden])
         path = export_file(engine, engine.result(result_id), what, folder, *reading, *painting)
-        return {"url": f"gradio_api/file={path}", "name": path.name}
+        return {"url": f"gradio_api/file={quote(path.as_posix())}", "name": path.name}
 
     return [read, other, choice, export]
 
