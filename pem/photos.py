@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
 from bisect import bisect
-from itertools import accumulate
 from typing import IO, Any, TypeAlias
 
 import numpy as np
@@ -23,7 +23,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 # Said of every other exception: for broken data Pillow's parsers raise half a dozen unrelated types.
 _DAMAGED = "The image file is damaged or incomplete."
 
-_PNG = b"\x89PNG\r\n\x1a\n"  # the start of such a file
 _MAX_EXIF_BYTES = 1 << 20
 
 _TURN_UPRIGHT = {
@@ -35,6 +34,7 @@ _TURN_UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # types of EXIF tags; Orientation should be a 3
 
 Photo: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 
@@ -113,15 +113,7 @@ def orientation(image: Image.Image) -> int:
         return image.info["orientation"]
     if isinstance(image, tiff.TiffImageFile):  # opened elsewhere: Pillow turns it while it decodes
         return 1
-    exif = image.info.get("exif") or _exif_of_text(image.info.get("Raw profile type exif", ""))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tags = Image.Exif()
-            tags.load(exif)
-            return _orientation_in(tags)
-    except Exception:  # a photo with a broken EXIF block is still a photo
-        return 1
+    return _orientation_in(image.info.get("exif") or _exif_of_text(image.info.get("Raw profile type exif", "")))
 
 
 def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
@@ -158,38 +150,52 @@ def _check_size(width: int, height: int) -> None:
         raise ImageError(f"The image has {width} x {height} pixels; it needs at least {MIN_SIDE_PX} a side.")
 
 
-def _orientation_in(tags: Image.Exif | tiff.ImageFileDirectory_v2) -> int:
-    value = tags.get(ExifTags.Base.Orientation, 1)
-    if isinstance(value, (tuple, bytes)):  # stored as several numbers, or as a byte
-        value = value[0]
-    return int(value) if int(value) in _TURN_UPRIGHT else 1
+def _orientation_in(exif: bytes) -> int:
+    """Not read by Pillow, for it stops at the first tag that is malformed."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2], "!")  # of anything else nothing will come
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, length = struct.unpack_from(f"{order}HHI", exif, entry)
+            if tag == ExifTags.Base.Orientation and kind in _INTEGERS:
+                number = order + _INTEGERS[kind]
+                inside = length * struct.calcsize(number) <= 4  # else the entry says where the numbers are
+                position = entry + 8 if inside else struct.unpack_from(f"{order}I", exif, entry + 8)[0]
+                (value,) = struct.unpack_from(number, exif, position)
+                return value if value in _TURN_UPRIGHT else 1
+    except struct.error:  # a photo with a broken EXIF block is still a photo
+        pass
+    return 1
 
 
 def _open(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as stream:
-            if stream.read(len(_PNG)) != _PNG:
+            open_excerpt = _EXCERPTS.get(stream.read(3))
+            if open_excerpt is None:
                 return _open_other(file, stream)
-        return _open_png(open(file, "rb"), owns_file=True)  # noqa: SIM115 - read when the image is decoded
+        return open_excerpt(open(file, "rb"), True)  # noqa: SIM115 - it is read when the image is decoded
     try:
         file.seek(0)
     except (AttributeError, io.UnsupportedOperation):
         file = io.BytesIO(file.read())
-    return _open_png(file, owns_file=False) if file.read(len(_PNG)) == _PNG else _open_other(file, file)
+    open_excerpt = _EXCERPTS.get(file.read(3))
+    return _open_other(file, file) if open_excerpt is None else open_excerpt(file, False)
 
 
 def _open_other(file: str | os.PathLike[str] | IO[bytes], stream: IO[bytes]) -> Image.Image:
-    """No PNG; ``stream`` is the open file."""
+    """Neither PNG nor JPEG; ``stream`` is the open file."""
+    start = _read_at(stream, 0, 8)
+    if start[4:] == b"ftyp":  # AVIF: malformed EXIF would make it unreadable, and its turning is said elsewhere
+        content = start + stream.read()
+        file = io.BytesIO(re.sub(rb"(infe\x02.{7}|infe\x03.{9})Exif", rb"\1skip", content, flags=re.DOTALL))
     Image.init()
     try:
         image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])  # AVIF needs Pillow 11.3
     except Image.UnidentifiedImageError:
-        start = _read_at(stream, 0, 4)
-        if start.startswith(b"\xff\xd8\xff"):
-            raise ImageError(
-                "The JPEG file is damaged or of a rare kind, such as 12 bits; save it as an 8-bit JPEG or as PNG."
-            ) from None
-        if start in tiff.PREFIXES:
+        if start[:4] in tiff.PREFIXES:
             raise ImageError(_unreadable(_read_tags(stream))) from None
         raise
     for name in ("xmp", "XML:com.adobe.xmp"):  # Pillow would also turn a TIFF by what it finds there
@@ -252,16 +258,25 @@ def _scale_levels(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-# ----------------------------------------------------------------------------------------------------------------- PNG
+# -------------------------------------------------------------------------------------------------------- JPEG and PNG
 
 
 class _Excerpt(io.RawIOBase):
-    """Parts of a file as one file; each is given by where it begins and where it ends."""
+    """Parts of a file as one file.
 
-    def __init__(self, file: IO[bytes], parts: list[tuple[int, int]], owns_file: bool) -> None:
-        self._file, self._parts, self._owns_file = file, parts, owns_file
-        self._ends = list(accumulate(end - begin for begin, end in parts))
+    Pillow refuses a whole photo for metadata that are malformed, or unpack to more than a megabyte. So it gets to see
+    only what the pixels need.
+    """
+
+    def __init__(self, file: IO[bytes], owns_file: bool) -> None:
+        self._file, self._owns_file = file, owns_file
         self._position = 0
+        self._parts: list[tuple[int, int]] = []  # where they begin and end in the file
+        self._ends: list[int] = []  # where they end in the excerpt
+
+    def add(self, begin: int, end: int) -> None:
+        self._parts.append((begin, end))
+        self._ends.append(end - begin + (self._ends[-1] if self._ends else 0))
 
     def readable(self) -> bool:
         return True
@@ -278,8 +293,7 @@ class _Excerpt(io.RawIOBase):
         if part == len(self._parts):
             return 0
         left = self._ends[part] - self._position
-        self._file.seek(self._parts[part][1] - left)
-        data = self._file.read(min(len(buffer), left))
+        data = _read_at(self._file, self._parts[part][1] - left, min(len(buffer), left))
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -290,21 +304,43 @@ class _Excerpt(io.RawIOBase):
         super().close()
 
 
-def _open_png(file: IO[bytes], owns_file: bool) -> Image.Image:
-    """Only the chunks that the pixels need reach Pillow.
+def _open_jpeg(file: IO[bytes], owns_file: bool) -> Image.Image:
+    excerpt, begin, turn = _Excerpt(file, owns_file), 2, 1
+    excerpt.add(0, begin)
+    while True:
+        marker, length = struct.unpack(">HH", _read_at(file, begin, 4).ljust(4, b"\0"))
+        if marker == 0xFFFF:  # a byte to fill up
+            begin += 1
+            continue
+        if not 0xFFC0 <= marker <= 0xFFFE or 0xFFD0 <= marker <= 0xFFDA:  # from the first scan on all is pixels
+            break
+        end = begin + 2 + length
+        if marker == 0xFFE1 and turn == 1:  # there may be several
+            turn = _orientation_in(file.read(max(length - 2, 0)))
+        # Of the applications' segments, JFIF's and Adobe's say which colours these are; the last are comments.
+        if marker < 0xFFE0 or marker in (0xFFE0, 0xFFEE) or 0xFFEF < marker < 0xFFFE:
+            excerpt.add(begin, end)
+        begin = end
+    excerpt.add(begin, max(begin, file.seek(0, io.SEEK_END)))
+    try:
+        image = Image.open(io.BufferedReader(excerpt), formats=["JPEG"])
+    except Image.UnidentifiedImageError:
+        raise ImageError(
+            "The JPEG file is damaged or of a rare kind, such as 12 bits; save it as an 8-bit JPEG or as PNG."
+        ) from None
+    image.info["orientation"] = turn
+    return image
 
-    It refuses a photo in which a text or a colour profile is malformed or unpacks to more than a megabyte.
-    """
-    begin = len(_PNG)
-    parts, is_grey, depth, significant_bits, exif = [(0, begin)], False, 8, 16, b""
+
+def _open_png(file: IO[bytes], owns_file: bool) -> Image.Image:
+    excerpt, begin = _Excerpt(file, owns_file), 8
+    excerpt.add(0, begin)
+    is_grey, depth, significant_bits, exif = False, 8, 16, b""
     while len(start := _read_at(file, begin, 8)) == 8:
         length, name = struct.unpack(">I4s", start)
         end = begin + 12 + length
         if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            if parts[-1][1] == begin:
-                parts[-1] = (parts[-1][0], end)
-            else:
-                parts.append((begin, end))
+            excerpt.add(begin, end)
         if name in (b"IHDR", b"sBIT", b"eXIf", b"tEXt", b"zTXt"):
             data = file.read(min(length, _MAX_EXIF_BYTES))
             if name == b"IHDR" and length >= 13:
@@ -319,8 +355,8 @@ def _open_png(file: IO[bytes], owns_file: bool) -> Image.Image:
         if name == b"IEND":
             break
         begin = end
-    image = Image.open(io.BufferedReader(_Excerpt(file, parts, owns_file)), formats=["PNG"])
-    image.info["exif"] = exif
+    image = Image.open(io.BufferedReader(excerpt), formats=["PNG"])
+    image.info["orientation"] = _orientation_in(exif)
     if is_grey and depth == 16 and 0 < significant_bits < 16:
         image.info["significant_bits"] = significant_bits
     # Pillow scales levels to 8 bits, but not the level or colour that is transparent.
@@ -330,6 +366,9 @@ def _open_png(file: IO[bytes], owns_file: bool) -> Image.Image:
     elif depth == 16 and isinstance(clear, tuple):
         image.info["transparency"] = tuple(level >> 8 for level in clear)
     return image
+
+
+_EXCERPTS = {b"\xff\xd8\xff": _open_jpeg, b"\x89PN": _open_png}  # by how a file begins
 
 
 def _read_at(file: IO[bytes], position: int, length: int) -> bytes:
@@ -386,10 +425,8 @@ def _is_signed(image: Image.Image) -> bool:
 
 def _keep_as_stored(image: tiff.TiffImageFile) -> None:
     """Stop Pillow from turning a TIFF while it decodes, for there it also reads tags that may be malformed."""
-    try:
-        image.info["orientation"] = _orientation_in(image.tag_v2)
-    except Exception:
-        image.info["orientation"] = 1
+    turn = _number(image.tag_v2, ExifTags.Base.Orientation, 1)
+    image.info["orientation"] = turn if turn in _TURN_UPRIGHT else 1
     exif = image.getexif()
     for tag in list(exif):
         del exif[tag]
