@@ -31,7 +31,9 @@ from pem.config import PEMConfig
 from pem.layers import conv_norm, has_bfloat16
 from pem.pixel_decoder import DeformableUpsample
 from pem.training.data import PanopticDataset, open_split
-from pem.training.train import Trainer, raise_prototypes, train
+from pem.training.start import raise_prototypes
+from pem.training.train import train
+from pem.training.trainer import Trainer
 
 
 class Unmodulated(nn.Module):

@@ -31,7 +31,7 @@ from pem.preprocess import check_size
 from pem.training.criterion import Criterion
 from pem.training.matcher import match, sample_nearest
 from pem.training.target import FIRST_SEGMENT, Target
-from pem.training.train import Trainer
+from pem.training.trainer import Trainer
 
 SEGMENTS_PER_PHOTO = 7  # the mean of the everyday photos
 
@@ -99,7 +99,7 @@ def main() -> None:
             made.core.criterion = plain
         return made
 
-    with patch("pem.training.train.keep_slow_gradients_in_float32"):
+    with patch("pem.training.trainer.keep_slow_gradients_in_float32"):
         all_in_bfloat16 = trainer(True, False)
     plain_conv = patch("pem.pixel_decoder.modulated_deform_conv2d", torchvision_deform_conv2d)
     ours: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext

@@ -26,15 +26,10 @@ from pem.training.backbone import load_imagenet_backbone
 from pem.training.data import PanopticDataset, collate
 from pem.training.sampler import RepeatableSampler, SeededDataset
 from pem.training.target import Target
-from pem.training.train import (
-    Trainer,
-    forget_after,
-    learning_rate,
-    main,
-    raise_prototypes,
-    start_from,
-    train,
-)
+from pem.training.processes import process_group
+from pem.training.start import raise_prototypes, start_from
+from pem.training.train import forget_after, main, train
+from pem.training.trainer import Trainer, learning_rate
 
 BASE = pem.get_config("default")
 CONFIG = dataclasses.replace(
@@ -167,11 +162,22 @@ def test_a_twin_starts_from_all_but_the_cross_attention() -> None:
     again = pem.build_model(CONFIG)
     start_from(again, source)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in again.state_dict().items())
-    with pytest.raises(ValueError, match="do not fit 'default' .decoder.query_feat"):
-        start_from(pem.build_model(dataclasses.replace(CONFIG, num_queries=7)), source)
-    for other in ({"num_layers": 2}, {"num_layers": 4}, {"pixel_mean": (0.0, 0.0, 0.0)}):
+    for other in ({"num_layers": 2}, {"num_layers": 4}, {"hidden_dim": 64}, {"pixel_mean": (0.0, 0.0, 0.0)}):
         with pytest.raises(ValueError, match="start from a model of the same sizes"):
             start_from(pem.build_model(dataclasses.replace(CONFIG, **other)), source)
+
+
+def test_a_model_with_more_queries_starts_with_new_ones_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    source, model = pem.build_model(CONFIG), pem.build_model(dataclasses.replace(CONFIG, num_queries=7))
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    start_from(model, source)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(
+            tensor, fresh[name] if "query_" in name and "cross" not in name else source.state_dict()[name]
+        )
+    assert caplog.messages == [
+        "The start has 6 queries and this run 7, so all of them are new; --num-queries 6 keeps the start's."
+    ]
 
 
 def test_classes_keep_their_logits_under_other_ids_and_spellings() -> None:

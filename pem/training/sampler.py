@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from pem.training.data import PanopticDataset
+from pem.training.processes import rank_and_world_size
 from pem.training.target import Target
 
 REPEAT_THRESHOLD = 0.05  # classes on fewer of the photos than this share are shown more often
@@ -66,7 +67,3 @@ class SeededDataset(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.dataset[index]
-
-
-def rank_and_world_size() -> tuple[int, int]:
-    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)

@@ -1,0 +1,90 @@
+"""Several processes that train one model, and signals that end them: all after the same step, and none is left."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+from torch import distributed
+
+# A Linux kernel sends the signal to this process when its parent ends; nothing happens on other systems.
+from torch.multiprocessing import _prctl_pr_set_pdeathsig as end_with_parent  # type: ignore[attr-defined]
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Joins the processes that torchrun started, if it did; yields the device of this process.
+
+    What the block leaves must not hold a model wrapped for several processes: keep it in a function that the block
+    calls. The wrapped model owns a part of the group. If it is freed after the group, its destructor waits for a
+    worker thread while it holds the interpreter's lock, which that thread may wait for (gloo, torch 2.11): for ever.
+    """
+    if "RANK" not in os.environ:
+        yield device
+        return
+    end_with_parent(signal.SIGTERM)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.type == "cuda" else device
+    except BaseException as error:
+        forget_locals_of(error)
+        raise
+    finally:
+        gc.collect()  # of what refers to itself
+        distributed.destroy_process_group()
+
+
+def forget_locals_of(error: BaseException | None) -> None:
+    """Frees what the functions held that an error, or one behind it, has ended."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def largest(number: int, device: torch.device) -> int:
+    """The largest of the numbers that the processes give; each waits for all others."""
+    if not distributed.is_initialized():
+        return number
+    numbers = torch.tensor(number, device=device)
+    distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
+    return int(numbers)
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Notes SIGINT and SIGTERM in the list instead of being ended by them; the second one ends the process at once."""
+    noted: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():  # no other may handle signals
+        yield noted
+        return
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def start_loader(worker_id: int) -> None:
+    """Of a process that loads photos: it works until the trainer ends, whatever signal both get."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent(signal.SIGKILL)

@@ -1,0 +1,111 @@
+"""What a training run begins with: the weights of a whole model, or those of a backbone."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+from pathlib import Path
+
+import torch
+
+from pem.attention import PrototypeCrossAttention
+from pem.categories import categories_for
+from pem.config import PEMConfig
+from pem.model import PEM
+from pem.training.backbone import load_imagenet_backbone
+from pem.training.data import plain_name
+from pem.weights import load_model, own_config
+
+_log = logging.getLogger("pem")
+
+
+def prepare(model: PEM, arguments: argparse.Namespace, resumes: bool) -> str:
+    """Gives a model with random weights those that the command names; a run that resumes has its own.
+
+    Returns what they are, "" where that cannot be told: a checkpoint keeps it, because another start makes another
+    model. Raises what ``pem.load_model`` and ``load_imagenet_backbone`` do.
+    """
+    raise_prototypes(model, model.config.training.prototype_gain)
+    try:
+        if arguments.start:
+            other = load_start(arguments.start, arguments.config)
+            if not resumes:
+                start_from(model, other)
+            return fingerprint(other)
+        if arguments.random_backbone:
+            return "random"
+        if not resumes:
+            load_imagenet_backbone(model, arguments.backbone_weights)
+        path = arguments.backbone_weights
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path else "imagenet"
+    except (OSError, ValueError) as error:
+        if not resumes:
+            raise
+        # The checkpoint has all that the run needs, which may have moved to another machine.
+        _log.warning(f"The run goes on, but whether it began with these weights is not known: {error}")
+        return ""
+
+
+def load_start(name: str, preset: str) -> PEM:
+    """What ``pem.load_model`` takes, or a published checkpoint of the preset."""
+    path = Path(name)
+    if path.is_file() and own_config(path) is None:
+        return load_model(preset, device="cpu", weights=path)
+    return load_model(name, device="cpu")
+
+
+def fingerprint(model: PEM) -> str:
+    """The same for the same weights, whatever file they come from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor.is_floating_point():
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def start_from(model: PEM, other: PEM) -> None:
+    """Takes over the weights of another model; where it has the other attention, all but the cross-attention's, where
+    it knows other classes, all but those of its class logits, and where it has more or fewer queries, all but theirs.
+
+    Raises ValueError when the models differ in anything else.
+    """
+    left_out = []
+    wanted, found = model.config.num_queries, other.config.num_queries
+    if wanted != found:
+        left_out.append("decoder.query_")
+        _log.warning(
+            f"The start has {found} queries and this run {wanted}, so all of them are new; --num-queries {found} keeps "
+            "the start's."
+        )
+    if model.config.attention != other.config.attention:
+        left_out.append("cross_attention")
+    if class_names(model.config) != class_names(other.config):
+        left_out.append("class_embed")
+    ours, theirs = (
+        {name: tensor for name, tensor in net.state_dict().items() if not any(part in name for part in left_out)}
+        for net in (model, other)
+    )
+    shapes, their_shapes = ({name: tensor.shape for name, tensor in x.items()} for x in (ours, theirs))
+    unfit = [name for name in shapes | their_shapes if shapes.get(name) != their_shapes.get(name)]
+    alike = ("backbone", "pixel_mean", "pixel_std")
+    unfit += [name for name in alike if getattr(model.config, name) != getattr(other.config, name)]
+    if unfit:
+        raise ValueError(
+            f"The weights of {other.config.name!r} do not fit {model.config.name!r} ({unfit[0]});"
+            " start from a model of the same sizes."
+        )
+    model.load_state_dict(theirs, strict=False)
+
+
+def class_names(config: PEMConfig) -> list[tuple[str, bool]]:
+    return [(plain_name(category.name), category.is_thing) for category in categories_for(config)]
+
+
+@torch.no_grad()
+def raise_prototypes(model: PEM, gain: float) -> None:
+    """Multiplies what the prototypes of a network with random weights add to the queries."""
+    for layer in model.decoder.layers:
+        if isinstance(layer.cross_attention, PrototypeCrossAttention):
+            layer.cross_attention.final.weight.mul_(gain)
