@@ -352,9 +352,9 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["annotations"][0]["segments_info"].append({"id": 17, "category_id": 3}),
         "panoptic_val/photo.png has no pixel of segment 17, which the JSON lists; make both agree",
     ),
-    "pixels without a segment": (
-        lambda c: c["annotations"][0]["segments_info"].pop(),
-        "has 16 pixels of id 4, which the JSON does not list; make both agree",
+    "a segment of another id": (
+        lambda c: c["annotations"][0]["segments_info"][2].update(id=5),
+        "photo.png has no pixel of segment 5, which the JSON lists, and has 16 pixels of id 4, which the JSON does not",
     ),
     "an id twice in an image": (
         lambda c: c["annotations"][0]["segments_info"].append({"id": 300, "category_id": 5}),
@@ -368,6 +368,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "an id that is no number": (
         lambda c: c["annotations"][0]["segments_info"][0].update(id="seven"),
         "its id is 'seven', which is no whole number",
+    ),
+    "an infinite id": (
+        lambda c: c["annotations"][0]["segments_info"][0].update(id=float("inf")),
+        "its id is inf, which is no whole number",
     ),
     "an id that is half a number": (
         lambda c: c["annotations"][0]["segments_info"][0].update(id=300.5),
@@ -404,6 +408,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "no segments_info, as in a file for detection",
     ),
     "an unknown list": (lambda c: c["images"][0].update(exhaustive="towns"), "names the list 'towns', which"),
+    "a list that is no name": (
+        lambda c: c["images"][0].update(exhaustive=["dog"]),
+        "names the list \\['dog'\\], which",
+    ),
     "a list of unknown categories": (lambda c: c.update(exhaustive={"a": ["cow"]}), "names 'cow', which is no"),
     "a photo without a name": (lambda c: c["images"][0].update(file_name=7), "its file_name is 7, which is no name"),
 }
@@ -450,6 +458,20 @@ def test_what_is_merely_odd_is_said_once(tmp_path: Path, caplog: pytest.LogCaptu
     assert remark == f"{folder / 'panoptic_val.json'}: 1 annotations are of images that it does not list."
 
 
+def test_ids_that_the_json_does_not_list_are_no_segment_and_are_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_split(tmp_path, IDS, SEGMENTS[:2])
+    dataset = open_split(folder, "val", config_for())
+    (remark,) = caplog.messages
+    assert "photo.png has 24 pixels of id 1, 4, which the JSON does not list: they are read as no segment" in remark
+    assert "1 of 1 images" in remark
+    _, target = dataset.original(0)
+    assert target.ids[::2, ::2].tolist() == [[0, 0, 2, 2], [0, 0, 2, 2], [3, 3, 0, 0], [3, 3, 0, 0]]
+    _, learned = dataset.augmented(0)
+    assert set(learned.ids.unique().tolist()) == {1, 2, 3}
+
+
 def save_labels(folder: Path, pixels: np.ndarray, **options: Any) -> None:
     Image.fromarray(pixels).save(folder / "panoptic_val" / "photo.png", **options)
 
@@ -459,6 +481,21 @@ def test_swapped_channels_are_recognised(tmp_path: Path) -> None:
     rgb = np.asarray(Image.open(folder / "panoptic_val" / "photo.png"))
     save_labels(folder, np.ascontiguousarray(rgb[..., ::-1]))
     with pytest.raises(ValueError, match="photo.png has its channels in the order B, G, R"):
+        open_split(folder, "val", config_for())
+
+
+def test_a_palette_that_holds_the_ids_as_colours_is_read(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
+    rgb = open_split(folder, "val", config_for()).original(0)[1]
+    path = folder / "panoptic_val" / "photo.png"
+    ids, index = np.unique(WITHOUT_ONE, return_inverse=True)
+    picture = Image.fromarray(index.reshape(8, 8).astype(np.uint8)).convert("P")
+    picture.putpalette(np.stack((ids % 256, ids // 256 % 256, ids // 65536), axis=1).astype(np.uint8).tobytes())
+    picture.save(path)
+    assert Image.open(path).mode == "P"
+    assert torch.equal(open_split(folder, "val", config_for()).original(0)[1].ids, rgb.ids)
+    Image.fromarray(np.full((8, 8), 3, np.uint8)).convert("P").save(path)  # class ids instead
+    with pytest.raises(ValueError, match="photo.png has no pixel of segment 4, 300, 70000, which the JSON lists"):
         open_split(folder, "val", config_for())
 
 
@@ -518,13 +555,15 @@ def test_of_a_large_split_some_labels_are_checked_at_once_and_the_others_when_th
 
     def with_a_second(content: dict[str, Any]) -> None:
         content["images"].append({"id": 8, "file_name": "photo.png"})
-        content["annotations"].append(dict(content["annotations"][0], image_id=8, segments_info=SEGMENTS[:2]))
+        content["annotations"].append(
+            dict(content["annotations"][0], image_id=8, segments_info=[{"id": 5, "category_id": 3}])
+        )
 
     edit_json(folder, with_a_second)
     dataset = open_split(folder, "val", config_for())
     for read in (dataset.original, dataset.augmented):
         read(0)
-        with pytest.raises(ValueError, match="16 pixels of id 4, which the JSON does not list"):
+        with pytest.raises(ValueError, match="has no pixel of segment 5, which the JSON lists"):
             read(1)
 
 

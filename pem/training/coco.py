@@ -134,7 +134,7 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
         raise ValueError(f"{path} lists no image; add the images of the split.")
     if repeated := _repeated(_image_id(image, "id", path) for image in content["images"]):
         raise ValueError(f"{path} has two images of the id {repeated}; give each one its own.")
-    if repeated := _repeated(image.get("file_name") for image in content["images"]):
+    if repeated := _repeated(str(image.get("file_name")) for image in content["images"]):
         _log.warning("%s: the photo %s is listed more than once.", path, repeated)
 
     records = []
@@ -145,7 +145,7 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
             if annotation is None:
                 raise ValueError("it has no annotation; add one or remove the image")
             key = image.get("exhaustive")
-            if key is not None and key not in lists:
+            if key is not None and (not isinstance(key, str) or key not in lists):
                 raise ValueError(f"it names the list {key!r}, which the file's 'exhaustive' lacks; add the list")
             records.append(
                 _record(
@@ -293,9 +293,9 @@ def _at(path: Path, what: str) -> Iterator[None]:
 def _whole(entry: dict[str, Any], key: str) -> int:
     """An id: a whole number, which some tools write as 3.0 or "3"."""
     value = entry[key]
-    if isinstance(value, str) and value.strip().isdecimal():
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
         return int(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value):
+    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer()):
         return int(value)
     raise ValueError(f"its {key} is {value!r}, which is no whole number; correct it")
 
@@ -347,24 +347,28 @@ def check_files(split: Split, json_path: Path) -> tuple[str, set[int]]:
     chosen = {step * count // min(count, CHECKED_FILES) for step in range(min(count, CHECKED_FILES))}
     seal = hashlib.sha256(json_path.read_bytes())
 
-    def look_at(index: int) -> tuple[str, str]:
+    def look_at(index: int) -> tuple[str, str, str]:
+        """What is wrong with an image, what is odd, and the state of its labels."""
         record = split.records[index]
         if index not in chosen:
-            return "", str(record.panoptic_path.stat().st_size)
+            return "", "", str(record.panoptic_path.stat().st_size)
         try:
             _, panoptic, _ = open_pair(record)
-            ids = read_ids(record, panoptic, split.partly_labelled)
+            with naming(record.panoptic_path):
+                ids = to_ids(panoptic.convert("RGB"))
+            oddity = compare_ids(record, ids, split.partly_labelled)
         except ValueError as error:
-            return str(error), ""
-        return "", str(zlib.crc32(ids.tobytes()))
+            return str(error), "", ""
+        return "", oddity, str(zlib.crc32(ids.tobytes()))
 
     with ThreadPoolExecutor(4) as pool:
-        looked_at = list(pool.map(look_at, range(count)))
-    problems = [problem for problem, _ in looked_at if problem]
-    if problems:
-        more = f" ({len(problems) - 1} more images of {json_path.name} have a fault.)" if len(problems) > 1 else ""
-        raise ValueError(problems[0] + more)
-    for _, state in looked_at:
+        problems, oddities, states = zip(*pool.map(look_at, range(count)), strict=True)
+    if wrong := [problem for problem in problems if problem]:
+        more = f" ({len(wrong) - 1} more images of {json_path.name} have a fault.)" if len(wrong) > 1 else ""
+        raise ValueError(wrong[0] + more)
+    if odd := [oddity for oddity in oddities if oddity]:
+        _log.warning("%s (So it is in %d of %d images.)", odd[0], len(odd), len(chosen))
+    for state in states:
         seal.update(state.encode() + b"\n")
     return seal.hexdigest(), chosen
 
@@ -385,7 +389,7 @@ def open_pair(record: Record) -> tuple[Image.Image, Image.Image, bool]:
         raise ValueError(
             f"{record.panoptic_path} is a {panoptic.format} file, which alters ids; save the segment ids as PNG."
         )
-    if panoptic.mode not in ("RGB", "RGBA"):
+    if panoptic.mode not in ("RGB", "RGBA", "P"):  # some tools store few colours as a palette, which loses nothing
         raise ValueError(
             f"{record.panoptic_path} has no three channels for R + 256 G + 65536 B; save the segment ids as RGB."
         )
@@ -400,30 +404,31 @@ def open_pair(record: Record) -> tuple[Image.Image, Image.Image, bool]:
     return image, panoptic, panoptic.size == upright_size
 
 
-def read_ids(record: Record, panoptic: Image.Image, partly_labelled: bool) -> np.ndarray:
-    """The segment ids of a label PNG, int32 [H, W], which are those that the JSON lists; else raises ValueError."""
-    with naming(record.panoptic_path):
-        ids = to_ids(panoptic.convert("RGB"))
+def compare_ids(record: Record, ids: np.ndarray, partly_labelled: bool) -> str:
+    """Raises ValueError where a segment that the JSON lists has no pixel in ``ids``, int32 [H, W], those of the PNG.
+
+    Returns what is merely odd, or "": ids that the JSON does not list, as where somebody took classes out of it.
+    """
     flat = ids.ravel()
     # Neighbours mostly are of one segment: of each run of equal ids one pixel is enough.
     present = set(np.unique(flat[np.flatnonzero(np.diff(flat, prepend=-1))]).tolist()) - {0}
     listed = {*record.segment_ids.tolist(), *record.crowd_ids.tolist()}
-    if partly_labelled and NONE_OF_THESE not in listed:
-        present.discard(NONE_OF_THESE)
-    if present == listed:
-        return ids
-    if {(x & 255) << 16 | x & 65280 | x >> 16 for x in present} == listed:
+    if partly_labelled:
+        present -= {NONE_OF_THESE} - listed
+    lacking, extra = sorted(listed - present), sorted(present - listed)
+    if lacking and {(x & 255) << 16 | x & 65280 | x >> 16 for x in present} >= listed:
         raise ValueError(
             f"{record.panoptic_path} has its channels in the order B, G, R: swapped, its ids are those of the JSON;"
             " save R + 256 G + 65536 B in the order R, G, B."
         )
-    parts = []
-    if lacking := sorted(listed - present):
-        parts.append(f"has no pixel of segment {_some(lacking)}, which the JSON lists")
-    if extra := sorted(present - listed):
-        pixels = int(np.isin(ids, extra).sum())
-        parts.append(f"has {pixels} pixels of id {_some(extra)}, which the JSON does not list")
-    raise ValueError(f"{record.panoptic_path} {' and '.join(parts)}; make both agree (0 is no segment).")
+    unlisted = f"{np.isin(ids, extra).sum()} pixels of id {_some(extra)}, which the JSON does not list"
+    if lacking:
+        also = f", and has {unlisted}" if extra else ""
+        raise ValueError(
+            f"{record.panoptic_path} has no pixel of segment {_some(lacking)}, which the JSON lists{also};"
+            " make both agree."
+        )
+    return f"{record.panoptic_path} has {unlisted}: they are read as no segment." if extra else ""
 
 
 def to_ids(panoptic: Image.Image) -> np.ndarray:

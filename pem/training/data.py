@@ -25,11 +25,11 @@ from pem.preprocess import SIZE_DIVISOR
 from pem.training.augmentation import draw_crop, jitter_colour, paste
 from pem.training.coco import (
     check_files,
+    compare_ids,
     naming,
     open_pair,
     plain_name,
     read_categories,
-    read_ids,
     read_json,
     read_split,
     to_ids,
@@ -130,7 +130,7 @@ class PanopticDataset(torch.utils.data.Dataset):
     def _check(self, index: int, panoptic: Image.Image) -> None:
         """Raises ValueError where a label PNG, seen for the first time, does not hold the ids that the JSON lists."""
         if index not in self._checked:
-            read_ids(self.records[index], panoptic, self.split.partly_labelled)
+            compare_ids(self.records[index], to_ids(panoptic.convert("RGB")), self.split.partly_labelled)
             self._checked.add(index)
 
     def _target(self, index: int, segment_ids: np.ndarray, judged: bool = False) -> Target:
@@ -148,16 +148,18 @@ class PanopticDataset(torch.utils.data.Dataset):
         largest = max(segment_ids.max(), NONE_OF_THESE, *record.segment_ids, *record.crowd_ids)
         # One entry per possible id; the system hands out memory only for the few that are touched.
         new_ids = np.zeros(largest + 1, dtype=np.int16)
-        new_ids[[0, NONE_OF_THESE]] = no_segment, NONE_OF_THESE
+        new_ids[NONE_OF_THESE] = NONE_OF_THESE if partly else VOID
         new_ids[record.segment_ids] = np.arange(num_segments) + FIRST_SEGMENT
-        new_ids[record.crowd_ids] = np.arange(num_crowds) + FIRST_SEGMENT + num_segments if judged else no_segment
+        new_ids[record.crowd_ids] = np.arange(num_crowds) + FIRST_SEGMENT + num_segments if judged else VOID
         if judged:
             # Where people labelled all things, what a machine called a surface is known to be none of them.
             doubtful = record.exhaustive[record.labels[record.pseudo]]
             new_ids[record.segment_ids[record.pseudo]] = np.where(doubtful, VOID, NONE_OF_THESE)
         weights = np.where(record.pseudo, self.config.training.pseudo_weight, 1.0)
+        ids = new_ids[segment_ids]
+        ids[ids == VOID] = no_segment
         return Target(
-            ids=torch.from_numpy(new_ids[segment_ids]),
+            ids=torch.from_numpy(ids),
             labels=torch.from_numpy(record.labels),
             weights=torch.from_numpy(weights.astype(np.float32)),
             exhaustive=torch.from_numpy(record.exhaustive),
