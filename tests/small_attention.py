@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from small_model import CLEAR
 
 from analysis.plain import plain_prototype_attention
 from pem.attention import PrototypeCrossAttention
+from pem.layers import split_heads
 
 
 def attention(dim: int, num_heads: int, empty_mask: str = "reference") -> PrototypeCrossAttention:
@@ -54,10 +56,28 @@ def with_empty_masks(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ..
     return *others, banned
 
 
+def with_clear_choices(key: torch.Tensor, target: torch.Tensor, banned: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """``banned`` with the tokens that come so near to a head's best one that rounding might choose them."""
+    banned = banned.clone()
+    scores = split_heads(target, num_heads) @ split_heads(key, num_heads).transpose(2, 3)  # [B, h, Q, N]
+    empty = banned.all(dim=2, keepdim=True)
+    while True:  # a token that is banned may have been the best one of another head
+        allowed = scores.masked_fill((banned & ~empty)[:, None], -torch.inf)
+        best, index = allowed.max(dim=3, keepdim=True)
+        near = (allowed > best - CLEAR).scatter_(3, index, False).any(dim=1)
+        if not near.any():
+            return banned
+        assert not (near & empty).any(), "the inputs leave a choice to rounding"
+        banned |= near
+
+
 def assert_equals_plain(
     layer: PrototypeCrossAttention, inputs: tuple[torch.Tensor, ...], rtol: float = 1e-4, atol: float = 2e-6
 ) -> None:
     """The way that is taken without gradients, beside PyTorch's operators and the plain path."""
+    *others, banned = inputs
+    seen = layer(*inputs, trace=True)[1]
+    inputs = *others, with_clear_choices(seen.key.detach(), seen.target.detach(), banned, layer.num_heads)
     with torch.no_grad():
         new_query, attended = layer(*inputs, trace=True)
         untraced, nothing = layer(*inputs)

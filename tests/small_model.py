@@ -6,9 +6,15 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 import pem
 from pem.config import PEMConfig
+from pem.layers import split_heads
+from pem.outputs import PEMOutput
+
+# Choices of float32 that are compared differ by more than this. Their rounding is below 1e-6, on any processor.
+CLEAR = 1e-5
 
 
 def small_config(**changes: Any) -> PEMConfig:
@@ -29,3 +35,16 @@ def small_model(seed: int = 0, **changes: Any) -> pem.PEM:
     for stage in model.pixel_decoder.upsample:
         torch.nn.init.normal_(stage.offset.weight, std=0.1)
     return model
+
+
+def clear_choices(output: PEMOutput, num_heads: int) -> PEMOutput:
+    """The output, with a trace, if no choice in it hangs on rounding: the best token of a head is clearly the best, and
+    no mask is nearly 0 where it bans a token or not. Otherwise the test needs other inputs."""
+    for layer, previous in zip(output.trace or (), output.aux_outputs, strict=True):
+        scores = split_heads(layer.target, num_heads) @ split_heads(layer.key, num_heads).transpose(2, 3)
+        banned = layer.banned & ~layer.banned.all(dim=2, keepdim=True)
+        best, second = scores.masked_fill(banned[:, None], -torch.inf).topk(2).values.unbind(-1)
+        features = F.interpolate(previous.mask_features, size=layer.grid_size, mode="bilinear", align_corners=False)
+        masks = previous.mask_embed @ features.flatten(2)
+        assert (best - second).min() > CLEAR and masks.abs().min() > CLEAR, "the inputs leave a choice to rounding"
+    return output

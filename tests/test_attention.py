@@ -130,7 +130,7 @@ def test_only_chosen_tokens_get_a_gradient() -> None:
     source.requires_grad_()
     result, (index, *_) = attention(query, query_embed, source, position, banned, trace=True)
     result.square().sum().backward()
-    touched = source.grad.abs().sum(dim=1).flatten(1) > 0
+    touched = source.grad.abs().sum(dim=1).flatten(1) > 1e-12
     chosen = torch.zeros(B, N, dtype=torch.bool)
     for b in range(B):
         chosen[b, index[b].flatten()] = True
@@ -196,7 +196,7 @@ def test_masked_attention_releases_an_empty_mask() -> None:
     with torch.no_grad():
         result = ours(query, query_embed, source, position, banned)[0]
         assert result.isfinite().all()
-        assert torch.equal(result, ours(query, query_embed, source, position, released)[0])
+        torch.testing.assert_close(result, ours(query, query_embed, source, position, released)[0])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -59,8 +59,8 @@ def test_a_pickle_of_numpy_arrays_gives_the_same(case, tmp_path: Path) -> None:
     with path.open("wb") as file:
         pickle.dump({"model": golden.weights, "__author__": "third_party", "matching_heuristics": True}, file)
     again = run(golden, path)
-    assert torch.equal(again.pred_logits, output.pred_logits)
-    assert torch.equal(again.pred_masks, output.pred_masks)
+    torch.testing.assert_close(again.pred_logits, output.pred_logits, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(again.pred_masks, output.pred_masks, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
