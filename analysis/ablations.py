@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import pem
-from analysis.arguments import json_file, natural, one_sentence, parse_size
+from analysis.arguments import json_file, natural, one_sentence, parse_size, title
 from analysis.flops import mac_counter
 from analysis.latency import measure_peak_mib, measure_rounds, model_workload, percentiles
 from analysis.results import RESULTS, save_tables
@@ -108,10 +108,10 @@ def train_variant(model: pem.PEM, dataset: PanopticDataset, folder: Path, seed: 
 def kept_scores(model: pem.PEM, dataset: PanopticDataset, path: Path) -> dict[str, float]:
     """``scores``, made once per commit and data: they take minutes."""
     of = {"commit": conditions("cpu")["commit"], "photos": str(dataset.records[0].image_path.parent)}
-    if path.is_file() and (kept := json.loads(path.read_text())).get("of") == of:
+    if path.is_file() and (kept := json.loads(path.read_text(encoding="utf-8"))).get("of") == of:
         return kept["scores"]
     found = in_percent(scores(model, dataset))
-    path.write_text(json.dumps({"of": of, "scores": found}))
+    path.write_text(json.dumps({"of": of, "scores": found}), encoding="utf-8")
     return found
 
 
@@ -156,7 +156,7 @@ def costs(
 
 @one_sentence()
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.ablations", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m analysis.ablations", description=title(__doc__))
     parser.add_argument("--data", required=True, type=Path, help="folder with panoptic_train.json and its photos")
     parser.add_argument("--runs", required=True, type=Path, help="folder for the checkpoints and logs of the runs")
     parser.add_argument("--start", default="default", help="whose backbone they share (default: %(default)s)")

@@ -18,6 +18,11 @@ from pem.weights import pick_device
 T = TypeVar("T")
 
 
+def title(docstring: str | None) -> str:
+    """The first line. ``python -OO`` leaves no docstrings."""
+    return (docstring or "").partition("\n")[0]
+
+
 @contextmanager
 def one_sentence() -> Iterator[None]:
     """Ends the command with what an OSError or ValueError says, without a traceback."""

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torchvision.models import mobilenet_v2
 
 import pem
-from analysis.arguments import json_file, natural, one_sentence
+from analysis.arguments import json_file, natural, one_sentence, title
 from analysis.results import save_json
 from pem.conditions import conditions
 from pem.training.backbone import load_imagenet_backbone
@@ -133,7 +133,7 @@ def cost_ms(backbones: dict[str, nn.Module], repeats: int) -> dict[str, dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.backbone_probe", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m analysis.backbone_probe", description=title(__doc__))
     parser.add_argument("--data", type=Path, required=True, help="folder with both splits")
     parser.add_argument("--num-train", type=natural, default=400, help="training photos (default: %(default)s)")
     parser.add_argument("--out", type=json_file, help="JSON to write")

@@ -300,12 +300,12 @@ def main() -> None:
         model = pem.load_model(arguments.model, device="cpu")
         overview(model, photos).savefig(arguments.out / "overview.png", dpi=100)
         return
-    with PAPER.open(newline="") as file:
+    with PAPER.open(newline="", encoding="utf-8") as file:
         cost_against_accuracy(list(csv.DictReader(file))).savefig(arguments.out / "cost_accuracy.png", dpi=100)
     for path in sorted(RESULTS.glob("*.json")):
         draw = DRAWN.get(path.stem.split("_")[0])
         if draw is not None:
-            draw(json.loads(path.read_text())).savefig(arguments.out / f"{path.stem}.png", dpi=100)
+            draw(json.loads(path.read_text(encoding="utf-8"))).savefig(arguments.out / f"{path.stem}.png", dpi=100)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class PaperRow:
 
 def compare_paper() -> list[PaperRow]:
     """One row for each row of the paper that has a cost."""
-    with Path(__file__).with_name("paper_results.csv").open(newline="") as file:
+    with Path(__file__).with_name("paper_results.csv").open(newline="", encoding="utf-8") as file:
         published = [row for row in csv.DictReader(file) if row["gmacs"]]
     return [_compare(row) for row in published]
 

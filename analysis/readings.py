@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import pem
-from analysis.arguments import json_file, natural, one_sentence, parse_device
+from analysis.arguments import json_file, natural, one_sentence, parse_device, title
 from analysis.latency import Workload, measure_rounds, percentiles
 from analysis.plain import plain_panoptic
 from analysis.results import result_path, save_tables
@@ -80,7 +80,7 @@ def measure(model: pem.PEM, photo: np.ndarray, repeats: int) -> list[dict[str, A
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.readings", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m analysis.readings", description=title(__doc__))
     parser.add_argument("--photos", type=Path, nargs="+", default=sorted(EXAMPLES.glob("*.jpg")), metavar="FILE")
     parser.add_argument("--megapixels", type=natural, default=12, help="to which each photo is resized")
     parser.add_argument("--model", default="default")

@@ -27,7 +27,7 @@ def save_json(result: dict[str, Any], path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # In one step, so that a run that is stopped here leaves the old file whole.
     part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(result, indent=1, default=dataclasses.asdict, allow_nan=False) + "\n")
+    part.write_text(json.dumps(result, indent=1, default=dataclasses.asdict, allow_nan=False) + "\n", encoding="utf-8")
     part.replace(path)
 
 
@@ -44,7 +44,7 @@ def save_tables(result: dict[str, Any], path: str | Path) -> None:
     """
     save_json(result, path)
     rows = flat_rows(result)
-    with Path(path).with_suffix(".csv").open("w", newline="") as file:
+    with Path(path).with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns(rows))
         writer.writeheader()
         writer.writerows(rows)
@@ -53,7 +53,7 @@ def save_tables(result: dict[str, Any], path: str | Path) -> None:
     text = "\n".join(
         [f"{machine(about)}, torch {about['torch']}, commit {about['commit']}: `{about['command']}`\n", *tables]
     )
-    Path(path).with_suffix(".md").write_text(text)
+    Path(path).with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 def flat_rows(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -128,7 +128,7 @@ def measure_points(
     """
     rows: list[Row] = []
     if path.exists():
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
         differ = [name for name in SAME_RUN if kept["conditions"][name] != measured_on[name]]
         if differ:
             raise ValueError(f"{path} was measured with another {', '.join(differ)}; give another --out or delete it.")
@@ -208,7 +208,7 @@ def main() -> None:
         for rows in measure_points(points, path, measured_on, measure):
             totals = (f"{row['subject']} {row['median_ms']:.1f} ms" for row in rows if row["stage"] == "total")
             print(", ".join(totals), flush=True)
-    for fit in json.loads(path.read_text())["growth"]:
+    for fit in json.loads(path.read_text(encoding="utf-8"))["growth"]:
         print(f"{fit['subject']:20} {fit['stage']:8} {fit['quantity']:9} grows as ", end="")
         print(f"{fit['swept']} ** {fit['exponent']:.2f} +- {fit['standard_error']:.2f}")
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import pem
-from analysis.arguments import json_file, natural, parse_device, parse_size
+from analysis.arguments import json_file, natural, parse_device, parse_size, title
 from analysis.latency import (
     PRECISIONS,
     Workload,
@@ -86,7 +86,7 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.speedup", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m analysis.speedup", description=title(__doc__))
     # The backbones that are written plainly.
     presets = [name for name, config in PRESETS.items() if config.backbone in ("resnet50", "stdc1", "stdc2")]
     parser.add_argument("--preset", choices=presets, default="cityscapes-panoptic-r50", metavar="PRESET")

@@ -29,17 +29,17 @@ def renew(document: Path) -> None:
         kind, file = match.groups()
         if kind not in TABLES:
             raise ValueError(f"{document.name} wants a table {kind!r}; choose one of: {', '.join(TABLES)}.")
-        result = json.loads((RESULTS / f"{file}.json").read_text()) if file != "all" else {}
+        result = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8")) if file != "all" else {}
         return f"<!-- {kind} from {file} -->\n{TABLES[kind](result)}<!-- end -->"
 
-    document.write_text(MARKED.sub(table, document.read_text()))
+    document.write_text(MARKED.sub(table, document.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def results(_: Result) -> str:
     """Which file and figure came from which command, machine and commit."""
     rows = []
     for path in sorted(RESULTS.glob("*.json")):
-        about = json.loads(path.read_text())["conditions"]
+        about = json.loads(path.read_text(encoding="utf-8"))["conditions"]
         figure = FIGURES / f"{path.stem}.png"
         rows.append(
             {

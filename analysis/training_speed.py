@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 import pem
-from analysis.arguments import json_file, natural, one_sentence
+from analysis.arguments import json_file, natural, one_sentence, title
 from analysis.results import save_json
 from pem.conditions import conditions
 from pem.outputs import PEMOutput
@@ -79,7 +79,7 @@ def make_batch(batch_size: int, size_px: int, num_classes: int) -> tuple[Tensor,
 
 @one_sentence()
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.training_speed", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m analysis.training_speed", description=title(__doc__))
     parser.add_argument("--size", type=natural, default=256, help="side of the photos in pixels (default: %(default)s)")
     parser.add_argument("--batch-size", type=natural, default=8)
     parser.add_argument("--repeats", type=natural, default=5)

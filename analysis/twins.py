@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pem
 from analysis.ablations import costs, in_percent, scores
-from analysis.arguments import json_file, natural, one_sentence, parse_device, parse_size
+from analysis.arguments import json_file, natural, one_sentence, parse_device, parse_size, title
 from analysis.results import RESULTS, save_tables
 from pem.conditions import conditions
 from pem.layers import has_bfloat16
@@ -24,7 +24,7 @@ TWIN = "masked attention"
 
 @one_sentence()
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.twins", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m analysis.twins", description=title(__doc__))
     parser.add_argument("--data", required=True, type=Path, help="folder with panoptic_val.json and its photos")
     parser.add_argument("--model", default="default", help="what pem.load_model takes (default: %(default)s)")
     parser.add_argument("--twin", default=DEFAULT_WEIGHTS.with_stem("default-masked"), help="likewise")

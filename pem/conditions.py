@@ -41,7 +41,7 @@ def device_name(device: torch.device) -> str:
         return "meta (counted, nothing computed)"
     # platform.processor() knows only the architecture on Linux.
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
     # Virtual machines tell only the brand, and one with AVX-512 takes half the time of one with AVX2.
@@ -71,7 +71,7 @@ def commit() -> str:
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
         return subprocess.run(
-            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True, encoding="utf-8"
         ).stdout.strip()
 
     try:

@@ -69,7 +69,7 @@ class Golden:
 
 @lru_cache
 def load_golden(kind: str) -> Golden:
-    case = json.loads((FOLDER / f"shared_{kind}.json").read_text())
+    case = json.loads((FOLDER / f"shared_{kind}.json").read_text(encoding="utf-8"))
     case["names"] = {name: tuple(shape) for name, shape in case["names"].items()}
     with np.load(FOLDER / f"shared_{kind}.npz") as file:
         return Golden(**case, arrays=dict(file))

@@ -154,7 +154,9 @@ def find_python(version: str) -> Path:
     """In PATH, or among those that pyenv has installed."""
     by_pyenv = Path.home().glob(f".pyenv/versions/{version}.*/bin/python")
     for candidate in filter(None, (shutil.which(f"python{version}"), *by_pyenv)):
-        asked = subprocess.run([candidate, "--version"], capture_output=True, text=True)  # pyenv's shims may be empty
+        asked = subprocess.run(
+            [candidate, "--version"], capture_output=True, text=True, encoding="utf-8"
+        )  # pyenv's shims may be empty
         if asked.stdout.startswith(f"Python {version}."):
             return Path(candidate)
     raise NotOnThisMachine(f"there is no python{version}")

@@ -86,7 +86,7 @@ def test_the_command_trains_goes_on_and_writes_a_table(
     ]
     monkeypatch.setattr(sys, "argv", command)
     ablations.main()
-    first = json.loads(out.read_text())
+    first = json.loads(out.read_text(encoding="utf-8"))
     whole, short = first["rows"]
     assert short["gmacs"] < whole["gmacs"] and short["parameters_m"] < whole["parameters_m"]
     assert whole["miou_low"] <= whole["miou"] <= whole["miou_high"] and whole["median_ms"] > 0
@@ -94,7 +94,7 @@ def test_the_command_trains_goes_on_and_writes_a_table(
     ablations.main()
     again = [path.stat().st_mtime_ns for path in sorted((runs / "PEM").iterdir())]
     assert again == made, "a finished run is neither trained nor judged again"
-    again = json.loads(out.read_text())
+    again = json.loads(out.read_text(encoding="utf-8"))
     for ours, theirs in zip(again["rows"], first["rows"]):
         assert np.isclose(ours["miou"], theirs["miou"]) and np.isclose(ours["pq"], theirs["pq"])
     monkeypatch.setattr(sys, "argv", [*command, "--data", str(tmp_path / "runs")])
@@ -114,7 +114,7 @@ def test_the_twins_are_scored_and_timed_side_by_side(
     monkeypatch.setattr(sys, "argv", [*command, "--model", paths[0], "--twin", paths[1], "--equal", paths[0]])
     monkeypatch.setattr(twins, "has_bfloat16", lambda device: True)
     twins.main()
-    rows = {row["variant"]: row for row in json.loads(out.read_text())["rows"]}
+    rows = {row["variant"]: row for row in json.loads(out.read_text(encoding="utf-8"))["rows"]}
     names = ("PEM", "PEM, as long as its twin", "masked attention")
     assert list(rows) == [f"{name}, {precision}" for precision in ("float32", "bfloat16") for name in names]
     ours, equal, theirs, ours_halved, _, _ = rows.values()
@@ -125,4 +125,6 @@ def test_the_twins_are_scored_and_timed_side_by_side(
 
     monkeypatch.setattr(twins, "has_bfloat16", lambda device: False)
     twins.main()
-    assert [row["variant"] for row in json.loads(out.read_text())["rows"]] == [f"{name}, float32" for name in names]
+    assert [row["variant"] for row in json.loads(out.read_text(encoding="utf-8"))["rows"]] == [
+        f"{name}, float32" for name in names
+    ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import processes
 import pytest
 
 from analysis import __main__ as cli
@@ -60,11 +61,11 @@ def test_help_lists_all_measurements(monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_a_module_writes_its_three_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     options = ["--preset", "default", "--size", "32x64", "--repeats", "1", "--warmup", "1"]
     call(monkeypatch, "latency", *options, "--out", str(tmp_path / "latency.json"))
-    with (tmp_path / "latency.csv").open() as file:
+    with (tmp_path / "latency.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["stage"] for row in rows] == ["backbone", "pixel decoder", "decoder", "masks", "total"]
     assert (tmp_path / "latency.md").exists()
-    kept = json.loads((tmp_path / "latency.json").read_text())
+    kept = json.loads((tmp_path / "latency.json").read_text(encoding="utf-8"))
     assert kept["conditions"]["precision"] == "float32"
 
 
@@ -128,8 +129,11 @@ def test_rows_may_lack_what_others_have(tmp_path: Path) -> None:
     rows = [{"variant": "PEM", "gmacs": 3.6}, {"variant": "masked", "gain": 1.0, "gmacs": 3.9}]
     result_json = tmp_path / "twins.json"
     results.save_tables({"conditions": CONDITIONS, "rows": rows}, result_json)
-    assert result_json.with_suffix(".csv").read_text().splitlines()[1:] == ["PEM,3.6,", "masked,3.9,1.0"]
-    text = result_json.with_suffix(".md").read_text()
+    assert result_json.with_suffix(".csv").read_text(encoding="utf-8").splitlines()[1:] == [
+        "PEM,3.6,",
+        "masked,3.9,1.0",
+    ]
+    text = result_json.with_suffix(".md").read_text(encoding="utf-8")
     assert "| variant | gmacs | gain |" in text and "| PEM | 3.6 |  |" in text and "| masked | 3.9 | 1 |" in text
 
 
@@ -147,18 +151,18 @@ def test_the_readme_tells_where_each_result_came_from(monkeypatch: pytest.Monkey
     monkeypatch.setattr(tables, "FIGURES", tmp_path)
     document = tmp_path / "README.md"
     monkeypatch.setattr(cli, "DOCUMENTS", (document,))
-    (tmp_path / "scaling_toaster.json").write_text(json.dumps({"conditions": CONDITIONS}))
+    (tmp_path / "scaling_toaster.json").write_text(json.dumps({"conditions": CONDITIONS}), encoding="utf-8")
     (tmp_path / "scaling_toaster.png").touch()
-    document.write_text("before\n<!-- results from all -->\nold\n<!-- end -->\nafter\n")
+    document.write_text("before\n<!-- results from all -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
     call(monkeypatch, "readme")
-    text = document.read_text()
+    text = document.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- results from all -->\n| result") and text.endswith("<!-- end -->\nafter\n")
     assert "old" not in text
     for part in ("scaling_toaster.json", "scaling_toaster.png", "Toaster, 2 threads", "abc123", "analysis scaling"):
         assert part in text
     call(monkeypatch, "readme")
-    assert document.read_text() == text
-    document.write_text("<!-- hearsay from all -->\n<!-- end -->")
+    assert document.read_text(encoding="utf-8") == text
+    document.write_text("<!-- hearsay from all -->\n<!-- end -->", encoding="utf-8")
     with pytest.raises(ValueError, match="hearsay.*choose one of: results, networks"):
         call(monkeypatch, "readme")
 
@@ -166,10 +170,10 @@ def test_the_readme_tells_where_each_result_came_from(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("document", tables.DOCUMENTS, ids=lambda path: path.parent.name)
 def test_no_number_in_the_tables_was_typed(document: Path, tmp_path: Path) -> None:
     copy = tmp_path / document.name
-    copy.write_text(document.read_text())
+    copy.write_text(document.read_text(encoding="utf-8"), encoding="utf-8")
     tables.renew(copy)
-    assert copy.read_text() == document.read_text(), "run python -m analysis readme"
-    assert "<!-- end -->" in copy.read_text()
+    assert copy.read_text(encoding="utf-8") == document.read_text(encoding="utf-8"), "run python -m analysis readme"
+    assert "<!-- end -->" in copy.read_text(encoding="utf-8")
 
 
 def test_tables_take_the_ratio_of_the_rounds_where_it_is_stored() -> None:
@@ -220,8 +224,27 @@ def test_attention_is_drawn_where_it_ran() -> None:
 
 
 def test_the_papers_methods_with_a_cost_are_drawn() -> None:
-    with figures.PAPER.open(newline="") as file:
+    with figures.PAPER.open(newline="", encoding="utf-8") as file:
         paper = list(csv.DictReader(file))
     axes = figures.cost_against_accuracy(paper).axes
     assert len(axes) == 4
     assert sum(len(axis.lines) for axis in axes) == sum(bool(row["gmacs"]) for row in paper)
+
+
+HELP = """
+import importlib, sys
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
+    try:
+        importlib.import_module(f"analysis.{name}").main()
+    except SystemExit as end:
+        assert end.code == 0, name
+"""
+
+
+def test_every_command_helps_without_docstrings_too() -> None:
+    sources = Path(results.__file__).parent.glob("*.py")
+    names = sorted(path.stem for path in sources if "\ndef main(" in path.read_text(encoding="utf-8"))
+    run = processes.run([sys.executable, "-OO", "-c", HELP, *names], cwd=Path(results.__file__).parents[1])
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("usage: ") == len(names) > 10

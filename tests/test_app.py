@@ -216,7 +216,7 @@ def test_the_scripts_are_all_used_and_import_only_from_those_before() -> None:
     joined = script()
     assert "import " not in [line[:7] for line in joined.splitlines()] and "\nexport " not in joined
     for place, path in enumerate(SCRIPTS):
-        for line in (UI / path).read_text().splitlines():
+        for line in (UI / path).read_text(encoding="utf-8").splitlines():
             if line.startswith(("import ", "} from")) and 'from "' in line:
                 source = line.rpartition('from "')[2].removesuffix('";')
                 imported = str(((UI / path).parent / source).resolve().relative_to(UI.resolve()))

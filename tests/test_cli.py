@@ -269,14 +269,18 @@ def test_a_place_that_cannot_be_written_to_is_named(
 
 def test_the_module_runs_and_exits_with_2() -> None:
     command = [sys.executable, "-m", "pem", "nothing.jpg"]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert done.returncode == 2
     assert done.stderr == "pem: There is no file 'nothing.jpg'.\n"
 
 
 def test_the_module_helps_without_docstrings() -> None:
     command = [sys.executable, "-OO", "-m", "pem", "--help"]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert done.returncode == 0 and "--object-threshold" in done.stdout
 
 

@@ -55,7 +55,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("scaling", {"rows": scaling, "base": base, "growth": growth}),
         ("latency", {"rows": latency}),
     ):
-        (tmp_path / f"{name}_test.json").write_text(json.dumps({"conditions": CONDITIONS, **rest}))
+        (tmp_path / f"{name}_test.json").write_text(json.dumps({"conditions": CONDITIONS, **rest}), encoding="utf-8")
     return tmp_path
 
 
@@ -155,7 +155,7 @@ def test_pem_stands_below_mask2former_on_every_benchmark_of_the_paper() -> None:
 
 def test_twins_are_shown_after_equal_steps_and_as_bundled() -> None:
     words = tables.twins_table()
-    rows = json.loads((charts.RESULTS / "twins.json").read_text())["rows"]
+    rows = json.loads((charts.RESULTS / "twins.json").read_text(encoding="utf-8"))["rows"]
     assert all(f"| {row['pq']:.1f} ({row['pq_low']:.1f}" in words for row in rows)
     assert "| PEM, as long as its twin, float32 |" in words and "after as many steps" in words
     assert f"{rows[0]['pq_gain']:+.1f} ({rows[0]['pq_gain_low']:+.1f}" in words

@@ -206,7 +206,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pyte
     module.main(["--weights", str(weights), "--data", str(data), "--device", "cpu", "--out", str(out)])
     table = capsys.readouterr().out
     assert "miou" in table and "towns" in table and "person" in table
-    result = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    result = json.loads(out.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert result["conditions"]["split"] == "val"
     assert {"commit", "command", "threads"} <= set(result["conditions"])
     assert 0 <= result["overall"]["miou"] <= 1

@@ -183,7 +183,7 @@ def test_the_overlay_has_names_when_the_page_has_them(tmp_path: Path) -> None:
 def test_traces_are_files_that_open(engine: Engine, result: KeptResult, tmp_path: Path) -> None:
     path = export_file(engine, result, "trace-json", tmp_path, "panoptic")
     assert path.name == "cat_trace.json"
-    assert json.loads(path.read_text()) == trace_json(result)
+    assert json.loads(path.read_text(encoding="utf-8")) == trace_json(result)
     path = export_file(engine, result, "trace-npz", tmp_path, "panoptic")
     assert path.name == "cat_trace.npz"
     with np.load(path) as arrays:

@@ -408,7 +408,7 @@ def test_fvcore_misses_the_deformable_convolution_of_a_gpu() -> None:
 
 
 def test_the_kept_results_are_what_the_code_counts() -> None:
-    kept = json.loads((Path(__file__).parent.parent / "analysis/results/macs.json").read_text())
+    kept = json.loads((Path(__file__).parent.parent / "analysis/results/macs.json").read_text(encoding="utf-8"))
     assert [(case["preset"], tuple(case["size"]), case["attention"]) for case in kept["cases"]] == list(CASES)
     for case in kept["cases"]:
         cost = count(case["preset"], tuple(case["size"]), case["attention"])

@@ -90,13 +90,13 @@ def upward_edges(source: str, module: str, is_package: bool = False) -> list[str
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_no_module_imports_upwards(path: Path) -> None:
-    assert not upward_edges(path.read_text(), module_of(path), path.name == "__init__.py")
+    assert not upward_edges(path.read_text(encoding="utf-8"), module_of(path), path.name == "__init__.py")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_libraries_stay_where_they_belong(path: Path) -> None:
     module = module_of(path)
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     for imported in imported_modules(tree, module):
         library = imported.split(".")[0]
         homes = AT_HOME.get(library)

@@ -203,7 +203,7 @@ def test_a_result_is_saved_with_its_conditions_or_not_at_all(tmp_path: Path) -> 
         save_json({"rows": [row]}, tmp_path / "bare.json")
     assert not (tmp_path / "bare.json").exists()
     save_json({"conditions": conditions("cpu"), "rows": [row]}, tmp_path / "new" / "full.json")
-    saved = json.loads((tmp_path / "new" / "full.json").read_text())
+    saved = json.loads((tmp_path / "new" / "full.json").read_text(encoding="utf-8"))
     assert saved["rows"][0]["p90_ms"] == 3.0
     assert saved["conditions"]["torch"] == torch.__version__
 
@@ -211,9 +211,13 @@ def test_a_result_is_saved_with_its_conditions_or_not_at_all(tmp_path: Path) -> 
 def test_a_table_is_saved_three_ways(tmp_path: Path) -> None:
     rows = [{"name": "a", "time_ms": 1234.5678, "note": None}, {"name": "b", "time_ms": 0.5, "note": "x, y"}]
     save_tables({"conditions": conditions("cpu"), "rows": rows}, tmp_path / "run.json")
-    assert json.loads((tmp_path / "run.json").read_text())["rows"] == rows
-    assert (tmp_path / "run.csv").read_text().splitlines() == ["name,time_ms,note", "a,1234.5678,", 'b,0.5,"x, y"']
-    assert (tmp_path / "run.md").read_text().splitlines()[2:] == [
+    assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["rows"] == rows
+    assert (tmp_path / "run.csv").read_text(encoding="utf-8").splitlines() == [
+        "name,time_ms,note",
+        "a,1234.5678,",
+        'b,0.5,"x, y"',
+    ]
+    assert (tmp_path / "run.md").read_text(encoding="utf-8").splitlines()[2:] == [
         "| name | time_ms | note |",
         "| --- | --- | --- |",
         "| a | 1235 |  |",

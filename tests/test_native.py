@@ -176,7 +176,7 @@ def test_without_a_working_compiler_it_is_left_to_pytorch(monkeypatch: pytest.Mo
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
     assert native.library.__wrapped__() is None
     broken = tmp_path / "cc"
-    broken.write_text("#!/bin/sh\necho broken\nexit 1\n")
+    broken.write_text("#!/bin/sh\necho broken\nexit 1\n", encoding="utf-8")
     broken.chmod(0o755)
     monkeypatch.setattr(native.shutil, "which", lambda name: str(broken))
     assert native.library.__wrapped__() is None

@@ -155,9 +155,9 @@ def test_the_command_writes_its_table_with_conditions(monkeypatch: pytest.Monkey
         sys, "argv", [*arguments, "--networks", "PEM default", "PEM default, masked", "--out", str(tmp_path / "x.json")]
     )
     peers_module.main()
-    saved = json.loads((tmp_path / "x.json").read_text())
+    saved = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert saved["conditions"]["threads"] and saved["size"] == [64, 64] and saved["repeats"] == 1
-    with (tmp_path / "x.csv").open(newline="") as file:
+    with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
         assert [row["network"] for row in csv.DictReader(file)] == ["PEM default", "PEM default, masked"]
 
 
@@ -182,7 +182,7 @@ def test_the_class_maps_explain_the_semantic_rows() -> None:
 
 
 def test_every_kept_row_of_the_paper_agrees_or_has_a_reason() -> None:
-    rows = json.loads((RESULTS / "paper_macs.json").read_text())["rows"]
+    rows = json.loads((RESULTS / "paper_macs.json").read_text(encoding="utf-8"))["rows"]
     counted = {(row["method"], row["backbone"]) for row in rows if row["total_gmacs"] is not None}
     pems, rivals = {("PEM", name) for name in ("R50", "STDC1", "STDC2")}, {("Mask2Former", "R50")}
     assert counted == pems | rivals | {("MaskFormer", "R50"), ("MaskFormer", "R101")}
@@ -196,8 +196,11 @@ def test_every_kept_row_of_the_paper_agrees_or_has_a_reason() -> None:
 
 
 def test_the_kept_rows_are_what_the_code_counts() -> None:
-    kept = {tuple(row.values())[:4]: row for row in json.loads((RESULTS / "paper_macs.json").read_text())["rows"]}
-    with (Path(paper.__file__).parent / "paper_results.csv").open(newline="") as file:
+    kept = {
+        tuple(row.values())[:4]: row
+        for row in json.loads((RESULTS / "paper_macs.json").read_text(encoding="utf-8"))["rows"]
+    }
+    with (Path(paper.__file__).parent / "paper_results.csv").open(newline="", encoding="utf-8") as file:
         published = [row for row in csv.DictReader(file) if row["method"] == "PEM"]
     for row in published:
         counted = paper._compare(row)
@@ -222,7 +225,7 @@ def test_the_paper_table_does_without_rivals() -> None:
 
 
 def test_the_presets_of_the_paper_rows_exist() -> None:
-    with (Path(paper.__file__).parent / "paper_results.csv").open(newline="") as file:
+    with (Path(paper.__file__).parent / "paper_results.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["method"] == "PEM"]
     assert len(rows) == 8
     assert {row["source"] for row in rows} == {"arXiv 2402.19422"}

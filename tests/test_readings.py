@@ -27,7 +27,7 @@ def test_the_command_times_every_reading_beside_the_usual_one_that_finds_the_sam
     monkeypatch.setattr(sys, "argv", ["readings", *options])
     readings.main()
     assert capsys.readouterr().out.count("motorcycle.jpg") == 3
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert [row["reading"] for row in result["rows"]] == list(READINGS)
     for row in result["rows"]:
         assert row["height_px"] * row["width_px"] == pytest.approx(1e6, rel=1e-3)
@@ -41,7 +41,7 @@ def test_the_command_times_every_reading_beside_the_usual_one_that_finds_the_sam
 def test_a_file_that_is_no_photo_ends_the_command_with_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "notes.jpg").write_text("no photo")
+    (tmp_path / "notes.jpg").write_text("no photo", encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["readings", "--photos", str(tmp_path / "notes.jpg"), "--device", "cpu"])
     with pytest.raises(SystemExit, match="notes.jpg"):
         readings.main()

@@ -74,12 +74,12 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     points = sweep("num_queries", [20, 50, 100])
     running = iter(measure_points(points, path, measured_on, measure))
     next(running)
-    kept = json.loads(path.read_text())["rows"]
+    kept = json.loads(path.read_text(encoding="utf-8"))["rows"]
     assert [r["num_queries"] for r in kept] == [20, 20]  # written before the next point is begun
 
     list(measure_points(points, path, measured_on, measure))
     assert measured == points
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     assert [r["num_queries"] for r in result["rows"]] == [20, 20, 50, 50, 100, 100]
     assert {fit["num_points"] for fit in result["growth"]} == {3}
     assert path.with_suffix(".csv").exists() and path.with_suffix(".md").exists()

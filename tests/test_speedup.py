@@ -32,7 +32,7 @@ def test_the_command_writes_a_table_that_can_be_drawn(
     monkeypatch.setattr(sys, "argv", ["speedup", *options, "--device", "cpu", "--out", str(out)])
     speedup.main()
     assert capsys.readouterr().out.count("queries") == 9
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     settings = {(row["height_px"], row["width_px"], row["num_queries"]) for row in result["rows"]}
     assert settings == {(64, 64, 100), (64, 96, 100), (64, 64, 5)}
     before_and_after(result).savefig(tmp_path / "speedup.png")

@@ -159,7 +159,7 @@ def test_the_command_writes_a_result_that_can_be_drawn_and_a_gallery(tmp_path: P
     pem.save_weights(small_model(num_classes=3, short_side_px=SIDE_PX, max_long_side_px=SIDE_PX), weights)
     options = ["--data", str(write_photos(tmp_path)), "--device", "cpu", "--out", str(out)]
     validation.main(["--weights", str(weights), *options, "--gallery", str(tmp_path / "worst")])
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert result["conditions"]["short_side_px"] == SIDE_PX
     assert len(list((tmp_path / "worst").glob("*.png"))) == 2
     figure = thresholds_and_reliability(result)

@@ -70,7 +70,7 @@ def test_keys_work_wherever_the_focus_is_but_where_one_types(page: Page) -> None
 def test_a_bad_file_says_so_and_the_last_result_stays(uploaded: Page, tmp_path: Path) -> None:
     uploaded.get_by_label("Clear").or_(uploaded.get_by_label("Remove Image")).first.click()
     bad = tmp_path / "holiday.jpg"
-    bad.write_text("this is no image")
+    bad.write_text("this is no image", encoding="utf-8")
     uploaded.locator("#photo input[type=file]").set_input_files(bad)
     expect(uploaded.get_by_test_id("toast-body")).to_contain_text("The file is not an image that can be read")
     expect(uploaded.locator("#photo img")).to_have_count(0)
