@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import io
+import os
+import pickle
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import run
 from small_model import small_model
 
 import pem
 from pem.outputs import PEMOutput
-from pem.predict import MAX_BATCH, READINGS, predict
+from pem.predict import MAX_BATCH, READINGS, PackedSegmentation, predict
 
 SIZES = [(40, 60), (48, 48), (40, 60), (60, 40), (48, 48)]
 
@@ -77,6 +83,106 @@ def test_a_path_a_pil_image_and_an_array_are_the_same_photo(
     expected = predict(model, photos[0], "semantic").ids
     for photo in (path, str(path), Image.open(path), Image.fromarray(photos[0])):
         assert np.array_equal(predict(model, photo, "semantic").ids, expected)
+
+
+@pytest.mark.parametrize("task", READINGS)
+def test_the_results_of_a_list_are_packed_and_otherwise_the_same(
+    model: pem.PEM, photos: list[np.ndarray], task: str
+) -> None:
+    thresholds = {"semantic": {}, "panoptic": {"object_threshold": 0.0}, "instance": {"score_threshold": 0.0}}[task]
+    alone = predict(model, photos[3], task, **thresholds)
+    (packed,) = predict(model, [photos[3]], task, **thresholds)
+    assert type(alone) is pem.Segmentation and isinstance(packed, pem.Segmentation)
+    assert len(alone.segments) > 0
+    for found in (packed, pickle.loads(pickle.dumps(packed)), copy.deepcopy(packed), replace(packed, segments=())):
+        assert isinstance(found, PackedSegmentation)
+        assert found.segments == (() if found.segments == () else alone.segments)
+        assert found.outcomes == alone.outcomes
+        for array, right in ((found.ids, alone.ids), (found.masks, alone.masks)):
+            assert (array is None) == (right is None)
+            if right is not None:
+                assert array.dtype == right.dtype and np.array_equal(array, right)
+                assert not array.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((0, 5, 7), bool), np.ones((1, 1), np.int32), np.arange(12).reshape(3, 4), np.eye(6, dtype=bool)]
+)
+def test_any_array_survives_being_packed(array: np.ndarray) -> None:
+    packed = PackedSegmentation(array, (), array)
+    for found in (packed.ids, packed.masks):
+        assert found.shape == array.shape and found.dtype == array.dtype and np.array_equal(found, array)
+
+
+def test_files_of_a_list_are_the_photos_that_they_hold_and_stay_undecoded(
+    model: pem.PEM, photos: list[np.ndarray], tmp_path: Path
+) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.rot90(photos[0])).save(path, exif=turned)
+    in_memory, half_size = Image.open(io.BytesIO(path.read_bytes())), tmp_path / "half.jpg"
+    Image.fromarray(photos[0]).resize((120, 80)).save(half_size)
+    drafted = Image.open(half_size)
+    drafted.draft("RGB", (60, 40))
+    files = [path, str(path), Image.open(path), in_memory]
+    expected = predict(model, photos[0], "semantic").ids
+    for found in predict(model, files, "semantic"):
+        assert np.array_equal(found.ids, expected)
+    assert files[2].tile and in_memory.tile  # pixels that were decoded into them would stay in memory
+    assert predict(model, [drafted], "semantic")[0].ids.shape == (40, 60)
+    assert np.array_equal(predict(model, files[2], "semantic").ids, expected)  # they can still be read
+
+
+def test_the_photo_of_a_list_that_cannot_be_used_is_named(
+    model: pem.PEM, photos: list[np.ndarray], tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.png"
+    Image.fromarray(photos[0]).save(cut)
+    cut.write_bytes(cut.read_bytes()[:-60])
+    with pytest.raises(pem.ImageError, match=r"^.*cut\.png: The image file is damaged or incomplete\.$"):
+        predict(model, [photos[0], cut])
+    with pytest.raises(pem.ImageError, match=r"^.*gone\.jpg: There is no file"):
+        predict(model, [photos[0], tmp_path / "gone.jpg"])
+    with pytest.raises(pem.ImageError, match=r"^photo 1 of the list, from 0: The image file is damaged"):
+        predict(model, [photos[0], Image.open(cut)])
+    with pytest.raises(ValueError, match=r"^photo 2 of the list, from 0: An image array must be uint8 RGB"):
+        predict(model, [photos[0], photos[1], np.zeros((20, 20), np.uint8)])
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+import torch
+from PIL import Image
+from processes import run
+from small_model import small_model
+import pem
+
+torch.set_num_threads(1)
+model, path = small_model(short_side_px=64, max_long_side_px=128), Path(sys.argv[1])
+def peak_kib():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+peaks = []
+for count in (2, 8):
+    photos = [path, Image.open(path)] * (count // 2)
+    results = pem.predict(model, photos, "panoptic", object_threshold=0.0)
+    assert [result.segments for result in results] == [results[0].segments] * count
+    peaks.append(peak_kib())
+print(peaks[1] - peaks[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="The system does not tell a process's peak memory.")
+def test_many_large_photos_need_little_more_memory_than_two(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    Image.linear_gradient("L").resize((4000, 3000)).convert("RGB").save(path)
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    done = run([sys.executable, "-c", MEASURE, path], env=environment)
+    assert done.returncode == 0, done.stderr
+    id_map_kib = 4000 * 3000 * 4 / 1024
+    assert int(done.stdout) < 3 * id_map_kib  # six more decoded photos and id maps would be more than 10
 
 
 def test_thresholds_reach_the_reading(model: pem.PEM, photos: list[np.ndarray]) -> None:
