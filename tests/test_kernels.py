@@ -27,6 +27,7 @@ def run_cases(**environment: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.timeout(590)  # a busy machine takes minutes for it
 def test_they_equal_pytorch_s_operators_in_triton_s_interpreter() -> None:
     run_cases(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
 
