@@ -22,6 +22,7 @@ def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("There is no Chromium: apt-get install chromium.")
     quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+    playwright.expect.set_options(timeout=20_000)  # a machine that is busy with something else is no fault
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic", *quiet]

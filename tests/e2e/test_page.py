@@ -138,6 +138,26 @@ def test_names_stand_where_their_segment_has_most_room(uploaded: Page) -> None:
     assert not has_name(0.75)
 
 
+def test_a_class_may_be_called_anything(uploaded: Page) -> None:
+    name = "<b>\u82f9\u679c</b> " + "with a long name " * 12
+
+    def renamed(route: Route) -> None:
+        response = route.fetch()
+        answer = response.json()
+        for segment in answer["segments"]:
+            segment["category"] = name
+        route.fulfill(response=response, json=answer)
+
+    uploaded.route("**/component_server/", renamed)
+    set_number(uploaded, "score-threshold", "0.51")  # a reading that is not known yet
+    expect(uploaded.locator("#legend")).to_contain_text("<b>\u82f9\u679c</b> with a long name")
+    expect(uploaded.locator("#legend b", has_text="\u82f9")).to_have_count(0)  # text, and no markup
+    assert uploaded.evaluate("document.documentElement.scrollWidth") == 1280
+    left, _, width, _ = photo_box(uploaded)
+    assert left > 20  # grey stays grey beside and in the photo: a name that is wider is not written
+    assert min(pixel(uploaded, x / 20, 0.5)[1] for x in range(1, 20)) > 60
+
+
 def test_a_photo_without_segments_tells_what_came_closest(uploaded: Page) -> None:
     set_number(uploaded, "score-threshold", "0.95")
     expect(uploaded.locator("#legend")).to_contain_text("No query scores above 0.95. Closest: cat 0.90, couch 0.60.")

@@ -56,7 +56,7 @@ function depths(idMap, width, height) {
 
 // Largest first; a name that would cover another, or one of the `reserved` boxes, is left out, and comes when the photo is
 // enlarged. One that would reach across the edge of what is drawn, from..to as fractions of the width, stands beside
-// that edge.
+// that edge; one that is wider than the photo waits for that, too.
 export function drawNames(context, reading, isNamed, from, to, reserved) {
   const { result } = state;
   const taken = [...reserved];
@@ -66,7 +66,8 @@ export function drawNames(context, reading, isNamed, from, to, reserved) {
     if (!isNamed(id) || depth * camera.scale < MIN_ROOM_PX) continue;
     const [middle, top] = place((x + 0.5) / result.width, (y + 0.5) / result.height);
     const half = nameWidth(context, category) / 2;
-    const [first, last] = [from > 0 ? place(from, 0)[0] + half : -Infinity, to < 1 ? place(to, 0)[0] - half : Infinity];
+    if (2 * half > place(1, 0)[0] - place(0, 0)[0]) continue; // wider than the photo
+    const [first, last] = [place(from, 0)[0] + half, place(to, 0)[0] - half];
     const left = Math.min(Math.max(middle, first), last);
     if (Math.abs(left - middle) > 2 * half) continue;
     const box = nameBox(context, category, left, top);
