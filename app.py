@@ -159,8 +159,7 @@ def header(model: pem.PEM | None, problem: str, bundled: bool = False) -> str:
     threads = torch.get_num_threads()
     cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    trained = getattr(config, "trained", "")
-    name = f"{config.name}, trained {trained}" if trained else config.name
+    name = f"{config.name}, trained {config.trained}" if config.trained else config.name
     parts = (
         name,
         backbone,

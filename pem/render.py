@@ -144,7 +144,7 @@ def panoptic_json(
         "info": {
             "description": "Segmentation of photos by PEM Studio",
             "model": config.name,
-            "trained": getattr(config, "trained", ""),  # when its training ended; empty where that is not known
+            "trained": config.trained,  # when its training ended; empty where that is not known
             "attention": config.attention,
         },
         "images": [{"id": image_id, "file_name": _as_utf8(image_file), "width": width, "height": height}],

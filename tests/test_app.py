@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 import zipfile
 from hashlib import sha256
 
@@ -169,8 +168,7 @@ def test_what_is_said_of_the_bundled_model_is_not_said_of_another(name: str) -> 
 
 def test_the_header_tells_when_a_model_was_trained() -> None:
     model = fine_tuned()
-    config = types.SimpleNamespace(**{**dataclasses.asdict(model.config), "trained": "2026-11-27"})
-    model.config = config
+    model.config = dataclasses.replace(model.config, trained="2026-11-27")
     assert "fruit, trained 2026-11-27 · EfficientNet-lite2" in app.header(model, problem="")
 
 

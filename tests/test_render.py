@@ -182,9 +182,9 @@ def test_json_of_nothing_has_a_photo_without_segments() -> None:
 
 def test_json_says_which_model_and_its_classes() -> None:
     classes = ((5, "<b>Äpfel</b>", True), (9, "苹果", False))
-    config = replace(get_config("default"), name="fruit", num_classes=2, categories=classes)
+    config = replace(get_config("default"), name="fruit", trained="2026-11-27", num_classes=2, categories=classes)
     record = panoptic_json(halves_of("<b>Äpfel</b>"), config, "a.jpg", "a.png")
-    assert record["info"]["model"] == "fruit"
+    assert (record["info"]["model"], record["info"]["trained"]) == ("fruit", "2026-11-27")
     assert [(c["id"], c["name"], bool(c["isthing"])) for c in record["categories"]] == [*classes]
     assert record["annotations"][0]["segments_info"][0]["category_id"] == 5
 

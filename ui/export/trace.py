@@ -42,7 +42,7 @@ def trace_json(result: KeptResult, query: int | None = None) -> dict[str, Any]:
     places = [_places(result, layer) for layer in result.layers]
     return {
         "model": result.config.name,
-        "trained": getattr(result.config, "trained", ""),
+        "trained": result.config.trained,
         "attention": result.config.attention,
         "photo": {
             "name": result.name,

@@ -152,7 +152,7 @@ def _photo(result: KeptResult) -> bytes:
 def _model(config: PEMConfig) -> dict[str, Any]:
     return {
         "name": config.name,
-        "trained": getattr(config, "trained", ""),
+        "trained": config.trained,
         "attention": config.attention,
         "num_queries": config.num_queries,
         "num_heads": config.num_heads,
