@@ -97,6 +97,8 @@ def open_photo(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
         raise ImageError(_DAMAGED) from error
     try:
         _check_size(*image.size)
+        if isinstance(image, tiff.TiffImageFile):
+            _check_kind(image.tag_v2)
     except ImageError:
         image.close()
         raise
@@ -121,6 +123,8 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
 
     Raises ImageError for a file that turns out to be damaged, and for colours that Pillow cannot convert.
     """
+    if isinstance(image, tiff.TiffImageFile):
+        _check_kind(image.tag_v2)
     try:
         image.load()
     except MemoryError:
@@ -136,6 +140,7 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
         raise
     except Exception as error:
         raise ImageError(f"Colours of the kind {image.mode} cannot be read; save the image as RGB.") from error
+    image.info = {}  # or whoever gets it would turn it again
     return image if turn is None else image.transpose(turn)
 
 
@@ -187,8 +192,9 @@ def _open(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
 
 def _open_other(file: str | os.PathLike[str] | IO[bytes], stream: IO[bytes]) -> Image.Image:
     """Neither PNG nor JPEG; ``stream`` is the open file."""
-    start = _read_at(stream, 0, 8)
-    if start[4:] == b"ftyp":  # AVIF: malformed EXIF would make it unreadable, and its turning is said elsewhere
+    start = _read_at(stream, 0, 12)
+    if start[4:] in (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1"):
+        # Malformed EXIF would make an AVIF unreadable, and how it lies is said elsewhere.
         content = start + stream.read()
         file = io.BytesIO(re.sub(rb"(infe\x02.{7}|infe\x03.{9})Exif", rb"\1skip", content, flags=re.DOTALL))
     Image.init()
@@ -201,7 +207,6 @@ def _open_other(file: str | os.PathLike[str] | IO[bytes], stream: IO[bytes]) -> 
     for name in ("xmp", "XML:com.adobe.xmp"):  # Pillow would also turn a TIFF by what it finds there
         image.info.pop(name, None)
     if isinstance(image, tiff.TiffImageFile):
-        _check_kind(image.tag_v2)
         _keep_as_stored(image)
     return image
 

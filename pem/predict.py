@@ -142,7 +142,7 @@ def _naming(photo: Photo, index: int) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        name = os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else f"photo {index} of the list, from 0"
+        name = os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else f"photo {index} (counted from 0)"
         raise (ImageError if isinstance(error, ImageError) else ValueError)(f"{name}: {error}") from error
 
 

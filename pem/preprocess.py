@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pem.config import PEMConfig
 from pem.outputs import Batch
-from pem.photos import Photo, to_array, to_rgb  # noqa: F401
+from pem.photos import Photo, to_array
 
 SIZE_DIVISOR = 32  # the coarsest level of the backbone has this stride, and all levels must fit into each other
 

@@ -131,7 +131,10 @@ def test_a_photo_is_turned_once_and_its_stored_pixels_can_be_had(kind: str, turn
     assert opened.size == stored.size and orientation(opened) == turn
     lying = np.asarray(to_rgb(opened, upright=False)).astype(int)
     assert np.abs(lying - np.asarray(stored)).mean() < 8
-    assert np.array_equal(to_array(Image.open(path)), read(path.read_bytes()))
+    right = read(path.read_bytes())
+    assert np.array_equal(to_array(Image.open(path)), right)
+    for upright in (load_image(path), to_rgb(Image.open(path)), to_rgb(open_photo(path))):
+        assert orientation(upright) == 1 and np.array_equal(to_array(upright), right)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -592,6 +595,9 @@ def test_files_are_closed(tmp_path: Path) -> None:
         stream = io.BytesIO((tmp_path / "photo").read_bytes())
         load_image(stream)
         assert not stream.closed  # the caller's
+    (tmp_path / "photo").write_bytes(tiff(b"\0" * 192, SIZE, [8, 8, 8], 6))
+    with pytest.raises(ImageError):
+        open_photo(tmp_path / "photo")
 
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:

@@ -144,9 +144,9 @@ def test_the_photo_of_a_list_that_cannot_be_used_is_named(
         predict(model, [photos[0], cut])
     with pytest.raises(pem.ImageError, match=r"^.*gone\.jpg: There is no file"):
         predict(model, [photos[0], tmp_path / "gone.jpg"])
-    with pytest.raises(pem.ImageError, match=r"^photo 1 of the list, from 0: The image file is damaged"):
+    with pytest.raises(pem.ImageError, match=r"^photo 1 \(counted from 0\): The image file is damaged"):
         predict(model, [photos[0], Image.open(cut)])
-    with pytest.raises(ValueError, match=r"^photo 2 of the list, from 0: An image array must be uint8 RGB"):
+    with pytest.raises(ValueError, match=r"^photo 2 \(counted from 0\): An image array must be uint8 RGB"):
         predict(model, [photos[0], photos[1], np.zeros((20, 20), np.uint8)])
 
 
