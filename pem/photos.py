@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -198,12 +199,13 @@ def _open_other(file: str | os.PathLike[str] | IO[bytes], stream: IO[bytes]) -> 
         content = start + stream.read()
         file = io.BytesIO(re.sub(rb"(infe\x02.{7}|infe\x03.{9})Exif", rb"\1skip", content, flags=re.DOTALL))
     Image.init()
+    image: Image.Image
     try:
         image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])  # AVIF needs Pillow 11.3
     except Image.UnidentifiedImageError:
-        if start[:4] in tiff.PREFIXES:
-            raise ImageError(_unreadable(_read_tags(stream))) from None
-        raise
+        if start[:4] not in tiff.PREFIXES:
+            raise
+        image = _open_bare_tiff(stream)
     for name in ("xmp", "XML:com.adobe.xmp"):  # Pillow would also turn a TIFF by what it finds there
         image.info.pop(name, None)
     if isinstance(image, tiff.TiffImageFile):
@@ -399,6 +401,9 @@ def _exif_of_text(text: str) -> bytes:
 # ---------------------------------------------------------------------------------------------------------------- TIFF
 
 _S_MAX_SAMPLE_VALUE = 341
+# Of how the pixels are stored: their size, colours, compression, strips and tiles.
+_TAGS_OF_PIXELS = {*range(254, 267), 273, 274, *range(277, 280), 284, 292, 293, *range(317, 326), *range(332, 348)}
+_TAGS_OF_PIXELS |= {*range(512, 522), *range(529, 533)}
 _COLOURS = {0: "grey with white as 0", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "ICC Lab"}
 _RGB, _YCBCR = 2, 6  # PhotometricInterpretation
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # SampleFormat
@@ -452,14 +457,26 @@ def _check_kind(tags: tiff.ImageFileDirectory_v2) -> None:
         raise ImageError(_unreadable(tags))
 
 
-def _read_tags(file: IO[bytes]) -> tiff.ImageFileDirectory_v2:
-    header = _read_at(file, 0, 8)
-    if header[2] == 43:
-        header += file.read(8)
-    tags = tiff.ImageFileDirectory_v2(header)
-    file.seek(tags.next)
-    tags.load(file)
-    return tags
+def _open_bare_tiff(file: IO[bytes]) -> Image.Image:
+    """For a TIFF that Pillow refuses, which it also does where a tag that no pixel needs leads outside of the file."""
+    content = bytearray(_read_at(file, 0, 8) + file.read())
+    order = {b"II": "<", b"MM": ">"}[bytes(content[:2])]
+    is_big = 43 in content[2:4]  # such files have another kind of directory
+    with contextlib.suppress(struct.error):
+        (start,) = struct.unpack_from(f"{order}I", content, len(content) if is_big else 4)
+        (count,) = struct.unpack_from(f"{order}H", content, start)
+        entries = [content[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
+        needed = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in _TAGS_OF_PIXELS]
+        directory = struct.pack(f"{order}H", len(needed)) + b"".join(needed)
+        content[start : start + len(directory) + 4] = directory + b"\0" * 4  # no other picture follows
+    bare = io.BytesIO(content)
+    try:
+        return Image.open(bare, formats=["TIFF"])
+    except Image.UnidentifiedImageError:
+        tags = tiff.ImageFileDirectory_v2(_read_at(bare, 0, 16 if is_big else 8))
+        bare.seek(tags.next)
+        tags.load(bare)
+        raise ImageError(_unreadable(tags)) from None
 
 
 def _unreadable(tags: tiff.ImageFileDirectory_v2) -> str:

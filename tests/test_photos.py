@@ -509,6 +509,16 @@ def test_no_metadata_make_a_jpeg_unreadable(segment: bytes) -> None:
     assert np.array_equal(read(plain[:2] + segment + plain[2:]), read(plain))
 
 
+@pytest.mark.parametrize("tag", [270, 271, 272, 305, 306, 33432, 34665, 34675])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.filterwarnings("error")
+def test_no_metadata_make_a_tiff_unreadable(tag: int, order: str) -> None:
+    content = bytearray(tiff(STORED.tobytes(), STORED.shape[1::-1], [8] * 3, 2, order, **SIX, **{f"t{tag}": (2, b"")}))
+    entry = content.index(struct.pack(f"{order}HHI", tag, 2, 0))
+    content[entry + 4 : entry + 12] = struct.pack(f"{order}II", 1000, 0x7FFFFFFF)  # a text far outside
+    assert is_upright(bytes(content))
+
+
 def test_a_jpeg_can_be_decoded_at_a_fraction_of_its_size(tmp_path: Path) -> None:
     Image.fromarray(gradient(160, 240)).save(tmp_path / "photo.jpg")
     image = open_photo(tmp_path / "photo.jpg")
