@@ -108,42 +108,45 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
     """One Segmentation per image, with one segment per class that occurs. No pixel is left out.
 
     The evidence for class c at a pixel is the sum over queries of p(c) * mask probability, and the class with the most
-    evidence wins. But a model that knows things only has no class for the background: it leaves out a pixel (id 0) that
-    no query paints whose best class is not no-object, as in a panoptic reading. A segment's score is its class's share
-    of all evidence inside it. Its queries are those that give at least a tenth of the evidence for its class there, and
-    in any case the strongest one; strongest first. Both are measured in one pixel per mask cell.
+    evidence wins. A segment's score is its class's share of all evidence inside it. Its queries are those that give at
+    least a tenth of the evidence for its class there, and in any case the strongest one; strongest first. Both are
+    measured in one pixel per mask cell.
+
+    A model that knows things only has no class for the background. Of its queries those count whose best class is not
+    no-object; a pixel that none of them paints, as in a panoptic reading, is left out (id 0); and the evidence for
+    no-object counts in the score.
 
     Raises ValueError for an output of another model or batch.
     """
     categories = categories_for(config)
     all_probs = _class_probs(output, batch, config)
-    probs = all_probs[..., :-1]  # [B, Q, K]
     named = named_categories(config)  # of classes without names nobody knows what they are
     only_things = bool(named) and all(category.is_thing for category in named)
 
     results = []
     for i in range(len(batch.original_sizes)):
-        masks = Masks.of(output, batch, i)
+        counts = (all_probs[i].argmax(-1) != config.num_classes) | (not only_things)
+        counting = counts.nonzero()[:, 0]
+        masks, probs = Masks.of(output, batch, i, counting if only_things else None), all_probs[i, counting]
         # The published semantic models were read with the evidence resized, the panoptic ones with the masks resized.
         # For a photo that was not resized it is the same, and the masks are fewer.
         resize_evidence = config.task == "semantic" and masks.content_size != masks.original_size
-        labels, areas_px = classify_pixels(masks, probs[i], resize_evidence)
+        labels, areas_px = classify_pixels(masks, probs[:, :-1], resize_evidence)
         if only_things:
-            best_probs, best_classes = all_probs[i].max(-1)
-            objects = (best_classes != config.num_classes).nonzero()[:, 0]
-            owned = assign_pixels(Masks.of(output, batch, i, objects), best_probs[objects])
-            labels[owned.look_up([1] * len(objects)) == 0] = config.num_classes
+            painted = assign_pixels(masks, probs.amax(-1)).look_up([1] * len(counting)) > 0
+            labels[~painted] = config.num_classes
             areas_px = np.bincount(labels.ravel(), minlength=config.num_classes + 1)[:-1]
-        scores, queries = evidence_inside(masks, probs[i], labels)
+        scores, queries = evidence_inside(masks, probs if only_things else probs[:, :-1], labels)
 
         present = areas_px.nonzero()[0].tolist()
-        found = [_Found(c, scores[c], int(areas_px[c]), queries[c]) for c in present]
+        drawn_by = {c: tuple(counting[list(queries[c])].tolist()) for c in present}
+        found = [_Found(c, scores[c], int(areas_px[c]), drawn_by[c]) for c in present]
         id_of_label = np.zeros(config.num_classes + 1, np.int32)
         id_of_label[present] = np.arange(1, len(present) + 1)
         ids = id_of_label[labels]
         segments = _segments(found, ndimage.find_objects(ids), categories)
         drew = {query for segment in segments for query in segment.queries}
-        fates: list[Fate] = ["kept" if query in drew else "little evidence" for query in range(probs.shape[1])]
+        fates: list[Fate] = ["kept" if query in drew else "little evidence" for query in range(len(counts))]
         outcomes = _outcomes(all_probs[i], fates, segments, categories, {}, {})
         results.append(Segmentation(ids, segments, outcomes=outcomes))
     return results
