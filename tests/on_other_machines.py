@@ -1,7 +1,7 @@
 """Runs the tests as other machines would: other processors' arithmetic, other threads, no compiler, other Pythons.
 
     .venv/bin/python tests/on_other_machines.py              # all guises, about two hours on two cores
-    .venv/bin/python tests/on_other_machines.py busy march-x86-64-v2
+    .venv/bin/python tests/on_other_machines.py busy march-x86-64-v2 --tests tests/test_native.py
     .venv/bin/python tests/on_other_machines.py --help       # names them
 
 Prints a row for each guise and exits with 1 if a test failed in one. The tests in a browser are left out, and but for
@@ -78,6 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("guises", nargs="*", metavar="GUISE", help=f"all unless named: {', '.join(GUISES)}")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the output and the virtual environments here")
+    parser.add_argument("--tests", nargs="+", metavar="FILE", help="these only")
     options = parser.parse_args()
     if unknown := set(options.guises) - GUISES.keys():
         parser.error(f"there is no guise {min(unknown)!r}; choose from {', '.join(GUISES)}.")
@@ -88,10 +89,10 @@ def main() -> int:
             folder = Path(parent).resolve() / name
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                passed, row = run_tests(GUISES[name], folder)
+                passed, row = run_tests(GUISES[name], folder, options.tests)
             except NotOnThisMachine as error:
                 passed, row = True, f"not on this machine: {error} | | |"
-            except subprocess.CalledProcessError as error:
+            except subprocess.SubprocessError as error:
                 passed, row = False, f"could not be made: {error} | | |"
             print(f"| {name} | {row} |", flush=True)
             if not passed and (folder / "output.txt").exists():
@@ -100,17 +101,18 @@ def main() -> int:
     return 0 if all_passed else 1
 
 
-def run_tests(guise: Guise, folder: Path) -> tuple[bool, str]:
+def run_tests(guise: Guise, folder: Path, tests: list[str] | None = None) -> tuple[bool, str]:
     """Whether all passed, and their counts as cells of a table. ``folder`` takes the output and what else is made."""
     if guise.needs and guise.needs not in processor_flags():
         raise NotOnThisMachine(f"its processor has no {guise.needs}")
     python = make_environment(guise.python, folder / "venv") if guise.python else Path(sys.executable)
     environment = {**os.environ, **guise.environment}
-    arguments = [] if guise.python else [f"--ignore=tests/test_{name}.py" for name in COUNT_OR_TIME]
+    left_out = ["tests/e2e", *(() if guise.python else (f"tests/test_{name}.py" for name in COUNT_OR_TIME))]
+    arguments = tests or [f"--ignore={path}" for path in left_out]
     options: dict[str, Any] = {"cwd": ROOT}
     report, output = folder / "report.xml", folder / "output.txt"
     report.unlink(missing_ok=True)
-    command = [python, "-m", "pytest", "-q", "--ignore=tests/e2e", f"--junitxml={report}", *arguments]
+    command = [python, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -174,8 +176,8 @@ def make_read_only_copy(folder: Path) -> Path:
 
 def obey_permissions() -> None:
     """Root may write where nobody may, but for this process and its children."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE)
+    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE) != 0:
+        raise PermissionError("Root's right to write anywhere cannot be given up.")
 
 
 if __name__ == "__main__":
