@@ -139,8 +139,8 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
         scores, queries = evidence_inside(masks, probs if only_things else probs[:, :-1], labels)
 
         present = areas_px.nonzero()[0].tolist()
-        drawn_by = {c: tuple(counting[list(queries[c])].tolist()) for c in present}
-        found = [_Found(c, scores[c], int(areas_px[c]), drawn_by[c]) for c in present]
+        query_of = counting.tolist()
+        found = [_Found(c, scores[c], int(areas_px[c]), tuple(query_of[q] for q in queries[c])) for c in present]
         id_of_label = np.zeros(config.num_classes + 1, np.int32)
         id_of_label[present] = np.arange(1, len(present) + 1)
         ids = id_of_label[labels]

@@ -87,12 +87,11 @@ def test_ids_become_consecutive_and_category_ids_become_class_indices(tmp_path: 
     assert len(learned.crowds) == 0
 
 
-def test_where_all_classes_are_things_pixels_of_no_segment_are_the_background(tmp_path: Path) -> None:
-    config = dataclasses.replace(config_for(), num_classes=1, categories=((5, "dog", True),))
-    only_dogs = {"categories": [{"id": 5, "name": "dog", "isthing": 1}]}
-    folder = write_split(tmp_path, np.where(IDS == 4, 4, 0), SEGMENTS[2:], top_fields=only_dogs)
-    _, target = open_split(folder, "val", config).original(0)
+def test_where_all_segments_are_things_pixels_of_no_segment_are_the_background(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, np.where(IDS == 4, 4, 0), SEGMENTS[2:])  # a dog, in a file that could have a sky
+    _, target = open_split(folder, "val", config_for()).original(0)
     assert target.ids.tolist() == doubled([[1] * 4, [1] * 4, [1, 1, 2, 2], [1, 1, 2, 2]]).tolist()
+    assert target.labels.tolist() == [DOG] and target.exhaustive.all()
 
 
 def test_partial_and_pseudo_labels(tmp_path: Path) -> None:

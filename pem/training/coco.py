@@ -69,6 +69,7 @@ class Split:
     categories: list[dict[str, Any]]  # [K]: id, name and isthing of each class
     records: list[Record]
     partly_labelled: bool  # declared so by one of the extra fields
+    has_stuff: bool  # some segment is stuff
 
 
 # ------------------------------------------------------------------------------------------------------------- JSON
@@ -166,7 +167,8 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
             f"{len(missing)} files named in {path.name} are missing, such as {missing[0]}; complete the data."
         )
     partly = bool(lists) or any(r.pseudo.any() for r in records)
-    return Split(categories, records, partly)
+    is_stuff = np.array([not category["isthing"] for category in categories])
+    return Split(categories, records, partly, any(is_stuff[r.labels].any() for r in records))
 
 
 def _record(annotation: dict[str, Any], class_of: dict[int, int], **fields: Any) -> Record:

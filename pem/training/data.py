@@ -139,11 +139,10 @@ class PanopticDataset(torch.utils.data.Dataset):
 
         Pixels of no segment: in a partly labelled file nobody knows what they are. In any other, training takes them
         for outside of every segment, crowds too, as Mask2Former does, while the panoptic benchmark does not judge them.
-        But where all classes are things, they are the background, or a model that paints everything would be perfect.
+        But where all segments are things, they are the background, or a model that paints everything would be perfect.
         """
         record, partly = self.records[index], self.split.partly_labelled
-        has_stuff = not all(category["isthing"] for category in self.categories)
-        no_segment = VOID if partly or (judged and has_stuff) else NONE_OF_THESE
+        no_segment = VOID if partly or (judged and self.split.has_stuff) else NONE_OF_THESE
         num_segments, num_crowds = len(record.segment_ids), len(record.crowd_ids)
         largest = max(segment_ids.max(), NONE_OF_THESE, *record.segment_ids, *record.crowd_ids)
         # One entry per possible id; the system hands out memory only for the few that are touched.
