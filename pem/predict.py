@@ -90,7 +90,9 @@ class _RunLengths:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = f"_runs_of_{name}"
 
-    def __get__(self, instance: Segmentation, owner: type) -> np.ndarray | None:
+    def __get__(self, instance: Segmentation | None, owner: type) -> Any:
+        if instance is None:
+            return self
         runs = vars(instance)[self.name]
         if runs is None:
             return None
@@ -157,13 +159,13 @@ def _upright_size(photo: Photo) -> tuple[int, ...]:
 
 def _opened_anew(photo: Photo) -> Photo:
     """Decoded, the pixels of a PIL file would stay in the caller's image."""
-    if isinstance(photo, ImageFile.ImageFile) and photo.tile and photo.fp:
+    if isinstance(photo, ImageFile.ImageFile) and photo.tile and photo.fp and photo.tell() == 0:
         position = photo.fp.tell()
         photo.fp.seek(0)
         with contextlib.suppress(Exception):
             anew = Image.open(io.BytesIO(photo.fp.read()))
             photo.fp.seek(position)
-            if (anew.size, anew.mode) == (photo.size, photo.mode):  # else the caller has called draft or seek
+            if (anew.size, anew.mode) == (photo.size, photo.mode):  # else the caller has called draft
                 return anew
         photo.fp.seek(position)
     return photo

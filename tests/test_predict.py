@@ -131,6 +131,11 @@ def test_files_of_a_list_are_the_photos_that_they_hold_and_stay_undecoded(
         assert np.array_equal(found.ids, expected)
     assert files[2].tile and in_memory.tile  # pixels that were decoded into them would stay in memory
     assert predict(model, [drafted], "semantic")[0].ids.shape == (40, 60)
+    pages = [Image.fromarray(photo) for photo in (photos[2], photos[0])]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    second = Image.open(tmp_path / "pages.tif")
+    second.seek(1)
+    assert np.array_equal(predict(model, [second], "semantic")[0].ids, expected)
     assert np.array_equal(predict(model, files[2], "semantic").ids, expected)  # they can still be read
 
 
