@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 from halves_model import CAT_SCORE, HalvesModel
@@ -267,20 +268,16 @@ def test_a_place_that_cannot_be_written_to_is_named(
 # ----------------------------------------------------------------------------------------------------------- the module
 
 
-def test_the_module_runs_and_exits_with_2() -> None:
-    command = [sys.executable, "-m", "pem", "nothing.jpg"]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False, encoding="utf-8"
-    )
+def test_the_module_runs_and_exits_with_2(tmp_path: Path) -> None:
+    """In a folder that can be written to, which the checkout need not be."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = processes.run([sys.executable, "-m", "pem", "nothing.jpg"], cwd=tmp_path, env=environment)
     assert done.returncode == 2
     assert done.stderr == "pem: There is no file 'nothing.jpg'.\n"
 
 
 def test_the_module_helps_without_docstrings() -> None:
-    command = [sys.executable, "-OO", "-m", "pem", "--help"]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False, encoding="utf-8"
-    )
+    done = processes.run([sys.executable, "-OO", "-m", "pem", "--help"], cwd=Path(__file__).parent.parent)
     assert done.returncode == 0 and "--object-threshold" in done.stdout
 
 
