@@ -130,14 +130,12 @@ def test_weights_are_found_under_any_usual_name(tmp_path, wrap) -> None:
     assert same(source, target)
 
 
-@pytest.mark.parametrize("names", [reference_state, lambda model: model.state_dict()], ids=["reference", "ours"])
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
-@pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
-)
-def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix, suffix, names) -> None:
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix, suffix) -> None:
     source, target, path = small_model(seed=1), small_model(seed=2), tmp_path / f"model{suffix}"
-    state = {prefix + name: tensor.clone() for name, tensor in names(source).items()}
+    state = source.state_dict() if suffix == ".safetensors" else reference_state(source)
+    state = {prefix + name: tensor.clone() for name, tensor in state.items()}
     if suffix == ".safetensors":
         safetensors.torch.save_file(state, path)
     else:

@@ -39,7 +39,7 @@ def prepare(model: PEM, arguments: argparse.Namespace, resumes: bool) -> str:
             load_imagenet_backbone(model, arguments.backbone_weights)
         path = arguments.backbone_weights
         return hashlib.sha256(path.read_bytes()).hexdigest() if path else "imagenet"
-    except (OSError, ValueError) as error:
+    except FileNotFoundError as error:
         if not resumes:
             raise
         # The checkpoint has all that the run needs, which may have moved to another machine.

@@ -252,14 +252,13 @@ def run(arguments: argparse.Namespace, device: torch.device) -> None:
     if not resumes:
         check_writable(arguments.out)
     dataset = open_split(arguments.data, "train", config)
-    most = getattr(dataset, "max_segments", 0)
-    if rank == 0 and most > config.num_queries:
+    if rank == 0 and dataset.max_segments > config.num_queries:
         _log.warning(
-            f"A photo has {most} segments, but the model has {config.num_queries} queries and learns no more of them; "
-            f"train it with --num-queries {most} or more."
+            f"A photo has {dataset.max_segments} segments and the model {config.num_queries} queries, so it learns no "
+            f"more of them; --num-queries {dataset.max_segments} is enough for all."
         )
     model = PEM(config)
-    origin = {"labels": getattr(dataset, "fingerprint", ""), "start": prepare(model, arguments, resumes)}
+    origin = {"labels": dataset.fingerprint, "start": prepare(model, arguments, resumes)}
     autocast = has_bfloat16(device) and not arguments.float32
     trainer = Trainer(model, device, autocast, arguments.seed, origin)
     if resumes:
