@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -16,6 +17,10 @@ from torch import distributed
 
 # A Linux kernel sends the signal to this process when its parent ends; nothing happens on other systems.
 from torch.multiprocessing import _prctl_pr_set_pdeathsig as end_with_parent  # type: ignore[attr-defined]
+
+# By this one a process learns that torchrun has died. Linux may send it twice, so it must not be one of those that end
+# a process when they come twice.
+PARENT_DIED = signal.SIGUSR1 if sys.platform == "linux" else None
 
 
 @contextmanager
@@ -29,7 +34,8 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     if "RANK" not in os.environ:
         yield device
         return
-    end_with_parent(signal.SIGTERM)
+    if PARENT_DIED is not None:
+        end_with_parent(PARENT_DIED)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.type == "cuda" else device
@@ -63,7 +69,10 @@ def largest(number: int, device: torch.device) -> int:
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """Notes SIGINT and SIGTERM in the list instead of being ended by them; the second one ends the process at once."""
+    """Notes SIGINT and SIGTERM in the list instead of being ended by them; the second one ends the process at once.
+
+    The death of torchrun is noted as SIGTERM.
+    """
     noted: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
 
@@ -72,10 +81,15 @@ def noted_signals() -> Iterator[list[int]]:
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
 
+    def note_death(number: int, frame: FrameType | None) -> None:
+        noted.append(signal.SIGTERM)
+
     if threading.current_thread() is not threading.main_thread():  # no other may handle signals
         yield noted
         return
     before = {number: signal.signal(number, note) for number in numbers}
+    if PARENT_DIED is not None:
+        before[PARENT_DIED] = signal.signal(PARENT_DIED, note_death)
     try:
         yield noted
     finally:
