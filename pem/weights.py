@@ -371,13 +371,17 @@ def _some(names: Iterable[str], separator: str = ", ", limit: int = 5) -> str:
 
 def _kind(path: Path) -> str:
     """The ending, which tells how to read a file. Raises when it is unknown or there is no such file."""
+    _check_is_file(path)
+    if (ending := path.suffix.lower()) not in _READERS:
+        raise WeightsError(f"{path} is of an unknown kind; weights are {', '.join(_READERS)} files.")
+    return ending
+
+
+def _check_is_file(path: Path) -> None:
     if path.is_dir():
         raise WeightsError(f"{path} is a directory; give the file of weights in it, such as {path / HUB_FILE}.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}.")
-    if (ending := path.suffix.lower()) not in _READERS:
-        raise WeightsError(f"{path} is of an unknown kind; weights are {', '.join(_READERS)} files.")
-    return ending
 
 
 @contextmanager
@@ -403,6 +407,16 @@ def _read(path: Path) -> dict[str, Any]:
     content = _content(path)
     with _naming(path):
         return {str(name): _to_tensor(name, value) for name, value in _weights_in(content).items()}
+
+
+def read_torch_weights(path: Path) -> dict[str, Any]:
+    """What any torch file holds by name, whatever its ending, without the prefixes of wrappers. Runs no code from it.
+
+    Raises FileNotFoundError and WeightsError as ``load_weights``.
+    """
+    _check_is_file(path)
+    with _naming(path):
+        return {_unwrapped(str(name)): value for name, value in _weights_in(_read_torch(path)).items()}
 
 
 def _is_checkpoint(content: Any) -> bool:

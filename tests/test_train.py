@@ -363,12 +363,12 @@ def test_bfloat16_is_for_devices_that_are_fast_at_it(
     assert [trainer.autocast for trainer in trainers] == [fast and not options]
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "stdc1"])
-def test_a_backbone_starts_from_a_file(backbone: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backbone", "prefix"), [("resnet50", "module."), ("stdc1", "_orig_mod.module.")])
+def test_a_backbone_starts_from_a_file(backbone: str, prefix: str, tmp_path: Path) -> None:
     source, model = small_model(seed=1, backbone=backbone), small_model(seed=2, backbone=backbone)
-    state = {f"module.{name}": tensor for name, tensor in source.backbone.state_dict().items()}
+    state = {prefix + name: tensor for name, tensor in source.backbone.state_dict().items()}
     path = tmp_path / "imagenet.tar"
-    torch.save({"state_dict": state | {"module.fc.weight": torch.zeros(3)}}, path)
+    torch.save({"state_dict": state | {f"{prefix}fc.weight": torch.zeros(3)}, "best": np.float64(76.1)}, path)
     load_imagenet_backbone(model, path)
     for name, tensor in model.backbone.state_dict().items():
         assert torch.equal(tensor, source.backbone.state_dict()[name]), name
@@ -376,7 +376,10 @@ def test_a_backbone_starts_from_a_file(backbone: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="imagenet.tar does not hold the weights of this backbone"):
         load_imagenet_backbone(model, path)
     path.write_text("no weights", encoding="utf-8")
-    with pytest.raises(ValueError, match="imagenet.tar is missing, damaged or no torch file"):
+    with pytest.raises(ValueError, match="imagenet.tar is damaged or not a file of weights"):
+        load_imagenet_backbone(model, path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="There is no weights file .*imagenet.tar"):
         load_imagenet_backbone(model, path)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pem.model import PEM
+from pem.weights import read_torch_weights
 
 
 def load_imagenet_backbone(model: PEM, path: Path | None = None) -> None:
@@ -20,7 +20,7 @@ def load_imagenet_backbone(model: PEM, path: Path | None = None) -> None:
 
     The last two are downloaded once when they are not in the cache. ``path`` is a torch file with the tensor names of
     torchvision (resnet50) or of STDC's authors; their classifiers may be in it. Raises ValueError, with the remedy,
-    when there are no such weights or they cannot be had.
+    when there are no such weights or they cannot be had, and FileNotFoundError when there is no file ``path``.
     """
     name = model.config.backbone
     if path is not None:
@@ -39,11 +39,7 @@ def load_imagenet_backbone(model: PEM, path: Path | None = None) -> None:
 
 
 def _load_file(backbone: nn.Module, path: Path) -> None:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {name.removeprefix("module."): tensor for name, tensor in state.get("state_dict", state).items()}
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, AttributeError) as error:
-        raise ValueError(f"{path} is missing, damaged or no torch file of weights; get it again.") from error
+    state = read_torch_weights(path)
     found = {name: state[name] for name in backbone.state_dict() if name in state}
     try:
         backbone.load_state_dict(found)
