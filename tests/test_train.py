@@ -356,7 +356,7 @@ def test_bfloat16_is_for_devices_that_are_fast_at_it(
     trainers: list[Trainer] = []
     monkeypatch.setattr("pem.training.train.get_config", lambda name: CONFIG)
     monkeypatch.setattr("pem.training.train.has_bfloat16", lambda device: fast)
-    monkeypatch.setattr("pem.training.train.train", lambda trainer, *rest: trainers.append(trainer))
+    monkeypatch.setattr("pem.training.train.train", lambda trainer, *rest, **options: trainers.append(trainer))
     command = ["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--random-backbone", *options]
     monkeypatch.setattr(sys, "argv", command)
     main()
