@@ -23,7 +23,7 @@ import safetensors
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small_run import CONFIG, run_command, write_data
+from small_run import CONFIG, free_port, run_command, write_data
 from torch import multiprocessing
 
 import pem
@@ -314,8 +314,6 @@ def _one_of_two(rank: int, port: int, folder: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo over loopback is tested on Linux only")
 def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path: Path) -> None:
-    from test_train import free_port
-
     write_data(tmp_path / "data")
     spawn, port = multiprocessing.get_context("spawn"), free_port()
     both = [spawn.Process(target=_one_of_two, args=(rank, port, tmp_path), daemon=True) for rank in (0, 1)]

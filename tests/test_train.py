@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import re
-import socket
 import sys
 import weakref
 from datetime import date
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from small_model import small_config, small_model
-from small_run import CONFIG, write_data
+from small_run import CONFIG, free_port, write_data
 from timm.layers import convert_sync_batchnorm
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
@@ -430,12 +429,6 @@ def _train_two_steps(rank: int, world_size: int, folder: str) -> None:
     distributed.all_reduce(values)
     if rank == 0:
         torch.save((values / world_size, trainer.core.state_dict()), f"{folder}/{world_size}.pt")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo over loopback is tested on Linux only")
