@@ -112,31 +112,31 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
     least a tenth of the evidence for its class there, and in any case the strongest one; strongest first. Both are
     measured in one pixel per mask cell.
 
-    A model that knows things only has no class for the background. Of its queries those count whose best class is not
-    no-object; a pixel that none of them paints, as in a panoptic reading, is left out (id 0); and the evidence for
-    no-object counts in the score.
+    A model that knows things only, or a single class, has none for the background. Of its queries those count whose
+    best class is not no-object; a pixel that none of them paints, as in a panoptic reading, is left out (id 0); and
+    the evidence for no-object counts in the score.
 
     Raises ValueError for an output of another model or batch.
     """
     categories = categories_for(config)
     all_probs = _class_probs(output, batch, config)
     named = named_categories(config)  # of classes without names nobody knows what they are
-    only_things = bool(named) and all(category.is_thing for category in named)
+    has_background = bool(named) and (len(named) == 1 or all(category.is_thing for category in named))
 
     results = []
     for i in range(len(batch.original_sizes)):
-        counts = (all_probs[i].argmax(-1) != config.num_classes) | (not only_things)
+        counts = (all_probs[i].argmax(-1) != config.num_classes) | (not has_background)
         counting = counts.nonzero()[:, 0]
-        masks, probs = Masks.of(output, batch, i, counting if only_things else None), all_probs[i, counting]
+        masks, probs = Masks.of(output, batch, i, counting if has_background else None), all_probs[i, counting]
         # The published semantic models were read with the evidence resized, the panoptic ones with the masks resized.
         # For a photo that was not resized it is the same, and the masks are fewer.
         resize_evidence = config.task == "semantic" and masks.content_size != masks.original_size
         labels, areas_px = classify_pixels(masks, probs[:, :-1], resize_evidence)
-        if only_things:
+        if has_background:
             painted = assign_pixels(masks, probs.amax(-1)).look_up([1] * len(counting)) > 0
             labels[~painted] = config.num_classes
             areas_px = np.bincount(labels.ravel(), minlength=config.num_classes + 1)[:-1]
-        scores, queries = evidence_inside(masks, probs if only_things else probs[:, :-1], labels)
+        scores, queries = evidence_inside(masks, probs if has_background else probs[:, :-1], labels)
 
         present = areas_px.nonzero()[0].tolist()
         query_of = counting.tolist()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
+import gzip
 import json
+import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ import torch
 from PIL import Image
 
 import pem
+from pem.categories import categories_for
 from pem.config import PEMConfig, TrainingConfig
 from pem.training.augmentation import paste
 from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
@@ -320,9 +324,13 @@ def test_tars_are_unpacked_once_into_the_cache(tmp_path: Path) -> None:
     written = first.records[0].image_path.stat().st_ino
     assert open_split(data, "val", config_for(), cache).records[0].image_path.stat().st_ino == written
     assert len(list(cache.iterdir())) == 1, "no half-unpacked folder is left"
-    (data / "val-1.tar").write_bytes((data / "val-1.tar").read_bytes()[:700])
-    with pytest.raises(ValueError, match="val-1.tar cannot be unpacked .*; replace the file"):
-        open_split(data, "val", config_for(), cache)
+    first.records[0].image_path.unlink()  # as systems do with temporary files that nobody used for long
+    assert open_split(data, "val", config_for(), cache).original(0)[1].labels.tolist() == [DOG]
+    whole = (data / "val-1.tar").read_bytes()
+    for packed in (whole[:1400], *(kind.compress(whole) for kind in (gzip, bz2, lzma))):
+        (data / "val-1.tar").write_bytes(packed[: len(packed) // 2])
+        with pytest.raises(ValueError, match="val-1.tar cannot be unpacked .*; replace the file"):
+            open_split(data, "val", config_for(), cache)
 
 
 def test_errors_are_one_sentence_that_names_the_trouble(tmp_path: Path) -> None:
@@ -392,7 +400,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["annotations"].append(dict(c["annotations"][0], image_id="7")),
         "has two annotations of the image 7",
     ),
-    "no annotation": (lambda c: c["annotations"][0].update(image_id=8), "'photo.png': it has no annotation; add one"),
+    "no annotation": (
+        lambda c: c["annotations"][0].update(image_id=8),
+        "has no annotation of 1 of its images, such as 'photo.png'; add them",
+    ),
     "no image": (lambda c: c.update(images=[]), "lists no image"),
     "no category": (lambda c: c.update(categories=[]), "has no categories"),
     "a category id twice": (lambda c: c["categories"][0].update(id=3), "two categories of the id 3"),
@@ -436,6 +447,7 @@ def sound_spellings(content: dict[str, Any]) -> None:
     segments[0].update(id="70000", category_id=9.0, iscrowd=False)
     segments[1].update(id=300.0, iscrowd="0")
     segments[2].update(isCrowd="true")
+    content["images"][0]["source"] = None
 
 
 def test_every_usual_spelling_of_a_field_is_understood(tmp_path: Path) -> None:
@@ -445,6 +457,7 @@ def test_every_usual_spelling_of_a_field_is_understood(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # with a mark, as some editors write UTF-8
     dataset = open_split(folder, "val", config_for())
     assert [category["isthing"] for category in dataset.categories] == [True, True, False]
+    assert dataset.records[0].source == ""
     _, target = dataset.original(0)
     assert target.labels.tolist() == [SKY, PERSON] and target.crowds.tolist() == [DOG]
 
@@ -501,8 +514,34 @@ def test_a_palette_that_holds_the_ids_as_colours_is_read(tmp_path: Path) -> None
 def test_labels_in_a_lossy_file_are_refused_by_its_format(tmp_path: Path) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
     save_labels(folder, np.asarray(Image.open(folder / "panoptic_val" / "photo.png")), format="JPEG")
-    with pytest.raises(ValueError, match="photo.png is a JPEG file, which alters ids; save the segment ids as PNG"):
+    with pytest.raises(ValueError, match="photo.png is a JPEG file, which may alter ids; save the segment ids as PNG"):
         open_split(folder, "val", config_for())
+    save_labels(folder, np.asarray(Image.open(folder / "val" / "photo.png")), format="TIFF", compression="jpeg")
+    with pytest.raises(ValueError, match="photo.png is a jpeg TIFF file, which may alter ids"):
+        open_split(folder, "val", config_for())
+
+
+def test_labels_of_a_photo_without_segments_may_be_grey(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, np.zeros((8, 8), int), [])
+    for grey in (np.zeros((8, 8), np.uint8), np.zeros((8, 8), bool), np.zeros((8, 8, 2), np.uint8)):
+        save_labels(folder, grey)
+        assert (open_split(folder, "val", config_for()).original(0)[1].ids == 1).all()
+
+
+def test_several_segments_of_stuff_in_a_photo_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_split(tmp_path, WITHOUT_ONE, [SEGMENTS[0], {"id": 300, "category_id": 9}, SEGMENTS[2]])
+    open_split(folder, "val", config_for())
+    (remark,) = caplog.messages
+    assert "'sky' is stuff (isthing 0), but photo.png has 2 segments of it; set isthing to 1 if they are" in remark
+
+
+def test_a_file_is_found_whichever_way_its_accents_are_written(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
+    for place in ("val", "panoptic_val"):
+        (folder / place / "photo.png").rename(folder / place / "cafe\u0301.png")
+    edit_json(folder, lambda c: c["images"][0].update(file_name="caf\u00e9.png"))
+    edit_json(folder, lambda c: c["annotations"][0].update(file_name="caf\u00e9.png"))
+    assert open_split(folder, "val", config_for()).original(0)[0].shape == (8, 8, 3)
 
 
 def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:
@@ -542,6 +581,10 @@ def test_equal_labels_have_an_equal_fingerprint_and_others_another(tmp_path: Pat
     assert open_split(again, "val", config_for()).fingerprint == first.fingerprint
     mirrored = write_split(tmp_path / "c", WITHOUT_ONE[:, ::-1], SEGMENTS)
     assert open_split(mirrored, "val", config_for()).fingerprint != first.fingerprint
+    path = again / "panoptic_val.json"
+    content = json.loads(path.read_text(encoding="utf-8")) | {"info": {"date": "today"}}
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    assert open_split(again, "val", config_for()).fingerprint == first.fingerprint, "the labels are the same"
     edit_json(again, lambda content: content["annotations"][0]["segments_info"][0].update(category_id=5))
     assert open_split(again, "val", config_for()).fingerprint != first.fingerprint
 
@@ -629,7 +672,9 @@ def test_a_model_for_data_has_its_classes(tmp_path: Path) -> None:
         assert with_classes_of(other, folder).categories == config.categories
 
 
-def test_classes_are_found_by_name_and_a_file_may_list_a_part_of_them(tmp_path: Path) -> None:
+def test_classes_are_found_by_name_and_a_file_may_list_a_part_of_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
     for config in (
         named((1, "Sky, heaven", False), (2, "cat", True), (3, "hound, dog", True), (4, "PERSON", True)),
@@ -638,7 +683,23 @@ def test_classes_are_found_by_name_and_a_file_may_list_a_part_of_them(tmp_path: 
         dataset = open_split(folder, "val", config)
         _, target = dataset.original(0)
         assert target.labels.tolist() == [0, 3, 2]
-        assert len(dataset.categories) == len(target.exhaustive) == 4 and dataset.categories[3]["name"] == "person"
+        assert len(dataset.categories) == 4 and dataset.categories[3]["name"] == "person"
+        assert target.exhaustive.tolist() == [True, False, True, True], "of cats the file says nothing"
+        assert caplog.messages[-1].endswith("lists 3 of the model's 4 classes; the others are not judged.")
+
+
+def test_the_names_of_ade20k_are_known_in_both_spellings(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
+    names = ("swimming pool, swimming bath, natatorium", "door, double door", "window ")  # the first is stuff
+
+    def rename(content: dict[str, Any]) -> None:
+        for category, name in zip(content["categories"], names, strict=True):
+            category.update(name=name)
+
+    edit_json(folder, rename)
+    dataset = open_split(folder, "val", pem.get_config("ade20k-panoptic-r50"))
+    ours = categories_for(dataset.config)
+    assert [ours[label].name for label in dataset.records[0].labels] == ["pool", "door", "window"]
 
 
 @pytest.mark.parametrize(

@@ -151,10 +151,12 @@ def write_spots(folder: Path, categories: list[dict], name: str = "val") -> Path
 
 
 NUT, BOLT = {"id": 1, "name": "nut", "isthing": 1}, {"id": 2, "name": "bolt", "isthing": 1}
-BENCH = {"id": 2, "name": "bench", "isthing": 0}
+BENCH, ROAD = {"id": 2, "name": "bench", "isthing": 0}, {"id": 1, "name": "road", "isthing": 0}
 
 
-@pytest.mark.parametrize("categories", [[NUT], [NUT, BOLT], [NUT, BENCH]], ids=["one", "things", "no stuff drawn"])
+@pytest.mark.parametrize(
+    "categories", [[NUT], [NUT, BOLT], [NUT, BENCH], [ROAD]], ids=["one", "things", "no stuff drawn", "one of stuff"]
+)
 def test_on_things_alone_who_paints_everything_is_far_from_perfect(
     tmp_path: Path, categories: list[dict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +165,8 @@ def test_on_things_alone_who_paints_everything_is_far_from_perfect(
     monkeypatch.setattr("test_evaluate.CONFIG", config)
     dataset = open_split(write_spots(tmp_path, categories), "val", config)
     perfect = module.evaluate(Clairvoyant({10: 0}).eval(), config, dataset)["overall"]
-    assert perfect["pq"] > 0.99 and (perfect["pq_stuff"], perfect["void_fraction"]) == (None, 0)
+    assert perfect["pq"] > 0.99 and perfect["void_fraction"] == 0
+    assert (perfect["pq_stuff"] is None, perfect["pq_things"] is None) == (ROAD not in categories, ROAD in categories)
     # With a class of stuff, the semantic reading has to put something everywhere.
     assert (perfect["miou"] > 0.99) == (BENCH not in categories)
     assert len(perfect["per_class"]) == len(named)

@@ -173,6 +173,10 @@ def test_semantic_of_things_only_leaves_out_what_no_query_paints_that_is_an_obje
     # A model that knows stuff has a class for the background, and leaves nothing out.
     surface = replace(config, categories=((1, "crack", True), (2, "wall", False)))
     assert (semantic(output, batch, surface)[0].ids > 0).all()
+    # With a single class of stuff, what no query paints is left out as well.
+    wall = replace(config, num_classes=1, categories=((2, "wall", False),))
+    only = output_of(masks, torch.tensor([[0.9, 0.1], [0.4, 0.6]]).log())
+    assert np.array_equal(semantic(only, batch, wall)[0].ids > 0, result.ids == 1)
     # Nor does it leave anything out where nobody said what the classes are.
     assert (semantic(output, batch, replace(config, categories="everyday"))[0].ids > 0).all()
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -43,6 +44,8 @@ LOSSLESS = ("PNG", "TIFF", "BMP")
 # The format's own spelling comes first.
 _IS_THING, _IS_CROWD = ("isthing", "is_thing", "isThing"), ("iscrowd", "is_crowd", "isCrowd")
 _FLAGS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
+# Of its 150 classes, ADE20K's own list has one under a name that the benchmark's list does not know.
+_ALIASES = {"swimming pool": "pool"}
 _log = logging.getLogger("pem")
 
 
@@ -69,7 +72,7 @@ class Split:
     categories: list[dict[str, Any]]  # [K]: id, name and isthing of each class
     records: list[Record]
     partly_labelled: bool  # declared so by one of the extra fields
-    has_stuff: bool  # some segment is stuff
+    has_background: bool  # pixels of no segment are known to be none: things alone are labelled, or a single class
 
 
 # ------------------------------------------------------------------------------------------------------------- JSON
@@ -102,9 +105,9 @@ def read_categories(content: dict[str, Any], path: Path) -> list[dict[str, Any]]
     found: list[dict[str, Any]] = []
     for entry in content["categories"]:
         with _at(path, f"category {entry.get('name', entry.get('id'))!r}"):
-            name = entry["name"]
-            if not isinstance(name, str) or not name.strip():
-                raise ValueError(f"its name is {name!r}; give it one")
+            name = " ".join(str(entry["name"] if isinstance(entry["name"], (str, int)) else "").split())
+            if not name:
+                raise ValueError(f"its name is {entry['name']!r}; give it one")
             if (thing := _flag(entry, _IS_THING, None)) is None:
                 raise ValueError("it has no isthing; add 1 for things, 0 for stuff")
             found.append({"id": _whole(entry, "id"), "name": name, "isthing": thing})
@@ -113,9 +116,9 @@ def read_categories(content: dict[str, Any], path: Path) -> list[dict[str, Any]]
     for key in ("id", "name"):
         if repeated := _repeated(category[key] for category in found):
             raise ValueError(f"{path} has two categories of the {key} {repeated!r}; give each one its own.")
-    lower = [category["name"].strip().lower() for category in found]
+    lower = [category["name"].lower() for category in found]
     if repeated := _repeated(lower):
-        _log.warning("%s: two categories are called %r but for capitals or spaces; are they one class?", path, repeated)
+        _log.warning("%s: two categories are called %r but for capitals; are they one class?", path, repeated)
     return sorted(found, key=lambda category: category["id"])
 
 
@@ -129,12 +132,24 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
     listed = read_categories(content, path)
     class_of, categories = _match_categories(listed, config, path)
     names = [category["name"] for category in categories]
+    # Of a class that the file does not list nobody knows whether it is in the pictures.
+    is_listed = np.isin(np.arange(len(names)), list(class_of.values()))
+    if not is_listed.all():
+        _log.warning(
+            "%s lists %d of the model's %d classes; the others are not judged.", path, sum(is_listed), len(names)
+        )
     lists = _exhaustive_lists(content, names, path)
     annotations = _annotations_by_image(content, path)
     if not content["images"]:
         raise ValueError(f"{path} lists no image; add the images of the split.")
     if repeated := _repeated(_image_id(image, "id", path) for image in content["images"]):
         raise ValueError(f"{path} has two images of the id {repeated}; give each one its own.")
+    without = [image for image in content["images"] if _image_id(image, "id", path) not in annotations]
+    if without:
+        raise ValueError(
+            f"{path} has no annotation of {len(without)} of its images, such as {without[0].get('file_name')!r}; add"
+            " them, with empty segments_info where there is no segment, or remove the images."
+        )
     if repeated := _repeated(str(image.get("file_name")) for image in content["images"]):
         _log.warning("%s: the photo %s is listed more than once.", path, repeated)
 
@@ -142,9 +157,7 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
     for image in content["images"]:
         with _at(path, f"the image {image.get('file_name', image.get('id'))!r}"):
             file_name = _text(image, "file_name")
-            annotation = annotations.pop(_image_id(image, "id", path), None)
-            if annotation is None:
-                raise ValueError("it has no annotation; add one or remove the image")
+            annotation = annotations.pop(_image_id(image, "id", path))
             key = image.get("exhaustive")
             if key is not None and (not isinstance(key, str) or key not in lists):
                 raise ValueError(f"it names the list {key!r}, which the file's 'exhaustive' lacks; add the list")
@@ -153,10 +166,10 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
                     annotation,
                     class_of,
                     file_name=file_name,
-                    source=str(image.get("source", "")),
-                    image_path=image_dir / file_name,
-                    panoptic_path=panoptic_dir / _text(annotation, "file_name"),
-                    exhaustive=np.ones(len(names), bool) if key is None else lists[key],
+                    source=str(image.get("source") or ""),
+                    image_path=_find(image_dir, file_name),
+                    panoptic_path=_find(panoptic_dir, _text(annotation, "file_name")),
+                    exhaustive=is_listed if key is None else lists[key],
                 )
             )
     if annotations:
@@ -167,8 +180,32 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
             f"{len(missing)} files named in {path.name} are missing, such as {missing[0]}; complete the data."
         )
     partly = bool(lists) or any(r.pseudo.any() for r in records)
+    labelled = np.unique(np.concatenate([r.labels for r in records]))
     is_stuff = np.array([not category["isthing"] for category in categories])
-    return Split(categories, records, partly, any(is_stuff[r.labels].any() for r in records))
+    _remark_on_stuff(path, names, is_stuff, records)
+    return Split(categories, records, partly, has_background=len(labelled) < 2 or not is_stuff[labelled].any())
+
+
+def _remark_on_stuff(path: Path, names: list[str], is_stuff: np.ndarray, records: list[Record]) -> None:
+    """The format has one segment of a stuff class in an image. Some tools write isthing 0 for every class."""
+    for record in records:
+        counts = np.bincount(record.labels, minlength=len(names)) * is_stuff
+        if counts.max(initial=0) > 1:
+            _log.warning(
+                "%s: the class %r is stuff (isthing 0), but %s has %d segments of it; set isthing to 1 if they are"
+                " objects.",
+                path,
+                names[int(counts.argmax())],
+                record.file_name,
+                counts.max(),
+            )
+            return
+
+
+def _find(folder: Path, name: str) -> Path:
+    """The file of that name; accents may be written in another way in the file system than in the JSON."""
+    spellings = [folder / name, *(folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    return next((path for path in spellings if path.is_file()), spellings[0])
 
 
 def _record(annotation: dict[str, Any], class_of: dict[int, int], **fields: Any) -> Record:
@@ -207,9 +244,11 @@ def _exhaustive_lists(content: dict[str, Any], names: list[str], path: Path) -> 
     if not isinstance(lists, dict) or not all(isinstance(listed, list) for listed in lists.values()):
         raise ValueError(f"{path}: 'exhaustive' is not an object of lists of category names; correct it.")
     for key, listed in lists.items():
-        if unknown := [name for name in listed if name not in names]:
+        known = [plain_name(name) for name in names]
+        if unknown := [name for name in listed if plain_name(str(name)) not in known]:
             raise ValueError(f"{path}: the list {key!r} in 'exhaustive' names {unknown[0]!r}, which is no category.")
-    return {key: np.array([name in listed for name in names]) for key, listed in lists.items()}
+    plain = {key: {plain_name(str(name)) for name in listed} for key, listed in lists.items()}
+    return {key: np.array([plain_name(name) in listed for name in names]) for key, listed in plain.items()}
 
 
 def _annotations_by_image(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
@@ -276,7 +315,7 @@ def _match_categories(
 def _spellings(name: str) -> list[str]:
     """Lower case: the whole name, then the synonyms that commas part in it, the usual one first."""
     parts = [part.strip().lower() for part in name.split(",")]
-    return list(dict.fromkeys((", ".join(parts), *parts)))
+    return list(dict.fromkeys((", ".join(parts), *parts, *(_ALIASES[part] for part in parts if part in _ALIASES))))
 
 
 # ------------------------------------------------------------------------------------------------------------ fields
@@ -338,16 +377,16 @@ def _repeated(values: Iterable[Any]) -> Any:
 # -------------------------------------------------------------------------------------------------------- label files
 
 
-def check_files(split: Split, json_path: Path) -> tuple[str, set[int]]:
+def check_files(split: Split, json_name: str) -> tuple[str, set[int]]:
     """Holds photos and label PNGs against the JSON, CHECKED_FILES of them at even distances.
 
-    Returns a hash of all labels (of the JSON, of the ids in the files that were read, and of the sizes of the others)
-    and the indices of the images that were checked. Raises ValueError for the first image that is wrong, and says how
-    many more are.
+    Returns a hash of all labels (of what the JSON says, the ids in the files that were read, and the sizes of the
+    others) and the indices of the images that were checked. Raises ValueError for the first image that is wrong, and
+    says how many more are.
     """
     count = len(split.records)
     chosen = {step * count // min(count, CHECKED_FILES) for step in range(min(count, CHECKED_FILES))}
-    seal = hashlib.sha256(json_path.read_bytes())
+    seal = hashlib.sha256(repr(split.categories).encode())
 
     def look_at(index: int) -> tuple[str, str, str]:
         """What is wrong with an image, what is odd, and the state of its labels."""
@@ -366,12 +405,13 @@ def check_files(split: Split, json_path: Path) -> tuple[str, set[int]]:
     with ThreadPoolExecutor(4) as pool:
         problems, oddities, states = zip(*pool.map(look_at, range(count)), strict=True)
     if wrong := [problem for problem in problems if problem]:
-        more = f" ({len(wrong) - 1} more images of {json_path.name} have a fault.)" if len(wrong) > 1 else ""
+        more = f" ({len(wrong) - 1} more images of {json_name} have a fault.)" if len(wrong) > 1 else ""
         raise ValueError(wrong[0] + more)
     if odd := [oddity for oddity in oddities if oddity]:
         _log.warning("%s (So it is in %d of %d images.)", odd[0], len(odd), len(chosen))
-    for state in states:
-        seal.update(state.encode() + b"\n")
+    for record, state in zip(split.records, states, strict=True):
+        fields = (record.segment_ids, record.labels, record.pseudo, record.crowd_ids, record.crowd_labels)
+        seal.update(repr((record.file_name, state, *(x.tolist() for x in (*fields, record.exhaustive)))).encode())
     return seal.hexdigest(), chosen
 
 
@@ -381,17 +421,16 @@ def open_pair(record: Record) -> tuple[Image.Image, Image.Image, bool]:
     Labels belong to the upright photo; where only the photo as it is stored has their size, to that. Raises ValueError
     for a file that cannot be used, and for a photo and labels of other sizes.
     """
-    try:
-        image = open_photo(record.image_path)
-    except ImageError as error:
-        raise ValueError(f"{record.image_path}: {error}") from error
-    with naming(record.panoptic_path):
-        panoptic = Image.open(record.panoptic_path)
-    if panoptic.format not in LOSSLESS:
+    image, panoptic = (_open(path) for path in (record.image_path, record.panoptic_path))
+    compression = str(panoptic.info.get("compression", ""))
+    if panoptic.format not in LOSSLESS or "jpeg" in compression or compression == "webp":
         raise ValueError(
-            f"{record.panoptic_path} is a {panoptic.format} file, which alters ids; save the segment ids as PNG."
+            f"{record.panoptic_path} is a {compression} {panoptic.format} file".replace("  ", " ")
+            + ", which may alter ids; save the segment ids as PNG."
         )
-    if panoptic.mode not in ("RGB", "RGBA", "P"):  # some tools store few colours as a palette, which loses nothing
+    # Some tools store few colours as a palette, and black alone as grey, which loses nothing.
+    lists_none = len(record.segment_ids) + len(record.crowd_ids) == 0
+    if panoptic.mode not in ("RGB", "RGBA", "P") and not (lists_none and panoptic.mode in ("1", "L", "LA")):
         raise ValueError(
             f"{record.panoptic_path} has no three channels for R + 256 G + 65536 B; save the segment ids as RGB."
         )
@@ -404,6 +443,13 @@ def open_pair(record: Record) -> tuple[Image.Image, Image.Image, bool]:
             f" {record.panoptic_path.name} {panoptic.width} x {panoptic.height}; label the same image."
         )
     return image, panoptic, panoptic.size == upright_size
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return open_photo(path)
+    except ImageError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def compare_ids(record: Record, ids: np.ndarray, partly_labelled: bool) -> str:

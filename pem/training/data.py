@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ class PanopticDataset(torch.utils.data.Dataset):
         self.train = train
         self.split = read_split(json_path, Path(image_dir), Path(panoptic_dir), config)
         self.categories, self.records = self.split.categories, self.split.records
-        self.fingerprint, self._checked = check_files(self.split, json_path)
+        self.fingerprint, self._checked = check_files(self.split, json_path.name)
         self.max_segments = max(len(record.labels) for record in self.records)
         self.photos_of_thing: dict[int, list[int]] = {}  # the photos that show a class of things; for copy-paste
         for index, record in enumerate(self.records):
@@ -139,10 +141,11 @@ class PanopticDataset(torch.utils.data.Dataset):
 
         Pixels of no segment: in a partly labelled file nobody knows what they are. In any other, training takes them
         for outside of every segment, crowds too, as Mask2Former does, while the panoptic benchmark does not judge them.
-        But where all segments are things, they are the background, or a model that paints everything would be perfect.
+        But where things alone are labelled, or a single class, they are the background: else a model that paints
+        everything would be perfect.
         """
         record, partly = self.records[index], self.split.partly_labelled
-        no_segment = VOID if partly or (judged and self.split.has_stuff) else NONE_OF_THESE
+        no_segment = VOID if partly or (judged and not self.split.has_background) else NONE_OF_THESE
         num_segments, num_crowds = len(record.segment_ids), len(record.crowd_ids)
         largest = max(segment_ids.max(), NONE_OF_THESE, *record.segment_ids, *record.crowd_ids)
         # One entry per possible id; the system hands out memory only for the few that are touched.
@@ -197,14 +200,23 @@ def open_split(
     files), so the data folder may be read-only. Raises FileNotFoundError when neither is there.
     """
     folder = Path(folder)
-    json_path = folder / f"panoptic_{split}.json"
-    files = folder
-    if not (folder / split).is_dir():
-        shards = sorted(folder.glob(f"{split}*.tar"))
-        if not shards:
-            raise FileNotFoundError(f"{folder} has neither a folder {split!r} nor {split}*.tar; check the data folder.")
-        files = _unpack(shards, Path(cache) if cache else Path(tempfile.gettempdir()) / "pem-data")
-    return PanopticDataset(json_path, files / split, files / f"panoptic_{split}", config, train=split == "train")
+
+    def dataset(files: Path) -> PanopticDataset:
+        paths = folder / f"panoptic_{split}.json", files / split, files / f"panoptic_{split}"
+        return PanopticDataset(*paths, config, train=split == "train")
+
+    if (folder / split).is_dir():
+        return dataset(folder)
+    shards = sorted(folder.glob(f"{split}*.tar"))
+    if not shards:
+        raise FileNotFoundError(f"{folder} has neither a folder {split!r} nor {split}*.tar; check the data folder.")
+    cache = Path(cache) if cache else Path(tempfile.gettempdir()) / "pem-data"
+    files = _unpack(shards, cache)
+    try:
+        return dataset(files)
+    except FileNotFoundError:  # systems delete old temporary files one by one
+        shutil.rmtree(files, ignore_errors=True)
+        return dataset(_unpack(shards, cache))
 
 
 def _unpack(shards: list[Path], cache: Path) -> Path:
@@ -221,7 +233,7 @@ def _unpack(shards: list[Path], cache: Path) -> Path:
             try:
                 with tarfile.open(shard) as tar:
                     tar.extractall(partial, filter="data")
-            except tarfile.TarError as error:
+            except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
                 raise ValueError(f"{shard} cannot be unpacked ({first_line(error)}); replace the file.") from error
         os.rename(partial, unpacked)
     except OSError:

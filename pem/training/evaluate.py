@@ -100,7 +100,7 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
     summary = overall.summary(names)
     if summary["pq"] is None:
         _log.warning("Nothing was judged: these images label no class completely, and no segment of one.")
-    elif summary["void_fraction"] > 0.5:
+    elif summary["void_fraction"] > 0.3:
         _log.warning(
             "%.0f %% of the pixels are void (id 0): whatever a model paints there does not count, so the scores are"
             " too high; label the rest, too.",
@@ -133,7 +133,7 @@ def settings(model: PEM, config: PEMConfig) -> dict[str, Any]:
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The scores in percent: everything, each data source, then each class that occurs."""
+    """The scores in percent: everything, each data source, then each class that occurs or was invented."""
     keys: tuple[str, ...] = ("miou", "pq", "sq", "rq", "pq_things", "pq_stuff")
     lines = [f"{'':<16}{'images':>8}" + "".join(f"{key:>10}" for key in keys)]
     for name, scores in (("all", result["overall"]), *result["per_source"].items()):
@@ -141,7 +141,7 @@ def format_table(result: dict[str, Any]) -> str:
     keys = ("iou", "pq", "sq", "rq")
     lines += ["", f"{'':<16}{'segments':>8}" + "".join(f"{key:>10}" for key in keys)]
     for scores in result["overall"]["per_class"]:
-        if scores["iou"] is not None:
+        if scores["iou"] is not None or scores["pq"] is not None:
             lines.append(
                 f"{scores['category']:<16}{scores['segments']:>8}" + "".join(_percent(scores[key]) for key in keys)
             )

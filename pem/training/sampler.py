@@ -25,13 +25,17 @@ class RepeatableSampler:
 
     def __init__(self, dataset: PanopticDataset, batch_size: int, first_step: int, last_step: int, seed: int) -> None:
         self.steps, self.batch_size, self.seed = range(first_step, last_step), batch_size, seed
+        if len(dataset) == 1:
+            raise ValueError("The split has one photo; add another, because a batch needs two for its norms.")
         if len(dataset) < batch_size:
             raise ValueError(
                 f"The batch of {batch_size} is larger than the split of {len(dataset)} photos; change its size."
             )
         labels = [torch.as_tensor(record.labels).unique() for record in dataset.records]
         if not any(map(len, labels)):
-            raise ValueError("The JSON of the split lists no segment to learn from; complete its segments_info.")
+            raise ValueError(
+                "The JSON of the split lists no segment to learn from, crowds aside; complete its segments_info."
+            )
         frequency = torch.bincount(torch.cat(labels), minlength=dataset.config.num_classes) / len(labels)
         repeat = (REPEAT_THRESHOLD / frequency.clamp(min=1e-6)).sqrt().clamp(min=1)
         self.weights = torch.stack([repeat[x].max() if len(x) else repeat.new_ones(()) for x in labels])
