@@ -148,6 +148,7 @@ def make_environment(version: str, folder: Path) -> Path:
         subprocess.run([find_python(version), "-m", "venv", "--clear", folder], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "-r", ROOT / "requirements-dev.txt"], check=True)
+        subprocess.run([*pip, "--no-deps", "-r", ROOT / "requirements-readers.txt"], check=True)
         (folder / ".installed").touch()
     return python
 

@@ -110,7 +110,7 @@ def test_our_own_trainer_reads_it(exported: SimpleNamespace, model: HalvesModel,
 def test_panopticapi_reads_it(exported: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = pytest.importorskip(
         "panopticapi.evaluation",
-        reason="panopticapi-lite demands NumPy below 2: pip install --no-deps panopticapi-lite==0.2.0",
+        reason="panopticapi is not installed: pip install --no-deps -r requirements-readers.txt",
     )
     content = json.loads(exported.json.read_text(encoding="utf-8"))
     categories = {category["id"]: category for category in content["categories"]}
@@ -146,7 +146,7 @@ def test_hotcoco_reads_it(exported: SimpleNamespace) -> None:
 
 def test_datumaro_reads_it(exported: SimpleNamespace, photos: Path, tmp_path: Path) -> None:
     datumaro = pytest.importorskip(
-        "datumaro", reason="datumaro is heavy and needs another pandas than Gradio: pip install datumaro==1.13.12"
+        "datumaro", reason="datumaro is not installed: pip install --no-deps -r requirements-readers.txt"
     )
     # As it wants data sets to lie: annotations beside images, with the split in both names.
     shutil.copytree(photos, tmp_path / "images" / "val")
