@@ -25,6 +25,8 @@ const TASKS = {
   semantic: "Every pixel gets a class; things of one class are not told apart. It has no thresholds.",
   instance: "Only things are looked for, one by one; they may overlap.",
 };
+// Such a model has no class for the background.
+const SEMANTIC_OF_THINGS = "Every pixel gets a class or, where no object is, nothing. It has no thresholds.";
 const SHOWS = { s: "segments", m: "mask", c: "similarity", l: "weights", d: "density" };
 const kept = new Map();
 let asked = 0; // only the answer to the newest question counts
@@ -242,7 +244,10 @@ export function setUpControls() {
   setUpKeys();
   const showTask = () => {
     find(`#task input[value=${state.task}]`).checked = true;
-    find("#task-note").textContent = TASKS[state.task];
+    const categories = state.result?.model.categories ?? [];
+    const hasStuff = categories.length !== 1 && !categories.every((category) => category.is_thing);
+    const note = state.task === "semantic" && state.result && !hasStuff ? SEMANTIC_OF_THINGS : TASKS[state.task];
+    find("#task-note").textContent = note;
     const disable = (id, disabled) => {
       find(`#${id}`).classList.toggle("disabled", disabled);
       for (const input of findAll(`#${id} input`)) input.disabled = disabled;
@@ -250,7 +255,7 @@ export function setUpControls() {
     disable("score-threshold", state.task === "semantic");
     disable("overlap-threshold", state.task !== "panoptic");
   };
-  onChange(["task"], showTask);
+  onChange(["result", "task"], showTask);
   showTask();
   onChange(["result", "task", "objectThreshold", "overlapThreshold"], readAgain);
   onChange(["result"], () => setTimeout(readAhead, 400));
