@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from html import escape
 from pathlib import Path
@@ -28,6 +29,7 @@ import torch
 import pem
 from analysis.results import RESULTS
 from pem.categories import categories_for
+from pem.layers import first_line
 from ui import efficiency, precompute
 from ui.api import add_endpoints
 from ui.engine import TWIN, Engine, is_bundled, load_twin
@@ -229,7 +231,11 @@ def launch(page: gr.Blocks, **options) -> tuple:
 
 
 def main() -> None:
-    launch(build_page())
+    page = build_page()
+    try:
+        launch(page)
+    except (OSError, OverflowError) as error:  # of a port that is taken, or is none
+        sys.exit(f"The page cannot be served ({first_line(error)}); choose another port: make app PORT=8000.")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import zipfile
 from hashlib import sha256
 
@@ -114,6 +115,16 @@ def test_a_file_that_is_no_photo_gets_one_clear_sentence(client: Client, tmp_pat
     bad.write_bytes(content)
     with pytest.raises(AppError, match="not an image that can be read"):
         client.predict(handle_file(bad), "panoptic", api_name="/segment")
+
+
+def test_a_port_that_is_taken_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        monkeypatch.setenv("GRADIO_SERVER_PORT", str(other.getsockname()[1]))
+        monkeypatch.setattr("app.build_page", app.gr.Blocks)
+        with pytest.raises(SystemExit, match="The page cannot be served .*; choose another port: make app PORT=8000"):
+            app.main()
 
 
 def test_without_a_checkpoint_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
