@@ -118,11 +118,13 @@ def test_a_file_that_is_no_photo_gets_one_clear_sentence(client: Client, tmp_pat
 
 
 def test_a_port_that_is_taken_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with app.gr.Blocks() as page:
+        pass
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         monkeypatch.setenv("GRADIO_SERVER_PORT", str(other.getsockname()[1]))
-        monkeypatch.setattr("app.build_page", app.gr.Blocks)
+        monkeypatch.setattr("app.build_page", lambda: page)
         with pytest.raises(SystemExit, match="The page cannot be served .*; choose another port: make app PORT=8000"):
             app.main()
 

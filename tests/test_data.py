@@ -407,6 +407,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no image": (lambda c: c.update(images=[]), "lists no image"),
     "no category": (lambda c: c.update(categories=[]), "has no categories"),
     "a category id twice": (lambda c: c["categories"][0].update(id=3), "two categories of the id 3"),
+    "the category id 0 twice": (
+        lambda c: [category.update(id=0) for category in c["categories"][:2]],
+        "two categories of the id 0",
+    ),
     "a category name twice": (lambda c: c["categories"][0].update(name="dog"), "two categories of the name 'dog'"),
     "a category without a name": (lambda c: c["categories"][0].update(name=None), "its name is None; give it one"),
     "a category without isthing": (

@@ -114,7 +114,7 @@ def read_categories(content: dict[str, Any], path: Path) -> list[dict[str, Any]]
     if not found:
         raise ValueError(f"{path} has no categories; list the classes.")
     for key in ("id", "name"):
-        if repeated := _repeated(category[key] for category in found):
+        if (repeated := _repeated(category[key] for category in found)) is not None:
             raise ValueError(f"{path} has two categories of the {key} {repeated!r}; give each one its own.")
     lower = [category["name"].lower() for category in found]
     if repeated := _repeated(lower):
