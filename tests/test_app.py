@@ -6,6 +6,7 @@ import dataclasses
 import json
 import socket
 import zipfile
+from functools import partial
 from hashlib import sha256
 
 import numpy as np
@@ -123,7 +124,8 @@ def test_a_port_that_is_taken_gets_one_sentence(monkeypatch: pytest.MonkeyPatch)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        monkeypatch.setenv("GRADIO_SERVER_PORT", str(other.getsockname()[1]))
+        # Gradio has read the environment already.
+        monkeypatch.setattr("app.launch", partial(app.launch, server_port=other.getsockname()[1]))
         monkeypatch.setattr("app.build_page", lambda: page)
         with pytest.raises(SystemExit, match="The page cannot be served .*; choose another port: make app PORT=8000"):
             app.main()
