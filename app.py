@@ -165,6 +165,7 @@ def header(model: pem.PEM | None, problem: str, bundled: bool = False) -> str:
     parts = (
         name,
         backbone,
+        *(["masked attention"] if config.attention == "masked" else []),
         f"{params / 1e6:.0f} M parameters",
         f"{config.num_classes} class{'es' * (config.num_classes > 1)}",
         place,

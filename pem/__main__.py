@@ -6,14 +6,17 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pem.outputs import Segmentation
 from pem.photos import FORMATS, load_image
@@ -27,6 +30,8 @@ THRESHOLDS: dict[str, tuple[str, ...]] = {
     "instance": ("score_threshold",),
 }
 ENDINGS = sorted(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)
+SOFTWARE = "PEM Studio"  # by this mark an overlay is known, so that a folder's overlays are not taken for photos
+PHOTO_ENDINGS = [*ENDINGS, ".mpo"]  # of phones: the first picture in it is an ordinary JPEG
 
 
 class Work(NamedTuple):
@@ -44,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack the letters of a name
     try:
         return 0 if _segment_all(options) else 2
+    except KeyboardInterrupt:
+        print("pem: stopped; what was written before stays.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read the output has enough; Python would complain once more at its end
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        return 128 + 13
     except (ValueError, OSError, RuntimeError) as error:
         _complain(error)
         return 2
@@ -81,6 +92,8 @@ def _segment_all(options: argparse.Namespace) -> bool:
     several = len(options.photos) > 1 or options.photos[0].is_dir()
     works = _plan_several(photos, options) if several else _plan_one(photos[0], options)
     model, content = None, None
+    times_named = Counter(photo.name for photo in photos)
+    common = Path(os.path.commonpath([photo.resolve().parent for photo in photos])) if photos else Path()
     try:
         for number, work in enumerate(works, 1):
             try:
@@ -89,16 +102,20 @@ def _segment_all(options: argparse.Namespace) -> bool:
                 all_done = _complain(error, work.photo)
                 continue
             model = model or load_model(options.model, device=options.device, weights=options.weights)
-            if several:
-                print(f"{work.photo}:")
             try:
                 segmentation = predict(model, image, options.task, **thresholds)
+                if several:
+                    print(f"{work.photo}:")
                 _write(work, image, segmentation, options.names)
+            except BrokenPipeError:
+                raise
             except (ValueError, OSError, RuntimeError, MemoryError) as error:
                 all_done = _complain(error, work.photo)
                 continue
             if work.id_map:
-                record = panoptic_json(segmentation, model.config, work.photo.name, work.id_map.name, number)
+                is_unique = times_named[work.photo.name] == 1  # else the folder tells the photos apart
+                name = work.photo.name if is_unique else work.photo.resolve().relative_to(common).as_posix()
+                record = panoptic_json(segmentation, model.config, name, work.id_map.name, number)
                 content = content or record | {"images": [], "annotations": []}
                 for key in ("images", "annotations"):
                     content[key] += record[key]
@@ -142,8 +159,9 @@ def _find_photos(paths: Iterable[Path]) -> tuple[list[Path], bool]:
         found = [path]
         if path.is_dir():
             found = sorted(file for file in path.iterdir() if _is_photo(file))
+            found = [file for file in found if not _is_overlay(file, found)]
             if not found:
-                all_have_one = _complain(ValueError(f"The folder {path} holds no photo ({', '.join(ENDINGS)})."))
+                all_have_one = _complain(ValueError(f"The folder {path} holds no photo ({', '.join(PHOTO_ENDINGS)})."))
         for photo in found:
             photos.setdefault(photo.resolve(), photo)
     return list(photos.values()), all_have_one
@@ -151,7 +169,17 @@ def _find_photos(paths: Iterable[Path]) -> tuple[list[Path], bool]:
 
 def _is_photo(file: Path) -> bool:
     """By its ending; names that begin with a point are what systems write beside photos."""
-    return file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
+    return file.suffix.lower() in PHOTO_ENDINGS and not file.name.startswith(".") and file.is_file()
+
+
+def _is_overlay(file: Path, beside: list[Path]) -> bool:
+    """Whether an earlier run wrote this file as the overlay of one of the photos beside it."""
+    stem, _, task = file.stem.rpartition("-")
+    if file.suffix != ".png" or task not in READINGS or not any(other.stem == stem for other in beside):
+        return False
+    with suppress(OSError), Image.open(file, formats=["PNG"]) as image:
+        return image.info.get("Software") == SOFTWARE
+    return False
 
 
 def _plan_one(photo: Path, options: argparse.Namespace) -> list[Work]:
@@ -181,11 +209,13 @@ def _plan_several(photos: list[Path], options: argparse.Namespace) -> list[Work]
     works = []
     taken: set[str] = set()
     for photo in photos:
-        stem, number = photo.stem, 1
+        # Shorter than file systems allow, for the task, a number and the ending follow; and as JSON can tell it.
+        photo_stem = os.fsdecode(os.fsencode(photo.stem)[:200].decode("utf-8", "ignore").encode("utf-8"))
+        stem, number = photo_stem, 1
         # Two photos may have one stem, and to some file systems a capital letter is no difference.
         while (key := unicodedata.normalize("NFC", stem).casefold()) in taken:
             number += 1
-            stem = f"{photo.stem}-{number}"
+            stem = f"{photo_stem}-{number}"
         taken.add(key)
         works.append(Work(photo, folder / f"{stem}-{options.task}.png", id_maps and id_maps / f"{stem}.png"))
     if works:
@@ -220,12 +250,15 @@ def _check_targets(works: list[Work], json_path: Path | None) -> None:
 
 
 def _write(work: Work, image: Image.Image, segmentation: Segmentation, names: bool) -> None:
-    _print_legend(segmentation)
     with _writing(work.overlay):
-        Image.fromarray(render(image, segmentation, names=names)).save(work.overlay)
+        mark = PngInfo()
+        mark.add_text("Software", SOFTWARE)
+        overlay = Image.fromarray(render(image, segmentation, names=names))
+        overlay.save(work.overlay, pnginfo=mark)  # of which other formats take no notice
     if work.id_map:
         with _writing(work.id_map):
             Image.fromarray(id_map_png(segmentation)).save(work.id_map)
+    _print_legend(segmentation)
     print(f"Wrote {', '.join(str(path) for path in work[1:] if path)}")
 
 

@@ -164,4 +164,7 @@ def panoptic_json(
 
 def _as_utf8(name: str) -> str:
     """A file may have a name that is no text; a JSON file with such a name is refused by strict readers."""
-    return name.encode("utf-8", "replace").decode("utf-8")
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "replace").decode("utf-8")

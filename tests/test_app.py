@@ -184,7 +184,9 @@ def test_what_is_said_of_the_bundled_model_is_not_said_of_another(name: str) -> 
 def test_the_header_tells_when_a_model_was_trained() -> None:
     model = fine_tuned()
     model.config = dataclasses.replace(model.config, trained="2026-11-27")
-    assert "fruit, trained 2026-11-27 · EfficientNet-lite2" in app.header(model, problem="")
+    assert "fruit, trained 2026-11-27 · EfficientNet-lite2 · " in app.header(model, problem="")
+    model.config = dataclasses.replace(model.config, attention="masked")
+    assert "EfficientNet-lite2 · masked attention · " in app.header(model, problem="")
 
 
 @pytest.mark.parametrize(
@@ -210,6 +212,9 @@ def test_a_twin_is_loaded_where_its_checkpoint_lies_beside(monkeypatch: pytest.M
     assert load_twin(str(tmp_path / "mine.safetensors")) is None
     (tmp_path / "mine-masked.safetensors").touch()
     assert load_twin(str(tmp_path / "mine.safetensors")) == tmp_path / "mine-masked.safetensors"
+    (tmp_path / "copy.safetensors").write_bytes(DEFAULT_WEIGHTS.read_bytes())
+    assert is_bundled(str(tmp_path / "copy.safetensors"))
+    assert load_twin(str(tmp_path / "copy.safetensors")) == load_twin("default")
 
 
 def test_the_first_example_was_segmented_by_the_bundled_checkpoint() -> None:

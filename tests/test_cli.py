@@ -154,8 +154,7 @@ def test_what_is_done_is_kept_when_the_rest_is_given_up(folder: Path, monkeypatc
         return predict(model, image, *args)
 
     monkeypatch.setattr(pem.__main__, "predict", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        main(["photos", "--json", "all.json"])
+    assert main(["photos", "--json", "all.json"]) == 130
     assert [image["file_name"] for image in read(folder / "all.json")["images"]] == ["sofa.jpg"]
 
 
@@ -242,9 +241,9 @@ def test_errors_are_one_sentence(
 def test_no_overlay_is_written_over_a_photo_of_the_same_folder(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["photos", "--out", "photos"]) == 0
+    Image.new("RGB", (60, 40), "green").save(folder / "photos" / "sofa-panoptic.png")  # not made by the command
     before = (folder / "photos" / "sofa-panoptic.png").read_bytes()
-    assert main(["photos", "--out", "photos"]) == 2  # the overlay is one of the photos now
+    assert main(["photos", "--out", "photos"]) == 2
     assert "sofa-panoptic.png would be written over another file" in capsys.readouterr().err
     assert (folder / "photos" / "sofa-panoptic.png").read_bytes() == before
 
@@ -252,7 +251,7 @@ def test_no_overlay_is_written_over_a_photo_of_the_same_folder(
 def test_a_place_that_cannot_be_written_to_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(self: Image.Image, path: Path) -> None:
+    def full(self: Image.Image, path: Path, **_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
@@ -290,3 +289,60 @@ def test_a_terminal_that_lacks_letters_loses_nothing(folder: Path, monkeypatch: 
     assert b"photos/\\u82f9\\u679c.jpg:" in printed.getvalue()
     assert read(folder / "a.json")["images"][0]["file_name"] == "\u82f9\u679c.jpg"
     assert (folder / "a" / "\u82f9\u679c.png").is_file()
+
+
+def test_the_same_command_works_again_and_overlays_are_no_photos(folder: Path) -> None:
+    photos = folder / "photos"
+    for task in ("panoptic", "panoptic", "semantic"):
+        assert main([str(photos), "--task", task, "--out", str(photos)]) == 0
+    assert sorted(path.name for path in photos.iterdir()) == ["sofa-panoptic.png", "sofa-semantic.png", "sofa.jpg"]
+
+
+def test_photos_of_one_name_are_told_apart_in_the_json(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "sofa.jpg").write_bytes((folder / "photos" / "sofa.jpg").read_bytes())
+    assert main(["a", "b", "--json", "all.json", "--out", "photos"]) == 0
+    assert [image["file_name"] for image in read(folder / "all.json")["images"]] == ["a/sofa.jpg", "b/sofa.jpg"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Other systems refuse such names.")
+def test_names_that_json_or_the_file_system_cannot_tell_are_made_tellable(folder: Path) -> None:
+    photos = folder / "photos"
+    names = [b"bad\xffname.jpg", b"l" * 250 + b".jpg"]
+    for name in names:
+        (photos / os.fsdecode(name)).write_bytes((photos / "sofa.jpg").read_bytes())
+    assert main([str(photos), "--json", "all.json", "--out", "photos"]) == 0
+    record = read(folder / "all.json")
+    id_maps = [annotation["file_name"] for annotation in record["annotations"]]
+    assert id_maps == ["badname.png", "l" * 200 + ".png", "sofa.png"]
+    assert all((folder / "all" / name).is_file() for name in id_maps)
+    assert record["images"][0]["file_name"] == "bad\ufffdname.jpg"
+
+
+def test_a_phone_s_photo_with_a_depth_map_is_one_of_a_folder(folder: Path) -> None:
+    (folder / "photos" / "sofa.jpg").rename(folder / "photos" / "sofa.MPO")
+    assert main(["photos"]) == 0 and (folder / "sofa-panoptic.png").is_file()
+
+
+def test_ctrl_c_ends_with_one_line_and_keeps_what_is_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pem.__main__, "predict", interrupted)
+    assert main(["photos/sofa.jpg"]) == 130
+    assert capsys.readouterr().err == "pem: stopped; what was written before stays.\n"
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly_and_loses_no_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(pem.__main__, "_print_legend", broken)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # which the command replaces
+    assert main(["photos/sofa.jpg"]) == 141
+    assert capsys.readouterr().err == "" and (folder / "sofa-panoptic.png").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import io
 import threading
 import time
@@ -33,13 +34,15 @@ MAX_SHOWN_PX = 1280
 
 
 def is_bundled(name: str) -> bool:
-    """Whether a model that is named so is the one that comes with this project: by its name, or by its file."""
-    return name == "default" or Path(name).resolve() == DEFAULT_WEIGHTS.resolve()
+    """Whether a model that is named so is the one that comes with this project, be it a copy of its file."""
+    return name == "default" or (
+        Path(name).is_file() and DEFAULT_WEIGHTS.is_file() and filecmp.cmp(name, DEFAULT_WEIGHTS, shallow=False)
+    )
 
 
 def load_twin(name: str) -> pem.PEM | None:
     """The same network trained with masked attention, where its checkpoint NAME-masked.safetensors lies beside it."""
-    path = DEFAULT_WEIGHTS if name == "default" else Path(name)
+    path = DEFAULT_WEIGHTS if is_bundled(name) else Path(name)
     path = path.with_name(f"{path.stem}-masked.safetensors")
     return pem.load_model(path, device="auto") if path.exists() else None
 

@@ -12,7 +12,8 @@ MAX_LETTERS = 60  # in UTF-8 each may take four bytes, and file systems take 255
 def plain_name(given: str) -> str:
     """A file's name without its folders, by either kind of slash, and without what is no text; "" if none is left."""
     name = re.split(r"[/\\]", given)[-1]
-    return "".join(c for c in name if unicodedata.category(c) not in ("Cc", "Cf", "Cs")).strip()
+    # Of what is invisible only the two joiners stay, without which Persian words and some emoji are others.
+    return "".join(c for c in name if c in "\u200c\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")).strip()
 
 
 def safe_stem(file_name: str) -> str:
