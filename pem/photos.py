@@ -35,6 +35,9 @@ _TURN_UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Keys of Image.info that no file can set, for a PNG may hold a text of any name.
+_ORIENTATION: Any = ("pem", "orientation")
+_SIGNIFICANT_BITS: Any = ("pem", "significant bits")
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # types of EXIF tags; Orientation should be a 3
 
 Photo: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
@@ -112,11 +115,14 @@ def orientation(image: Image.Image) -> int:
     With 5 to 8 the sides are swapped. No other tag counts: the rest of EXIF may be malformed, and XMP data often keep
     the Orientation of a photo that has been turned since. Browsers do the same.
     """
-    if "orientation" in image.info:  # open_photo has read it
-        return image.info["orientation"]
+    if _ORIENTATION in image.info:  # open_photo has read it
+        return image.info[_ORIENTATION]
     if isinstance(image, tiff.TiffImageFile):  # opened elsewhere: Pillow turns it while it decodes
         return 1
-    return _orientation_in(image.info.get("exif") or _exif_of_text(image.info.get("Raw profile type exif", "")))
+    exif, text = image.info.get("exif"), image.info.get("Raw profile type exif")  # a text may have either name
+    if isinstance(exif, bytes) and exif:
+        return _orientation_in(exif)
+    return _orientation_in(_exif_of_text(text)) if isinstance(text, str) else 1
 
 
 def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
@@ -214,6 +220,9 @@ def _open_other(file: str | os.PathLike[str] | IO[bytes], stream: IO[bytes]) -> 
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
+    if not isinstance(image.info.get("transparency", 0), (int, bytes, tuple)):  # a text of that name
+        image = image.copy()
+        del image.info["transparency"]
     if image.mode.startswith(("I", "F")) or (image.mode == "L" and _is_signed(image)):
         return _scale_levels(image)
     if image.mode in ("La", "RGBa"):
@@ -244,7 +253,7 @@ def _scale_levels(image: Image.Image) -> Image.Image:
         if (told := _number(tags, _S_MAX_SAMPLE_VALUE, 0)) > 0:
             whites = (told, *whites)
         white_is_zero = _number(tags, tiff.PHOTOMETRIC_INTERPRETATION, 0) == 0
-    elif (bits := image.info.get("significant_bits", 16)) < 16:
+    elif (bits := image.info.get(_SIGNIFICANT_BITS, 16)) < 16:
         # By the standard such levels are spread over all 16 bits, so the low bits repeat the high ones or are 0. Where
         # that cannot be, a program has left them in the low bits.
         if levels.max() < 2**bits and (levels % 2 ** (16 - bits)).any():
@@ -335,7 +344,7 @@ def _open_jpeg(file: IO[bytes], owns_file: bool) -> Image.Image:
         raise ImageError(
             "The JPEG file is damaged or of a rare kind, such as 12 bits; save it as an 8-bit JPEG or as PNG."
         ) from None
-    image.info["orientation"] = turn
+    image.info[_ORIENTATION] = turn
     return image
 
 
@@ -363,9 +372,9 @@ def _open_png(file: IO[bytes], owns_file: bool) -> Image.Image:
             break
         begin = end
     image = Image.open(io.BufferedReader(excerpt), formats=["PNG"])
-    image.info["orientation"] = _orientation_in(exif)
+    image.info[_ORIENTATION] = _orientation_in(exif)
     if is_grey and depth == 16 and 0 < significant_bits < 16:
-        image.info["significant_bits"] = significant_bits
+        image.info[_SIGNIFICANT_BITS] = significant_bits
     # Pillow scales levels to 8 bits, but not the level or colour that is transparent.
     clear = image.info.get("transparency")
     if is_grey and depth in (2, 4) and clear is not None:
@@ -436,7 +445,7 @@ def _is_signed(image: Image.Image) -> bool:
 def _keep_as_stored(image: tiff.TiffImageFile) -> None:
     """Stop Pillow from turning a TIFF while it decodes, for there it also reads tags that may be malformed."""
     turn = _number(image.tag_v2, ExifTags.Base.Orientation, 1)
-    image.info["orientation"] = turn if turn in _TURN_UPRIGHT else 1
+    image.info[_ORIENTATION] = turn if turn in _TURN_UPRIGHT else 1
     exif = image.getexif()
     for tag in list(exif):
         del exif[tag]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from pem.photos import ImageError, load_image, open_photo, orientation, to_array, to_rgb
 
@@ -208,6 +209,19 @@ def test_exif_behind_the_pixels_of_a_png_counts_as_does_that_in_a_text() -> None
     for content in (behind, plain[:33] + text + plain[33:], plain[:33] + packed + plain[33:]):
         assert orientation(open_photo(io.BytesIO(content))) == 6
         assert is_upright(content)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+@pytest.mark.parametrize("name", ["orientation", "significant_bits", "transparency", "exif", "Raw profile type exif"])
+def test_a_text_of_a_png_is_only_a_text_whatever_its_name(name: str, mode: str) -> None:
+    text = PngInfo()
+    text.add_text(name, "portrait")
+    plain = Image.fromarray(UPRIGHT).convert(mode)
+    content = saved(plain, "PNG", pnginfo=text)
+    image = Image.open(io.BytesIO(content))
+    assert orientation(image) == 1
+    for loaded in (to_array(image), read(content)):
+        assert np.array_equal(loaded, np.asarray(plain.convert("RGB")))
 
 
 def test_a_phone_photo_of_several_pictures_is_read_though_their_index_is_malformed() -> None:
