@@ -159,7 +159,10 @@ def _upright_size(photo: Photo) -> tuple[int, ...]:
 
 def _opened_anew(photo: Photo) -> Photo:
     """Decoded, the pixels of a PIL file would stay in the caller's image."""
-    if isinstance(photo, ImageFile.ImageFile) and photo.tile and photo.fp and photo.tell() == 0:
+    if not isinstance(photo, ImageFile.ImageFile):
+        return photo
+    is_undecoded = photo.tile or getattr(photo, "_im", None) is None  # WebP and AVIF get their tiles late
+    if is_undecoded and photo.fp and photo.tell() == 0:
         position = photo.fp.tell()
         photo.fp.seek(0)
         with contextlib.suppress(Exception):

@@ -139,6 +139,17 @@ def test_files_of_a_list_are_the_photos_that_they_hold_and_stay_undecoded(
     assert np.array_equal(predict(model, files[2], "semantic").ids, expected)  # they can still be read
 
 
+def test_a_webp_of_a_list_stays_undecoded(model: pem.PEM, photos: list[np.ndarray], tmp_path: Path) -> None:
+    path, frames = tmp_path / "photo.webp", [Image.fromarray(photo) for photo in (photos[0], photos[2])]
+    frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
+    first, second = Image.open(path), Image.open(path)
+    second.seek(1)
+    for photo, found in zip((photos[0], photos[2]), predict(model, [first, second], "semantic")):
+        assert np.array_equal(found.ids, predict(model, photo, "semantic").ids)
+    assert first._im is None
+    assert np.array_equal(np.asarray(first), photos[0])  # it can still be read
+
+
 def test_the_photo_of_a_list_that_cannot_be_used_is_named(
     model: pem.PEM, photos: list[np.ndarray], tmp_path: Path
 ) -> None:
