@@ -13,7 +13,7 @@ from bisect import bisect
 from typing import IO, Any, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile, ImagePalette
 from PIL import TiffImagePlugin as tiff
 
 MIN_SIDE_PX = 8
@@ -132,8 +132,9 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
     """
     if isinstance(image, tiff.TiffImageFile):
         _check_kind(image.tag_v2)
+        _mend_palette(image)
     try:
-        image.load()
+        _load(image)
     except MemoryError:
         raise
     except Exception as error:
@@ -204,6 +205,8 @@ def _open_other(file: str | os.PathLike[str] | IO[bytes], stream: IO[bytes]) -> 
         # Malformed EXIF would make an AVIF unreadable, and how it lies is said elsewhere.
         content = start + stream.read()
         file = io.BytesIO(re.sub(rb"(infe\x02.{7}|infe\x03.{9})Exif", rb"\1skip", content, flags=re.DOTALL))
+    if start[:4] == b"MM\0+":
+        raise ImageError("A big-endian BigTIFF cannot be read; save it as ordinary TIFF or PNG.")
     Image.init()
     image: Image.Image
     try:
@@ -212,6 +215,8 @@ def _open_other(file: str | os.PathLike[str] | IO[bytes], stream: IO[bytes]) -> 
         if start[:4] not in tiff.PREFIXES:
             raise
         image = _open_bare_tiff(stream)
+    if isinstance(image, tiff.TiffImageFile):
+        _skip_previews(image)
     for name in ("xmp", "XML:com.adobe.xmp"):  # Pillow would also turn a TIFF by what it finds there
         image.info.pop(name, None)
     if isinstance(image, tiff.TiffImageFile):
@@ -250,7 +255,7 @@ def _scale_levels(image: Image.Image) -> Image.Image:
             levels = levels.view(_NUMBERS[bits, kind])
         if bits < 32:
             whites = (2 ** (bits - (kind == _SIGNED)) - 1,)
-        if (told := _number(tags, _S_MAX_SAMPLE_VALUE, 0)) > 0:
+        if 0 < (told := _number(tags, _S_MAX_SAMPLE_VALUE, 0)) <= _LARGEST_LEVEL:
             whites = (told, *whites)
         white_is_zero = _number(tags, tiff.PHOTOMETRIC_INTERPRETATION, 0) == 0
     elif (bits := image.info.get(_SIGNIFICANT_BITS, 16)) < 16:
@@ -261,7 +266,11 @@ def _scale_levels(image: Image.Image) -> Image.Image:
 
     clear = image.info.get("transparency")
     is_clear = levels == clear if isinstance(clear, int) else None
-    scaled = np.nan_to_num(levels.astype(np.float32), posinf=0, neginf=0)
+    scaled = levels.astype(np.float32)
+    scaled[~(np.abs(scaled) <= _LARGEST_LEVEL)] = 0  # and what is no number
+    if image.mode == "F" and isinstance(image, tiff.TiffImageFile):
+        with contextlib.suppress(TypeError, ValueError):  # no such tag, or no number in it
+            scaled[scaled == np.float32(image.tag_v2.get(_GDAL_NODATA))] = 0
     brightest = float(scaled.max())
     white = next((level for level in whites if brightest <= level), brightest)
     np.clip(scaled, 0, white, out=scaled)
@@ -384,6 +393,33 @@ def _open_png(file: IO[bytes], owns_file: bool) -> Image.Image:
     return image
 
 
+def _load(image: Image.Image) -> None:
+    """Decode a photo, also a JPEG that lacks nothing but the marker of its end."""
+    try:
+        image.load()
+    except OSError:
+        if image.format != "JPEG" or not isinstance(image, ImageFile.ImageFile) or not image.fp:
+            raise
+        file, tiles = image.fp, image.tile
+        file.seek(0)
+        content = file.read().removesuffix(b"\xff")
+        # libjpeg fills up missing pixels without an error. Where none is missing, it does not matter what follows.
+        is_whole, decoded = False, []
+        try:
+            for filling in (b"\xaa" * 64, b""):
+                image.fp, image.tile = io.BytesIO(content + filling + b"\xff\xd9"), list(tiles)
+                image.load()
+                decoded.append(image.tobytes())
+            is_whole = decoded[0] == decoded[1]
+        finally:
+            if not is_whole:
+                image.fp, image.tile = file, tiles
+        if not is_whole:
+            raise
+        if image._exclusive_fp:  # Pillow has opened it
+            file.close()
+
+
 _EXCERPTS = {b"\xff\xd8\xff": _open_jpeg, b"\x89PN": _open_png}  # by how a file begins
 
 
@@ -409,7 +445,9 @@ def _exif_of_text(text: str) -> bytes:
 
 # ---------------------------------------------------------------------------------------------------------------- TIFF
 
-_S_MAX_SAMPLE_VALUE = 341
+_MAX_PAGES = 32
+_NEW_SUBFILE_TYPE, _S_MAX_SAMPLE_VALUE, _GDAL_NODATA = 254, 341, 42113
+_LARGEST_LEVEL = 1e30  # programs mark missing values with larger ones
 # Of how the pixels are stored: their size, colours, compression, strips and tiles.
 _TAGS_OF_PIXELS = {*range(254, 267), 273, 274, *range(277, 280), 284, 292, 293, *range(317, 326), *range(332, 348)}
 _TAGS_OF_PIXELS |= {*range(512, 522), *range(529, 533)}
@@ -442,6 +480,19 @@ def _is_signed(image: Image.Image) -> bool:
     return isinstance(image, tiff.TiffImageFile) and _number(image.tag_v2, tiff.SAMPLEFORMAT, _UNSIGNED) == _SIGNED
 
 
+def _skip_previews(image: tiff.TiffImageFile) -> None:
+    """Go to the first page that is no smaller copy of another page."""
+    with contextlib.suppress(EOFError):
+        for page in range(_MAX_PAGES):
+            try:
+                image.seek(page)
+            except SyntaxError as error:  # Pillow knows no such pixels
+                raise ImageError(_unreadable(image.tag_v2)) from error
+            if not int(_number(image.tag_v2, _NEW_SUBFILE_TYPE, 0)) & 1:
+                return
+    raise ImageError("The file holds only a small preview; export the photo as JPEG, PNG or TIFF.")
+
+
 def _keep_as_stored(image: tiff.TiffImageFile) -> None:
     """Stop Pillow from turning a TIFF while it decodes, for there it also reads tags that may be malformed."""
     turn = _number(image.tag_v2, ExifTags.Base.Orientation, 1)
@@ -451,6 +502,13 @@ def _keep_as_stored(image: tiff.TiffImageFile) -> None:
         del exif[tag]
     image.tag_v2.pop(ExifTags.Base.Orientation, None)
     image._size = (image.tag_v2[tiff.IMAGEWIDTH], image.tag_v2[tiff.IMAGELENGTH])
+
+
+def _mend_palette(image: tiff.TiffImageFile) -> None:
+    """Old programs write the colours of a palette with 8 bits; Pillow takes the upper 8 of 16."""
+    levels = image.tag_v2.get(tiff.COLORMAP)
+    if image.mode in ("P", "PA") and isinstance(levels, tuple) and max(levels) < 256:
+        image.palette = ImagePalette.raw("RGB;L", bytes(levels))
 
 
 def _check_kind(tags: tiff.ImageFileDirectory_v2) -> None:

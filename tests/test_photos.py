@@ -586,6 +586,71 @@ def test_a_truncated_file_is_refused(kind: str, tmp_path: Path) -> None:
                 load_image(file)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_may_lack_the_marker_of_its_end_but_no_pixels(progressive: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    content = saved(Image.fromarray(noise), "JPEG", progressive=progressive)
+    for cut in (content[:-1], content[:-2]):
+        assert np.array_equal(read(cut), read(content))
+        assert np.array_equal(to_array(Image.open(io.BytesIO(cut))), read(content))
+    for missing in (8, 20, len(content) // 2):
+        image = Image.open(io.BytesIO(content[:-missing]))
+        for _ in range(2):  # the second time, too
+            with pytest.raises(ImageError, match="damaged"):
+                to_rgb(image)
+
+
+def tiff_pages(*pages: tuple[int, int]) -> bytes:
+    """Grey pages of (side, NewSubfileType); all levels of a page are its side."""
+    content = b"II" + struct.pack("<HI", 42, 8)
+    for number, (side, kind) in enumerate(pages):
+        page = {
+            254: (4, [kind]), 256: (4, [side]), 257: (4, [side]), 258: (3, [8]), 259: (3, [1]), 262: (3, [1]),
+            277: (3, [1]), 278: (4, [side]), 279: (4, [side * side]),
+        }  # fmt: skip
+        start = len(content)
+        data_at = start + len(ifd("<", {**page, 273: (4, [0])}, start))
+        next_at = data_at + side * side if number + 1 < len(pages) else 0
+        content += ifd("<", {**page, 273: (4, [data_at])}, start, next_at) + bytes([side]) * (side * side)
+    return content
+
+
+def test_a_tiff_is_read_past_its_previews() -> None:
+    assert (read(tiff_pages((10, 1), (12, 1), (40, 0), (50, 0))) == np.full((40, 40, 3), 40)).all()
+    assert (read(tiff_pages((40, 0), (10, 1))) == np.full((40, 40, 3), 40)).all()
+    assert (read(tiff_pages((4, 1), (40, 2))) == np.full((40, 40, 3), 40)).all()  # the preview's size does not matter
+    for pages in ([(10, 1)], [(10, 1), (12, 1)]):
+        with pytest.raises(ImageError, match="^The file holds only a small preview; export the photo as JPEG"):
+            read(tiff_pages(*pages))
+    with pytest.raises(ImageError, match="at least 8"):
+        read(tiff_pages((10, 1), (4, 0)))
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+def test_a_palette_of_a_tiff_may_have_eight_bits(scale: int) -> None:
+    colours = np.arange(768).reshape(3, 256) % 251
+    content = tiff(RAMP.tobytes(), SIZE, [8], 3, t320=(3, (colours * scale).ravel().tolist()))
+    right = colours.T[RAMP]
+    assert np.array_equal(read(content), right)
+    assert np.array_equal(to_array(Image.open(io.BytesIO(content))), right)
+
+
+@pytest.mark.parametrize(
+    ("missing", "tags"),
+    [(-3.4e38, {}), (3.4e38, {}), (1e20, {"t42113": (2, b"1e20\0")}), (3.4e38, {"t341": (11, [3.4e38])})],
+)
+def test_missing_values_of_a_tiff_do_not_darken_the_others(missing: float, tags: dict[str, object]) -> None:
+    levels = ramp(1, "f4")
+    levels[0, 0] = missing
+    loaded = read(tiff(levels.tobytes(), SIZE, [32], 1, **FLOAT, **tags))[..., 0].astype(int)
+    assert loaded[0, 0] == 0 and np.abs(loaded - RAMP).ravel()[1:].max() <= 1
+
+
+def test_a_big_endian_bigtiff_is_refused_by_name() -> None:
+    with pytest.raises(ImageError, match="^A big-endian BigTIFF cannot be read; save it as ordinary TIFF or PNG.$"):
+        read(b"MM\0+" + struct.pack(">HHQ", 8, 0, 16) + b"\0" * 100)
+
+
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
 def test_a_damaged_compressed_tiff_is_refused(compression: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
