@@ -255,6 +255,8 @@ def _scale_levels(image: Image.Image) -> Image.Image:
             levels = levels.view(_NUMBERS[bits, kind])
         if bits < 32:
             whites = (2 ** (bits - (kind == _SIGNED)) - 1,)
+        if (bits, kind) == (16, _UNSIGNED) and (described := _described_white(tags)) > 0:
+            whites = (described, *whites)
         if 0 < (told := _number(tags, _S_MAX_SAMPLE_VALUE, 0)) <= _LARGEST_LEVEL:
             whites = (told, *whites)
         white_is_zero = _number(tags, tiff.PHOTOMETRIC_INTERPRETATION, 0) == 0
@@ -474,6 +476,17 @@ def _number(tags: tiff.ImageFileDirectory_v2, tag: int, default: int) -> Any:
     except Exception:  # malformed
         return default
     return value if isinstance(value, (int, float)) else default
+
+
+def _described_white(tags: tiff.ImageFileDirectory_v2) -> float:
+    """The white that the description tells, as microscopes (OME) and ImageJ write it, or 0."""
+    text = tags.get(tiff.IMAGEDESCRIPTION)
+    if not isinstance(text, str):
+        return 0
+    if bits := re.search(r'\bSignificantBits="(\d{1,2})"', text):
+        return float(2 ** int(bits[1]) - 1)
+    white = re.search(r"^max=(\d+(?:\.\d+)?)\s*$", text, re.MULTILINE) if text.startswith("ImageJ=") else None
+    return float(white[1]) if white else 0
 
 
 def _is_signed(image: Image.Image) -> bool:

@@ -646,6 +646,14 @@ def test_missing_values_of_a_tiff_do_not_darken_the_others(missing: float, tags:
     assert loaded[0, 0] == 0 and np.abs(loaded - RAMP).ravel()[1:].max() <= 1
 
 
+@pytest.mark.parametrize("text", [b'<OME><Pixels SignificantBits="12"/></OME>', b"ImageJ=1.53\nmin=0.0\nmax=4095.0\n"])
+def test_the_description_of_a_tiff_tells_its_white(text: bytes) -> None:
+    described = {"t270": (2, text + b"\0")}
+    for white, right in ((4095, RAMP), (65535, RAMP)):  # the second shows that the description is wrong
+        loaded = read(tiff(ramp(white, "<u2").tobytes(), SIZE, [16], 1, **described))[..., 0]
+        assert np.abs(loaded.astype(int) - right).max() <= 1
+
+
 def test_a_big_endian_bigtiff_is_refused_by_name() -> None:
     with pytest.raises(ImageError, match="^A big-endian BigTIFF cannot be read; save it as ordinary TIFF or PNG.$"):
         read(b"MM\0+" + struct.pack(">HHQ", 8, 0, 16) + b"\0" * 100)
