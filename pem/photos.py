@@ -255,7 +255,7 @@ def _scale_levels(image: Image.Image) -> Image.Image:
             levels = levels.view(_NUMBERS[bits, kind])
         if bits < 32:
             whites = (2 ** (bits - (kind == _SIGNED)) - 1,)
-        if (bits, kind) == (16, _UNSIGNED) and (described := _described_white(tags)) > 0:
+        if (bits, kind) == (16, _UNSIGNED) and 0 < (described := _described_white(tags)) < 65536:
             whites = (described, *whites)
         if 0 < (told := _number(tags, _S_MAX_SAMPLE_VALUE, 0)) <= _LARGEST_LEVEL:
             whites = (told, *whites)

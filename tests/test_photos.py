@@ -646,12 +646,19 @@ def test_missing_values_of_a_tiff_do_not_darken_the_others(missing: float, tags:
     assert loaded[0, 0] == 0 and np.abs(loaded - RAMP).ravel()[1:].max() <= 1
 
 
-@pytest.mark.parametrize("text", [b'<OME><Pixels SignificantBits="12"/></OME>', b"ImageJ=1.53\nmin=0.0\nmax=4095.0\n"])
-def test_the_description_of_a_tiff_tells_its_white(text: bytes) -> None:
+@pytest.mark.parametrize(
+    ("text", "white"),
+    [
+        (b'<OME><Pixels SignificantBits="12"/></OME>', 4095),
+        (b"ImageJ=1.53\nmin=0.0\nmax=4095.0\n", 4095),
+        (b'<OME><Pixels SignificantBits="99"/></OME>', 65535),  # cannot be
+    ],
+)
+def test_the_description_of_a_tiff_tells_its_white(text: bytes, white: int) -> None:
     described = {"t270": (2, text + b"\0")}
-    for white, right in ((4095, RAMP), (65535, RAMP)):  # the second shows that the description is wrong
-        loaded = read(tiff(ramp(white, "<u2").tobytes(), SIZE, [16], 1, **described))[..., 0]
-        assert np.abs(loaded.astype(int) - right).max() <= 1
+    for brightest in (white, 65535):  # the second shows that the description is wrong
+        loaded = read(tiff(ramp(brightest, "<u2").tobytes(), SIZE, [16], 1, **described))[..., 0]
+        assert np.abs(loaded.astype(int) - RAMP).max() <= 1
 
 
 def test_a_big_endian_bigtiff_is_refused_by_name() -> None:
