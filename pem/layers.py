@@ -135,3 +135,8 @@ def sine_position_embedding(height: int, width: int, dim: int, device: torch.dev
     rows = encode(height)[:, None].expand(height, width, half)
     cols = encode(width).expand(height, width, half)
     return torch.cat((rows, cols), dim=2).permute(2, 0, 1)[None]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the CPU or a GPU is too small; of the CPU, torch tells it in words."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)

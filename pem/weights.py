@@ -100,7 +100,7 @@ LEGACY_TABLE = (
 )
 _STDC_ALIAS = re.compile(r"backbone\.x\d+\.0\.(.+)")
 # What DistributedDataParallel and torch.compile put into the names of weights. No name of ours has such a part.
-_WRAPPERS = {"module", "_orig_mod"}
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # Under which name a file may keep its weights; the first that it has counts.
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "module", "network", "net", "weights")
 
@@ -121,8 +121,8 @@ def load_weights(model: PEM, path: str | os.PathLike[str]) -> LoadReport:
     Reads a reference checkpoint (``.pth``, ``.pt`` or ``.bin`` with tensors, ``.pkl`` with numpy arrays; bare, or under
     "model" or another usual name), a training run's ``checkpoint.pt`` (its averaged weights) and ``.safetensors``.
     Numbers and texts beside the weights are ignored, and so are the prefixes that wrappers add to names.
-    Strict: raises WeightsError, which names the tensors, when one is missing, unknown or of another shape; also when
-    the file is damaged. FileNotFoundError when there is no such file.
+    Strict: raises WeightsError, which names the tensors, when one is missing, unknown, of another shape or not finite;
+    also when the file is damaged. FileNotFoundError when there is no such file.
     Values are converted to the model's own dtype and device.
     """
     path = Path(path)
@@ -139,6 +139,8 @@ def load_weights(model: PEM, path: str | os.PathLike[str]) -> LoadReport:
         problems.append(f"has {len(shapes)} of another shape ({_some(shapes, '; ')})")
     if report.unknown:
         problems.append(f"has {len(report.unknown)} that the model does not know ({_some(report.unknown)})")
+    if spoilt := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        problems.append(f"has {len(spoilt)} with values that are not finite ({_some(spoilt)})")
     if problems:
         raise WeightsError(f"{path} does not fit this model ({model.config.name}): it {', '.join(problems)}.")
     model.load_state_dict(tensors, strict=False)
@@ -169,7 +171,10 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        safetensors.torch.save_file(tensors, partial, metadata={**(metadata or {}), **header})
+        try:
+            safetensors.torch.save_file(tensors, partial, metadata={**(metadata or {}), **header})
+        except safetensors.SafetensorError as error:  # of a full disk, say
+            raise OSError(f"{path} cannot be written ({first_line(error)}); make room for it.") from error
         partial.chmod(0o644)  # it is made readable for its owner alone
         partial.replace(path)
     finally:
@@ -318,6 +323,9 @@ def _frozen(value: Any) -> Any:
 def _match(state: dict[str, Any], wanted: dict[str, Tensor]) -> tuple[LoadReport, dict[str, Tensor]]:
     """Which value goes where. Raises TypeError for one that is no tensor where the network needs one."""
     state = {name if name in wanted else _unwrapped(name): value for name, value in state.items()}
+    if not any(name in wanted or name.startswith("sem_seg_head.") for name in state):
+        # Trainers such as Lightning's name the network in front: "model.backbone...".
+        state = {name.partition(".")[2] or name: value for name, value in state.items()}
     is_reference = any(name.startswith("sem_seg_head.") for name in state)
     tensors: dict[str, Tensor] = {}
     ignored, mismatched, unknown, warnings = {}, {}, [], []
@@ -433,14 +441,17 @@ def _weights_in(content: Any) -> dict[str, Any]:
         module = content["module"].items()
         return content["average"] or {x.removeprefix("model."): y for x, y in module if x.startswith("model.")}
     for name in _CONTAINERS:
-        if isinstance(content.get(name), dict):
+        if isinstance(content.get(name), dict) and _has_tensors(content[name], deep=True):
             return _weights_in(content[name])
     nested = [value for value in content.values() if isinstance(value, dict) and _has_tensors(value)]
     return nested[0] if len(nested) == 1 and not _has_tensors(content) else content
 
 
-def _has_tensors(content: dict[str, Any]) -> bool:
-    return any(isinstance(value, Tensor | np.ndarray) for value in content.values())
+def _has_tensors(content: dict[str, Any], deep: bool = False) -> bool:
+    return any(
+        isinstance(value, Tensor | np.ndarray) or (deep and isinstance(value, dict) and _has_tensors(value, deep))
+        for value in content.values()
+    )
 
 
 def _to_tensor(name: str, value: Any) -> Any:
@@ -450,8 +461,15 @@ def _to_tensor(name: str, value: Any) -> Any:
         if dtype == np.longdouble:  # wider than any of torch's
             dtype = np.dtype(np.float64)
         value = torch.from_numpy(np.array(value, dtype=dtype))
-    if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_complex()):
-        raise TypeError(f"it has a sparse or complex tensor under {name!r}")
+    if isinstance(value, Tensor):
+        unusual = {
+            "sparse": value.layout != torch.strided,
+            "complex": value.is_complex(),
+            "quantised": value.is_quantized,
+            "empty (meta)": value.is_meta,
+        }
+        if kind := next((kind for kind, is_so in unusual.items() if is_so), None):
+            raise TypeError(f"it has a tensor under {name!r} that is {kind}")
     return value
 
 
@@ -523,6 +541,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".pth": _read_torch,
     ".pt": _read_torch,
     ".bin": _read_torch,
+    ".ckpt": _read_torch,
     ".pkl": _read_pickle,
     ".safetensors": safetensors.torch.load_file,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -230,3 +231,21 @@ def test_trouble_is_one_sentence_on_the_terminal(tmp_path: Path) -> None:
         module.main(["--weights", str(weights), "--data", str(write_photos(tmp_path)), "--device", "cpu"])
     with pytest.raises(SystemExit, match="neither a folder 'test'"):
         module.main(["--weights", str(weights), "--data", str(tmp_path), "--split", "test", "--device", "cpu"])
+
+
+def test_a_result_is_written_though_the_terminal_lacks_letters_and_its_place_is_tried_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, weights = write_photos(tmp_path), tmp_path / "small.safetensors"
+    path = data / "panoptic_val.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"dog"', '"\u5e8a"'), encoding="utf-8")
+    changes = {"num_classes": 3, "short_side_px": SIDE_PX, "max_long_side_px": SIDE_PX}
+    pem.save_weights(small_model(**changes), weights)
+    options = ["--weights", str(weights), "--data", str(data), "--device", "cpu"]
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    module.main([*options, "--out", str(tmp_path / "scores.json")])
+    assert "\u5e8a" in str(json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")))
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("The place was not tried first."))
+    with pytest.raises(SystemExit, match="small.safetensors"):
+        module.main([*options, "--out", str(weights / "scores.json")])

@@ -177,6 +177,18 @@ def trainer_of(origin: dict[str, str], config: pem.PEMConfig = CONFIG) -> Traine
     return Trainer(pem.PEM(config), CPU, autocast=False, seed=0, origin=origin)
 
 
+def test_a_start_that_could_not_be_found_once_is_not_forgotten(tmp_path: Path) -> None:
+    model = pem.PEM(CONFIG)
+    for origin in ({"start": "true", "labels": "x"}, {"start": "", "labels": "x"}):
+        trainer = Trainer(model, torch.device("cpu"), False, 0, origin)
+        if (tmp_path / "checkpoint.pt").exists():
+            trainer.load(tmp_path / "checkpoint.pt")
+        trainer.save(tmp_path / "checkpoint.pt")
+    other = Trainer(model, torch.device("cpu"), False, 0, {"start": "other", "labels": "x"})
+    with pytest.raises(ValueError, match=r"other settings \(start\)"):
+        other.load(tmp_path / "checkpoint.pt")
+
+
 def test_what_is_not_known_of_a_checkpoint_is_not_compared(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     trainer_of({"labels": "a", "start": "b"}).save(path)
@@ -462,7 +474,10 @@ def test_losses_that_are_exactly_0_are_said_once(tmp_path: Path, caplog: pytest.
         (["--data", "FILE"], "FILE is a file; --data is the folder with panoptic_train.json."),
         (["--out", "FILE"], "FILE is a file; --out is a folder."),
         (["--out", "FILE/run"], "FILE/run cannot be written to (Not a directory); give another folder as --out."),
-        (["--start", "FILE"], "FILE is of an unknown kind; weights are .pth, .pt, .bin, .pkl, .safetensors files."),
+        (
+            ["--start", "FILE"],
+            "FILE is of an unknown kind; weights are .pth, .pt, .bin, .ckpt, .pkl, .safetensors files.",
+        ),
         (["--start", "none.pth"], "There is no weights file none.pth."),
         (
             ["--start", "FOLDER"],

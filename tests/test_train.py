@@ -53,6 +53,14 @@ def make_trainer(config: pem.PEMConfig = CONFIG, seed: int = 0, autocast: bool =
     return Trainer(pem.PEM(config), torch.device("cpu"), autocast, seed)
 
 
+@pytest.mark.parametrize("damage", [b"\0\0\0\n", b"\n", b"[]\n", b'{"loss": 1}\n', b'{"step": "2"}\n', b"\xff\n"])
+def test_damaged_lines_of_the_log_are_taken_out(tmp_path: Path, damage: bytes) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'{"step": 1}\n' + damage + b'{"step": 2}\n{"step": 3}\n')
+    forget_after(2, log)
+    assert log.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n'
+
+
 def total(losses: dict[str, float]) -> float:
     return sum(value for name, value in losses.items() if name != "gradient_norm")
 

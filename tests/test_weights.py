@@ -396,7 +396,9 @@ def test_a_missing_file_and_an_unknown_kind_get_one_sentence(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no weights file .*model.pth"):
         pem.load_weights(small_model(), tmp_path / "model.pth")
     (tmp_path / "model.onnx").touch()
-    with pytest.raises(WeightsError, match="unknown kind; weights are .pth, .pt, .bin, .pkl, .safetensors files"):
+    with pytest.raises(
+        WeightsError, match="unknown kind; weights are .pth, .pt, .bin, .ckpt, .pkl, .safetensors files"
+    ):
         pem.load_weights(small_model(), tmp_path / "model.onnx")
 
 
@@ -594,12 +596,37 @@ def test_a_file_with_another_config_than_the_preset_is_refused(tmp_path) -> None
 
 def test_a_tensor_that_is_no_plain_one_is_refused_before_anything_changes(tmp_path) -> None:
     model = small_model(seed=2)
-    for odd in (torch.eye(6, 32).to_sparse(), torch.zeros(6, 32, dtype=torch.complex64)):
+    odd_ones = {
+        "sparse": torch.eye(6, 32).to_sparse(),
+        "complex": torch.zeros(6, 32, dtype=torch.complex64),
+        "quantised": torch.quantize_per_tensor(torch.zeros(6, 32), 1.0, 0, torch.qint8),
+        "empty": torch.zeros(6, 32, device="meta"),
+    }
+    for kind, odd in odd_ones.items():
         state = {**model.state_dict(), "decoder.class_embed.weight": odd}
         torch.save(state, tmp_path / "model.pth")
-        with pytest.raises(WeightsError, match="sparse or complex tensor under 'decoder.class_embed.weight'"):
+        with pytest.raises(WeightsError, match=f"a tensor under 'decoder.class_embed.weight' that is {kind}"):
             pem.load_weights(model, tmp_path / "model.pth")
     assert same(model, small_model(seed=2))
+
+
+def test_values_that_are_not_finite_are_refused_by_name(tmp_path) -> None:
+    model = small_model(seed=2)
+    state = model.state_dict()
+    state["decoder.class_embed.bias"] = torch.full_like(state["decoder.class_embed.bias"], torch.nan)
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"has 1 with values that are not finite \(decoder.class_embed.bias\)"):
+        pem.load_weights(model, tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "model._orig_mod.", "_fsdp_wrapped_module."])
+def test_what_a_trainer_names_in_front_is_taken_off(tmp_path, prefix) -> None:
+    model = small_model(seed=2)
+    weights = {prefix + name: value for name, value in model.state_dict().items()}
+    torch.save({"model": {"depth": 3}, "state_dict": weights, "epoch": 3}, tmp_path / "lit.ckpt")
+    other = small_model(seed=3)
+    pem.load_weights(other, tmp_path / "lit.ckpt")
+    assert same(model, other)
 
 
 def test_a_safetensors_file_of_others_has_no_config(tmp_path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import filecmp
 import io
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -44,7 +45,13 @@ def load_twin(name: str) -> pem.PEM | None:
     """The same network trained with masked attention, where its checkpoint NAME-masked.safetensors lies beside it."""
     path = DEFAULT_WEIGHTS if is_bundled(name) else Path(name)
     path = path.with_name(f"{path.stem}-masked.safetensors")
-    return pem.load_model(path, device="auto") if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return pem.load_model(path, device="auto")
+    except (OSError, ValueError) as error:
+        logging.getLogger("pem").warning("The page goes without a network to compare with: %s", error)
+        return None
 
 
 @dataclass(frozen=True)

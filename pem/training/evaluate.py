@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import math
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from pem.conditions import conditions
 from pem.config import PEMConfig
-from pem.layers import mixed_precision
+from pem.layers import is_out_of_memory, mixed_precision
 from pem.model import PEM
 from pem.outputs import Segmentation
 from pem.postprocess import panoptic, semantic
@@ -162,18 +163,26 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--limit is {options.limit}; it must be at least 1.")
     if options.out and (options.out.suffix != ".json" or options.out.is_dir()):
         parser.error(f"--out is {options.out}; give the name of a .json file.")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack the letters of a name
     try:
+        if options.out:  # else the work would be lost at its end
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.open("a", encoding="utf-8").close()
         published = options.config and options.weights
         model = load_model(options.config or options.weights, device=options.device, weights=published)
         dataset = open_split(options.data, options.split, model.config)
         result = evaluate(model, model.config, dataset, options.limit)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit("There is not enough memory to run this model; use another --device or a smaller model.")
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     result["conditions"]["split"] = options.split
-    print(format_table(result))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(format_table(result))
 
 
 def _number(value: torch.Tensor) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import logging
 import math
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pem.config import PEMConfig, get_config
-from pem.layers import has_bfloat16
+from pem.layers import has_bfloat16, is_out_of_memory
 from pem.model import PEM
 from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
 from pem.training.processes import largest, noted_signals, process_group, rank_and_world_size, start_loader
@@ -58,7 +59,8 @@ def train(
     if rank == 0:
         forget_after(trainer.step, out / "log.jsonl")
         if trainer.step == 0:
-            (out / "checkpoint.pt").unlink(missing_ok=True)  # of the run that this one replaces
+            for name in ("checkpoint.pt", "model.safetensors"):  # of the run that this one replaces
+                (out / name).unlink(missing_ok=True)
     loader = DataLoader(
         SeededDataset(dataset),
         batch_sampler=RepeatableSampler(dataset, config.batch_size, trainer.step, config.iterations, trainer.seed),
@@ -89,6 +91,8 @@ def train(
         raise Stopped(stopped_by)
     if rank == 0:
         model = trainer.best_model
+        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+            raise FloatingPointError("The last step made weights that are not finite; use a lower learning rate.")
         model.config = trainer.dated_config
         save_weights(model, out / "model.safetensors", {"step": str(trainer.step)})
 
@@ -144,10 +148,19 @@ class Log:
 def forget_after(step: int, log: Path) -> None:
     """Takes out what a run that was killed had logged after its last checkpoint: those steps come again."""
     if log.is_file():
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
         if kept != lines:
             log.write_text("".join(kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    """Of a line that is damaged, as by a power cut, infinity: it is taken out as well."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+    return step if isinstance(step, int) else math.inf
 
 
 def peak_memory_mib(device: torch.device) -> float | None:
@@ -215,6 +228,11 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--lr is {arguments.lr}; it must be a number above 0.")
     if arguments.name is not None and not (arguments.name.strip() and arguments.name.isprintable()):
         raise ValueError(f"--name is {arguments.name!r}; give the model a name of one line.")
+    if arguments.backbone_weights is not None and (arguments.start or arguments.random_backbone):
+        other = "--start" if arguments.start else "--random-backbone"
+        raise ValueError(f"--backbone-weights and {other} exclude each other; give one of them.")
+    if arguments.start == "":
+        raise ValueError("--start is empty; name a model, or leave the option out.")
     if arguments.data.is_file():
         raise ValueError(f"{arguments.data} is a file; --data is the folder with panoptic_train.json.")
     if arguments.out.is_file():
@@ -235,7 +253,8 @@ def configure(arguments: argparse.Namespace) -> PEMConfig:
     changes = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(
         config,
-        name=arguments.name or arguments.out.resolve().name or config.name,
+        # The name of a folder need not be text.
+        name=arguments.name or "".join(filter(str.isprintable, arguments.out.resolve().name)) or config.name,
         attention=arguments.attention or config.attention,
         num_queries=config.num_queries if arguments.num_queries is None else arguments.num_queries,
         training=dataclasses.replace(config.training, **changes),
@@ -302,6 +321,8 @@ def is_model_of(step: int, path: Path) -> bool:
 
 def main() -> None:
     arguments = parse_arguments()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack the letters of a name
     try:
         check(arguments)
         if arguments.threads is not None:
@@ -310,6 +331,10 @@ def main() -> None:
             run(arguments, device)
     except KeyboardInterrupt:  # there is no step yet to go on from
         sys.exit(128 + signal.SIGINT)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit("There is not enough memory for this training; use a smaller --batch-size, --crop or --num-queries.")
     except (OSError, ValueError, FloatingPointError) as error:
         # From a process that loads photos comes its traceback, at whose end are the error's type and its sentence.
         sys.exit(re.sub(r"^[\w.]*Error: ", "", str(error).strip().splitlines()[-1]))

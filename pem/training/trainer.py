@@ -240,6 +240,8 @@ class Trainer:
                 self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
         self.step = step
+        # Of what cannot be told now the checkpoint still knows what it was.
+        self.origin = {name: value or their_origin.get(name, "") for name, value in self.origin.items()}
 
 
 @contextmanager
