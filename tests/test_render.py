@@ -191,7 +191,10 @@ def test_json_says_which_model_and_its_classes() -> None:
 
 def test_json_can_be_written_whatever_the_file_is_called() -> None:
     record = panoptic_json(halves(), get_config("default"), "a\udce9.jpg", "a\udce9.png")  # no text in UTF-8
-    assert record["images"][0]["file_name"] == "a?.jpg"
+    assert record["images"][0]["file_name"] == "a\ufffd.jpg"
+    # What a system that knows no UTF-8 makes of a name that is in it.
+    record = panoptic_json(halves(), get_config("default"), "\udcc3\udca9.jpg", "a.png")
+    assert record["images"][0]["file_name"] == "\u00e9.jpg"
 
 
 def halves_of(label: str) -> Segmentation:
