@@ -243,12 +243,11 @@ def _exhaustive_lists(content: dict[str, Any], names: list[str], path: Path) -> 
     lists = content.get("exhaustive", {})
     if not isinstance(lists, dict) or not all(isinstance(listed, list) for listed in lists.values()):
         raise ValueError(f"{path}: 'exhaustive' is not an object of lists of category names; correct it.")
+    known = [plain_name(name) for name in names]
     for key, listed in lists.items():
-        known = [plain_name(name) for name in names]
         if unknown := [name for name in listed if plain_name(str(name)) not in known]:
             raise ValueError(f"{path}: the list {key!r} in 'exhaustive' names {unknown[0]!r}, which is no category.")
-    plain = {key: {plain_name(str(name)) for name in listed} for key, listed in lists.items()}
-    return {key: np.array([plain_name(name) in listed for name in names]) for key, listed in plain.items()}
+    return {key: np.isin(known, [plain_name(str(name)) for name in listed]) for key, listed in lists.items()}
 
 
 def _annotations_by_image(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
@@ -469,14 +468,16 @@ def compare_ids(record: Record, ids: np.ndarray, partly_labelled: bool) -> str:
             f"{record.panoptic_path} has its channels in the order B, G, R: swapped, its ids are those of the JSON;"
             " save R + 256 G + 65536 B in the order R, G, B."
         )
-    unlisted = f"{np.isin(ids, extra).sum()} pixels of id {_some(extra)}, which the JSON does not list"
+    unlisted = ""
+    if extra:
+        unlisted = f"has {np.isin(ids, extra).sum()} pixels of id {_some(extra)}, which the JSON does not list"
     if lacking:
-        also = f", and has {unlisted}" if extra else ""
+        also = f", and {unlisted}" if extra else ""
         raise ValueError(
             f"{record.panoptic_path} has no pixel of segment {_some(lacking)}, which the JSON lists{also};"
             " make both agree."
         )
-    return f"{record.panoptic_path} has {unlisted}: they are read as no segment." if extra else ""
+    return f"{record.panoptic_path} {unlisted}: they are read as no segment." if extra else ""
 
 
 def to_ids(panoptic: Image.Image) -> np.ndarray:

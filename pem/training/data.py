@@ -95,10 +95,7 @@ class PanopticDataset(torch.utils.data.Dataset):
         image, panoptic, upright = open_pair(record)
         with naming(record.image_path):
             pixels = np.asarray(to_rgb(image, upright))
-        with naming(record.panoptic_path):
-            panoptic.load()
-        self._check(index, panoptic)
-        return pixels, self._target(index, to_ids(panoptic.convert("RGB")), judged=True)
+        return pixels, self._target(index, to_ids(self._checked_labels(index, panoptic)), judged=True)
 
     def augmented(self, index: int, shrink: float = 1.0, padded: bool = True) -> tuple[Tensor, Target]:
         """Jittered in scale, cropped, padded, flipped and jittered in colour: uint8 [3, H, W] and its target."""
@@ -115,9 +112,8 @@ class PanopticDataset(torch.utils.data.Dataset):
         right, bottom = min(box[2] * shrink_x, image.width), min(box[3] * shrink_y, image.height)
         image_box = (box[0] * shrink_x, box[1] * shrink_y, right, bottom)
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, image_box)
-        self._check(index, panoptic)
-        with naming(record.panoptic_path):
-            panoptic = panoptic.convert("RGB").resize((size[1], size[0]), Image.Resampling.NEAREST, box)
+        panoptic = self._checked_labels(index, panoptic)
+        panoptic = panoptic.resize((size[1], size[0]), Image.Resampling.NEAREST, box)
         if torch.rand(()) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             panoptic = panoptic.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -129,11 +125,16 @@ class PanopticDataset(torch.utils.data.Dataset):
             target = replace(target, ids=F.pad(target.ids, right_bottom, value=NONE_OF_THESE))
         return pixels.contiguous(), target
 
-    def _check(self, index: int, panoptic: Image.Image) -> None:
-        """Raises ValueError where a label PNG, seen for the first time, does not hold the ids that the JSON lists."""
+    def _checked_labels(self, index: int, panoptic: Image.Image) -> Image.Image:
+        """A label PNG decoded, in RGB. Raises ValueError where it is damaged or, when it is seen for the first time,
+        does not hold the ids that the JSON lists."""
+        record = self.records[index]
+        with naming(record.panoptic_path):
+            panoptic = panoptic.convert("RGB")
         if index not in self._checked:
-            compare_ids(self.records[index], to_ids(panoptic.convert("RGB")), self.split.partly_labelled)
+            compare_ids(record, to_ids(panoptic), self.split.partly_labelled)
             self._checked.add(index)
+        return panoptic
 
     def _target(self, index: int, segment_ids: np.ndarray, judged: bool = False) -> Target:
         """The target of an image or a crop of it, for training or to judge a model by; segments that are not in the
@@ -147,7 +148,8 @@ class PanopticDataset(torch.utils.data.Dataset):
         record, partly = self.records[index], self.split.partly_labelled
         no_segment = VOID if partly or (judged and not self.split.has_background) else NONE_OF_THESE
         num_segments, num_crowds = len(record.segment_ids), len(record.crowd_ids)
-        largest = max(segment_ids.max(), NONE_OF_THESE, *record.segment_ids, *record.crowd_ids)
+        listed = record.segment_ids.max(initial=NONE_OF_THESE), record.crowd_ids.max(initial=NONE_OF_THESE)
+        largest = max(segment_ids.max(), *listed)
         # One entry per possible id; the system hands out memory only for the few that are touched.
         new_ids = np.zeros(largest + 1, dtype=np.int16)
         new_ids[NONE_OF_THESE] = NONE_OF_THESE if partly else VOID
