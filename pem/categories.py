@@ -179,3 +179,12 @@ def categories_for(config: PEMConfig) -> tuple[Category, ...]:
     return tuple(
         Category(index + 1, f"class {index}", True, _spread_color(index)) for index in range(config.num_classes)
     )
+
+
+def has_background(config: PEMConfig) -> bool:
+    """Whether a model has no class for the background: it knows things only, or a single class.
+
+    Of classes that nobody has named it is not known.
+    """
+    named = named_categories(config)
+    return bool(named) and (len(named) == 1 or all(category.is_thing for category in named))

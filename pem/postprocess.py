@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from pem.categories import Category, categories_for, named_categories, shade
+from pem.categories import Category, categories_for, has_background, shade
 from pem.config import PEMConfig
 from pem.layers import to_float, without_autocast
 from pem.outputs import Batch, Fate, PEMOutput, QueryOutcome, Segment, Segmentation
@@ -120,23 +120,22 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
     """
     categories = categories_for(config)
     all_probs = _class_probs(output, batch, config)
-    named = named_categories(config)  # of classes without names nobody knows what they are
-    has_background = bool(named) and (len(named) == 1 or all(category.is_thing for category in named))
+    leaves_out = has_background(config)
 
     results = []
     for i in range(len(batch.original_sizes)):
-        counts = (all_probs[i].argmax(-1) != config.num_classes) | (not has_background)
+        counts = (all_probs[i].argmax(-1) != config.num_classes) | (not leaves_out)
         counting = counts.nonzero()[:, 0]
-        masks, probs = Masks.of(output, batch, i, counting if has_background else None), all_probs[i, counting]
+        masks, probs = Masks.of(output, batch, i, counting if leaves_out else None), all_probs[i, counting]
         # The published semantic models were read with the evidence resized, the panoptic ones with the masks resized.
         # For a photo that was not resized it is the same, and the masks are fewer.
         resize_evidence = config.task == "semantic" and masks.content_size != masks.original_size
         labels, areas_px = classify_pixels(masks, probs[:, :-1], resize_evidence)
-        if has_background:
+        if leaves_out:
             painted = assign_pixels(masks, probs.amax(-1)).look_up([1] * len(counting)) > 0
             labels[~painted] = config.num_classes
             areas_px = np.bincount(labels.ravel(), minlength=config.num_classes + 1)[:-1]
-        scores, queries = evidence_inside(masks, probs if has_background else probs[:, :-1], labels)
+        scores, queries = evidence_inside(masks, probs if leaves_out else probs[:, :-1], labels)
 
         present = areas_px.nonzero()[0].tolist()
         query_of = counting.tolist()

@@ -177,7 +177,7 @@ def test_semantic_of_things_only_leaves_out_what_no_query_paints_that_is_an_obje
     wall = replace(config, num_classes=1, categories=((2, "wall", False),))
     only = output_of(masks, torch.tensor([[0.9, 0.1], [0.4, 0.6]]).log())
     assert np.array_equal(semantic(only, batch, wall)[0].ids > 0, result.ids == 1)
-    # Nor does it leave anything out where nobody said what the classes are.
+    # Where nobody said what the classes are, it leaves nothing out either.
     assert (semantic(output, batch, replace(config, categories="everyday"))[0].ids > 0).all()
 
 

@@ -178,7 +178,7 @@ class Trainer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a run must have in common with its checkpoint, else it would be neither the one nor the other."""
+        """What a run and its checkpoint must have in common."""
         config = dataclasses.asdict(self.core.model.config)
         settings = config | config.pop("training") | {"seed": self.seed}
         return json.loads(json.dumps({name: settings[name] for name in settings.keys() - set(_IDENTITY)}))

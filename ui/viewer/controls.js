@@ -244,10 +244,8 @@ export function setUpControls() {
   setUpKeys();
   const showTask = () => {
     find(`#task input[value=${state.task}]`).checked = true;
-    const categories = state.result?.model.categories ?? [];
-    const hasStuff = categories.length !== 1 && !categories.every((category) => category.is_thing);
-    const note = state.task === "semantic" && state.result && !hasStuff ? SEMANTIC_OF_THINGS : TASKS[state.task];
-    find("#task-note").textContent = note;
+    const leavesOut = state.task === "semantic" && state.result?.model.has_background;
+    find("#task-note").textContent = leavesOut ? SEMANTIC_OF_THINGS : TASKS[state.task];
     const disable = (id, disabled) => {
       find(`#${id}`).classList.toggle("disabled", disabled);
       for (const input of findAll(`#${id} input`)) input.disabled = disabled;

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from analysis.prototypes import cell_centres
-from pem.categories import categories_for
+from pem.categories import categories_for, has_background
 from pem.config import PEMConfig
 from pem.outputs import Segment
 from pem.tiles import MASK_STRIDE
@@ -159,6 +159,7 @@ def _model(config: PEMConfig) -> dict[str, Any]:
         "task": config.task,
         "object_threshold": config.object_threshold,
         "overlap_threshold": config.overlap_threshold,
+        "has_background": has_background(config),
         "categories": [
             {"name": c.name, "is_thing": c.is_thing, "color": "#{:02x}{:02x}{:02x}".format(*c.color)}
             for c in categories_for(config)
