@@ -66,7 +66,8 @@ def build_page(model: pem.PEM | None = None, twin: pem.PEM | None = None) -> gr.
     if model is None:
         name = os.environ.get("PEM_MODEL") or "default"  # set but empty is not set
         try:
-            model, bundled, twin = pem.load_model(name, device="auto"), is_bundled(name), load_twin(name)
+            model, bundled = pem.load_model(name, device="auto"), is_bundled(name)
+            twin = load_twin(model, name)
         except (OSError, ValueError) as error:
             problem = f"Nothing can be segmented yet: {error}"
     with gr.Blocks(title="PEM Studio", delete_cache=(3600, 3600)) as page:

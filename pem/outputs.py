@@ -147,7 +147,7 @@ class QueryOutcome:
     mask_share: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Segmentation:
     """A reading of the output for one image: panoptic and semantic regions do not overlap, instances may.
 

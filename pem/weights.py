@@ -205,17 +205,17 @@ def load_model(
         preset, path = get_config(name), Path(weights)
         config = own_config(path) or preset  # its own has a name and a date
         if preset != dataclasses.replace(config, training=preset.training, name=preset.name, trained=preset.trained):
-            raise WeightsError(f"{path} has a config of its own, which differs; use load_model({str(path)!r}).")
+            raise WeightsError(f"{path} is no {name}: its own config differs; give the file alone, without the preset.")
     elif weights is not None:
         raise ValueError(
-            f"weights= goes with the name of a preset, not with {name!r}; choose one of: {', '.join(PRESETS)}."
+            f"Weights go with the name of a preset, not with {name!r}; choose one of: {', '.join(PRESETS)}."
         )
     else:
         path = _locate(name)
         if (own := own_config(path)) is None:
             raise WeightsError(
-                f"{path} does not say which network it belongs to; name a preset: "
-                f"load_model('cityscapes-panoptic-r50', weights={str(path)!r})."
+                f"{path} does not say which network it belongs to; name its preset, such as cityscapes-panoptic-r50, "
+                "and give this file as the preset's weights."
             )
         config = own
     model = build_model(config)
@@ -234,7 +234,7 @@ def _locate(name: str) -> Path:
         return DEFAULT_WEIGHTS
     if name in PRESETS:
         raise WeightsError(
-            f"No weights come with {name}; pass a checkpoint: load_model({name!r}, weights='model_final.pth')."
+            f"No weights come with {name}; give a checkpoint, such as model_final.pth, as the preset's weights."
         )
     path = Path(name)
     # OWNER/REPO looks like a file in a folder, but no folder has the owner's name.
@@ -250,7 +250,7 @@ def _locate(name: str) -> Path:
         return _download(repository, revision)
     raise FileNotFoundError(
         f"There is no model {name!r}: give 'default', a .safetensors file, OWNER/REPO@REVISION on the Hub, or one of "
-        f"these with weights=: {', '.join(PRESETS)}."
+        f"these together with weights: {', '.join(PRESETS)}."
     )
 
 
@@ -300,7 +300,7 @@ def own_config(path: Path) -> PEMConfig | None:
         return None
     try:
         fields = json.loads(written)
-        training = fields.pop("training", {})
+        training = fields.pop("training", None) or {}
         training.pop("schedule", None)  # older files name it; there is only one
         training = _record(TrainingConfig, training)
         return _record(PEMConfig, {**fields, "training": training})
@@ -400,7 +400,15 @@ def _naming(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise WeightsError(f"{path} may not be read; change its permissions.") from error
     except Exception as error:
+        if is_lfs_pointer(path):
+            raise WeightsError(f"{path} only points to the real file, which git lfs pull fetches.") from error
         raise WeightsError(f"{path} is damaged or not a file of weights: {first_line(error)}.") from error
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether Git, without its extension for large files, left the few lines there that stand for one."""
+    with path.open("rb") as file:
+        return file.read(40).startswith(b"version https://git-lfs")
 
 
 def _content(path: Path) -> Any:

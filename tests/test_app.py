@@ -16,6 +16,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from halves_model import CAT, CAT_SCORE, COUCH, COUCH_SCORE, HalvesModel, picked_token
 from PIL import Image
+from small_model import small_model
 
 import app
 import pem
@@ -199,7 +200,7 @@ def test_the_bundled_model_is_known_by_its_file(given: str, bundled: bool, monke
     assert is_bundled(DEFAULT_WEIGHTS.name)
     told = []
     monkeypatch.setattr(pem, "load_model", lambda name, device: HalvesModel())
-    monkeypatch.setattr(app, "load_twin", lambda name: None)
+    monkeypatch.setattr(app, "load_twin", lambda model, name: None)
     monkeypatch.setattr(app, "header", lambda model, problem, bundled: told.append(bundled) or "")
     monkeypatch.setattr(app, "build_studio", lambda page, engine, first: told.append(first is not None))
     monkeypatch.setenv("PEM_MODEL", given)
@@ -208,13 +209,36 @@ def test_the_bundled_model_is_known_by_its_file(given: str, bundled: bool, monke
 
 
 def test_a_twin_is_loaded_where_its_checkpoint_lies_beside(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(pem, "load_model", lambda path, device: path)
-    assert load_twin(str(tmp_path / "mine.safetensors")) is None
-    (tmp_path / "mine-masked.safetensors").touch()
-    assert load_twin(str(tmp_path / "mine.safetensors")) == tmp_path / "mine-masked.safetensors"
+    model, masked = small_model(), small_model(attention="masked", name="other", trained="2026-11-27")
+    given = str(tmp_path / "mine.safetensors")
+    assert load_twin(model, given) is None
+    pem.save_weights(masked, tmp_path / "mine-masked.safetensors")
+    twin = load_twin(model, given)
+    assert twin is not None and twin.config == masked.config
+    loaded = []
+    monkeypatch.setattr(pem, "load_model", lambda path, device: loaded.append(path) or masked)
     (tmp_path / "copy.safetensors").write_bytes(DEFAULT_WEIGHTS.read_bytes())
     assert is_bundled(str(tmp_path / "copy.safetensors"))
-    assert load_twin(str(tmp_path / "copy.safetensors")) == load_twin("default")
+    for name in (str(tmp_path / "copy.safetensors"), "default"):
+        assert load_twin(model, name) is masked
+    assert set(loaded) == {DEFAULT_WEIGHTS.with_name("default-masked.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({}, "the same attention"),
+        ({"attention": "masked", "num_queries": 5}, "another num_queries"),
+        ({"attention": "masked", "pixel_mean": (0.0, 0.0, 0.0)}, "another pixel_mean"),
+        ({"attention": "masked", "categories": ((1, "cat", True), (2, "dog", True))}, "another num_classes"),
+    ],
+)
+def test_a_twin_of_another_network_is_left_out_with_a_word(other, reason, tmp_path, caplog) -> None:
+    if "categories" in other:
+        other = other | {"num_classes": len(other["categories"])}
+    pem.save_weights(small_model(**other), tmp_path / "mine-masked.safetensors")
+    assert load_twin(small_model(), str(tmp_path / "mine.safetensors")) is None
+    assert f"mine-masked.safetensors has {reason}" in caplog.text
 
 
 def test_the_first_example_was_segmented_by_the_bundled_checkpoint() -> None:

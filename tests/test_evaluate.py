@@ -214,7 +214,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pyte
     weights = tmp_path / "small.safetensors"
     changes = {"num_classes": 3, "short_side_px": SIDE_PX, "max_long_side_px": SIDE_PX}
     pem.save_weights(small_model(**changes), weights)
-    out = tmp_path / "results" / "scores.json"
+    out = tmp_path / "results" / "scores.JSON"
     module.main(["--weights", str(weights), "--data", str(data), "--device", "cpu", "--out", str(out)])
     table = capsys.readouterr().out
     assert "miou" in table and "towns" in table and "person" in table
@@ -224,6 +224,12 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pyte
     assert 0 <= result["overall"]["miou"] <= 1
 
 
+def test_the_bundled_model_is_known_by_its_preset_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It knows the three classes among others."""
+    module.main(["--config", "default", "--data", str(write_photos(tmp_path)), "--device", "cpu"])
+    assert "person" in capsys.readouterr().out
+
+
 def test_trouble_is_one_sentence_on_the_terminal(tmp_path: Path) -> None:
     weights = tmp_path / "small.safetensors"
     pem.save_weights(small_model(), weights)  # five classes; the photos have three
@@ -231,6 +237,8 @@ def test_trouble_is_one_sentence_on_the_terminal(tmp_path: Path) -> None:
         module.main(["--weights", str(weights), "--data", str(write_photos(tmp_path)), "--device", "cpu"])
     with pytest.raises(SystemExit, match="neither a folder 'test'"):
         module.main(["--weights", str(weights), "--data", str(tmp_path), "--split", "test", "--device", "cpu"])
+    with pytest.raises(SystemExit, match="No weights come with cityscapes-panoptic-r50"):
+        module.main(["--config", "cityscapes-panoptic-r50", "--data", str(tmp_path), "--device", "cpu"])
 
 
 def test_a_result_is_written_though_the_terminal_lacks_letters_and_its_place_is_tried_first(

@@ -100,8 +100,8 @@ def test_a_complete_run_says_so_and_touches_nothing(
     capsys.readouterr()
     run()
     assert capsys.readouterr().out == (
-        f"{tmp_path / 'run'} is complete with 2 iterations; extend it with more --iterations, or begin anew with "
-        "--anew or another --out.\n"
+        f"{tmp_path / 'run'} is complete with 2 iterations, so nothing was done; extend it with more --iterations, "
+        "or begin anew with --anew or another --out.\n"
     )
     assert contents(tmp_path / "run") == before
 
@@ -366,6 +366,35 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert contents(tmp_path) == before
 
 
+def test_a_log_that_cannot_be_written_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run" / "log.jsonl").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="log.jsonl cannot be written"):
+        run()
+
+
+def test_a_folder_in_the_place_of_a_result_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoint.pt").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="checkpoint.pt is a folder, where the run keeps a file"):
+        run()
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors"])
+def test_what_a_run_starts_from_is_not_replaced_by_it(run: Run, tmp_path: Path, name: str) -> None:
+    run()
+    before = contents(tmp_path / "run")
+    with pytest.raises(SystemExit, match=f"--anew would replace .*{name}, which is the --start; give another --out"):
+        run("--anew", "--start", str(tmp_path / "run" / name))
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_checkpoint_with_an_odd_step_is_damaged(run: Run, tmp_path: Path) -> None:
+    run()
+    path = tmp_path / "run" / "checkpoint.pt"
+    torch.save(torch.load(path, weights_only=True) | {"step": "last"}, path)
+    with pytest.raises(SystemExit, match="checkpoint.pt is damaged or of another version"):
+        run()
+
+
 # A checkpoint is a model, too.
 
 
@@ -376,7 +405,7 @@ def test_a_checkpoint_is_read_as_the_model_of_its_averaged_weights(run: Run, tmp
     assert model.config.num_classes == 3 and model.config.max_long_side_px == CONFIG.max_long_side_px
     for name, tensor in expected.items():
         assert torch.equal(model.state_dict()[name], tensor), name
-    with pytest.raises(WeightsError, match="has a config of its own, which differs; use load_model"):
+    with pytest.raises(WeightsError, match="is no default: its own config differs; give the file alone"):
         pem.load_model("default", weights=tmp_path / "run" / "checkpoint.pt")
 
 

@@ -392,6 +392,15 @@ def test_damaged_and_foreign_files_get_one_sentence(tmp_path, suffix, damage) ->
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+def test_what_git_leaves_without_its_extension_for_large_files_is_known(tmp_path, suffix) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", encoding="utf-8")
+    for load in (lambda: pem.load_weights(small_model(), path), lambda: pem.load_model(path)):
+        with pytest.raises(WeightsError, match=f"model{suffix} only points to the real file, which git lfs pull"):
+            load()
+
+
 def test_a_missing_file_and_an_unknown_kind_get_one_sentence(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no weights file .*model.pth"):
         pem.load_weights(small_model(), tmp_path / "model.pth")
@@ -574,11 +583,11 @@ def test_a_preset_goes_with_its_weights(tmp_path) -> None:
     model = pem.load_model(preset, device="cpu", weights=path)
     assert model.config == pem.get_config(preset)
     assert model.decoder.class_embed.weight.dtype == torch.float32  # the file has float64
-    with pytest.raises(WeightsError, match=f"No weights come with {preset}; pass a checkpoint"):
+    with pytest.raises(WeightsError, match=f"No weights come with {preset}; give a checkpoint"):
         pem.load_model(preset)
-    with pytest.raises(WeightsError, match="does not say which network it belongs to; name a preset"):
+    with pytest.raises(WeightsError, match="does not say which network it belongs to; name its preset"):
         pem.load_model(path)
-    with pytest.raises(ValueError, match="weights= goes with the name of a preset, not with 'ade21k'"):
+    with pytest.raises(ValueError, match="Weights go with the name of a preset, not with 'ade21k'"):
         pem.load_model("ade21k", weights=path)
 
 
@@ -589,7 +598,7 @@ def test_a_file_with_another_config_than_the_preset_is_refused(tmp_path) -> None
     assert same(model, pem.load_model("default", device="cpu", weights=path))
     model.config = dataclasses.replace(model.config, short_side_px=640)
     pem.save_weights(model, path)
-    with pytest.raises(WeightsError, match=r"has a config of its own, which differs; use load_model\('.*model.safeten"):
+    with pytest.raises(WeightsError, match=r"model.safetensors is no default: its own config differs; give the file"):
         pem.load_model("default", weights=path)
     assert pem.load_model(path, device="cpu").config.short_side_px == 640
 
@@ -631,7 +640,7 @@ def test_what_a_trainer_names_in_front_is_taken_off(tmp_path, prefix) -> None:
 
 def test_a_safetensors_file_of_others_has_no_config(tmp_path) -> None:
     safetensors.torch.save_file({"layer.weight": torch.zeros(3)}, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="does not say which network it belongs to; name a preset"):
+    with pytest.raises(WeightsError, match="does not say which network it belongs to; name its preset"):
         pem.load_model(tmp_path / "model.safetensors")
 
 

@@ -30,6 +30,7 @@ from ui.results import KeptLayer, KeptOutput, KeptResult, ResultStore
 TASKS = ("panoptic", "semantic", "instance")
 # What the twin made of a photo has the same id, but for this at its end.
 TWIN = "~masked"
+TWINS_MAY_DIFFER = ("name", "trained", "training", "attention", "empty_mask")
 # The viewer draws larger photos at this size, so that a reading and a redraw take no noticeable time.
 MAX_SHOWN_PX = 1280
 
@@ -41,17 +42,23 @@ def is_bundled(name: str) -> bool:
     )
 
 
-def load_twin(name: str) -> pem.PEM | None:
+def load_twin(model: pem.PEM, name: str) -> pem.PEM | None:
     """The same network trained with masked attention, where its checkpoint NAME-masked.safetensors lies beside it."""
     path = DEFAULT_WEIGHTS if is_bundled(name) else Path(name)
     path = path.with_name(f"{path.stem}-masked.safetensors")
     if not path.exists():
         return None
     try:
-        return pem.load_model(path, device="auto")
+        twin = pem.load_model(path, device="auto")
+        ours, theirs = (vars(config) for config in (model.config, twin.config))
+        unlike = [key for key in ours if key not in TWINS_MAY_DIFFER and ours[key] != theirs[key]]
+        if twin.config.attention != "masked" or unlike:
+            other = f"another {unlike[0]}" if unlike else "the same attention"
+            raise ValueError(f"{path} has {other}; it must be this network trained with masked attention.")
     except (OSError, ValueError) as error:
         logging.getLogger("pem").warning("The page goes without a network to compare with: %s", error)
         return None
+    return twin
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ def load() -> dict[str, Any]:
 
 
 def make() -> dict[str, Any]:
-    engine = Engine(pem.load_model("default", device="cpu"), examples=EXAMPLES, twin=load_twin("default"))
+    model = pem.load_model("default", device="cpu")
+    engine = Engine(model, examples=EXAMPLES, twin=load_twin(model, "default"))
     result_id = f"example-{FIRST_EXAMPLE}"
     for _ in range(5):  # the first passes through a network are slower than any later one
         engine.result(result_id)

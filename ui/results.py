@@ -16,6 +16,7 @@ from torch import Tensor
 from analysis.prototypes import Evolution
 from pem.config import PEMConfig
 from pem.outputs import Batch
+from ui.file_names import safe_stem
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class KeptResult:
     evolution: Evolution
     layers: tuple[KeptLayer, ...]
     stage_ms: dict[str, float]  # in the order in which the stages ran
+
+    @property
+    def stem(self) -> str:
+        """What the names of files made of it begin with."""
+        return self.name or safe_stem(self.file_name)
 
     def batch(self, size: tuple[int, int]) -> Batch:
         """What the network saw, with the geometry that leads a reading to this size."""

@@ -151,7 +151,7 @@ def format_table(result: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pem.training.evaluate", description=__doc__)
-    parser.add_argument("--weights", default="default", help="what pem.load_model takes: a name, a file or a Hub id")
+    parser.add_argument("--weights", help="what pem.load_model takes: a name, a file or a Hub id; default: default")
     parser.add_argument("--config", help="the preset that a published checkpoint, --weights, belongs to")
     parser.add_argument("--data", required=True, help="folder with panoptic_SPLIT.json and the images or their tars")
     parser.add_argument("--split", default="val")
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit is {options.limit}; it must be at least 1.")
-    if options.out and (options.out.suffix != ".json" or options.out.is_dir()):
+    if options.out and (options.out.suffix.lower() != ".json" or options.out.is_dir()):
         parser.error(f"--out is {options.out}; give the name of a .json file.")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack the letters of a name
@@ -169,8 +169,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.out:  # else the work would be lost at its end
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.open("a", encoding="utf-8").close()
-        published = options.config and options.weights
-        model = load_model(options.config or options.weights, device=options.device, weights=published)
+        published = options.weights if options.config else None
+        model = load_model(options.config or options.weights or "default", device=options.device, weights=published)
         dataset = open_split(options.data, options.split, model.config)
         result = evaluate(model, model.config, dataset, options.limit)
     except (MemoryError, RuntimeError) as error:

@@ -41,6 +41,7 @@ except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
 _log = logging.getLogger("pem")
+RESULTS = ("checkpoint.pt", "model.safetensors")  # of a run, in its folder
 
 
 def train(
@@ -59,7 +60,7 @@ def train(
     if rank == 0:
         forget_after(trainer.step, out / "log.jsonl")
         if trainer.step == 0:
-            for name in ("checkpoint.pt", "model.safetensors"):  # of the run that this one replaces
+            for name in RESULTS:  # of the run that this one replaces
                 (out / name).unlink(missing_ok=True)
     loader = DataLoader(
         SeededDataset(dataset),
@@ -137,8 +138,11 @@ class Log:
             "eta_s": round((now - self.started) / (step - self.first_step) * (config.iterations - step)),
             **({} if memory is None else {"memory_mib": round(memory)}),
         }
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise OSError(f"{self.path} cannot be written ({error.strerror}); make room for it.") from error
         self.last_time, self.last_step, self.sums = now, step, {}
         loss = sum(entry[name] for name in ("class", "mask", "dice"))
         in_memory = "" if memory is None else f", {memory:.0f} MiB"
@@ -237,6 +241,11 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.data} is a file; --data is the folder with panoptic_train.json.")
     if arguments.out.is_file():
         raise ValueError(f"{arguments.out} is a file; --out is a folder.")
+    for result in (arguments.out / name for name in RESULTS):
+        if result.is_dir():
+            raise ValueError(f"{result} is a folder, where the run keeps a file; give another --out.")
+        if arguments.anew and arguments.start and Path(arguments.start).resolve() == result.resolve():
+            raise ValueError(f"--anew would replace {result}, which is the --start; give another --out.")
 
 
 def configure(arguments: argparse.Namespace) -> PEMConfig:
@@ -287,8 +296,8 @@ def run(arguments: argparse.Namespace, device: torch.device) -> None:
         ):
             if rank == 0:
                 print(
-                    f"{arguments.out} is complete with {trainer.step} iterations; extend it with more --iterations, or "
-                    "begin anew with --anew or another --out."
+                    f"{arguments.out} is complete with {trainer.step} iterations, so nothing was done; extend it with "
+                    "more --iterations, or begin anew with --anew or another --out."
                 )
             return
         check_writable(arguments.out)

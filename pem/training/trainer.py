@@ -216,7 +216,7 @@ class Trainer:
         """
         with _intact(path):
             state = torch.load(path, map_location=self.device, weights_only=True)
-            step, theirs, their_origin = state["step"], dict(state["settings"]), dict(state.get("origin", {}))
+            step, theirs, their_origin = int(state["step"]), dict(state["settings"]), dict(state.get("origin", {}))
         # A setting that came into the world after the checkpoint was at its default.
         theirs = {x.name: x.default for kind in (TrainingConfig, PEMConfig) for x in dataclasses.fields(kind)} | theirs
         theirs["iterations"] = self.config.iterations

@@ -19,7 +19,6 @@ from pem.outputs import Segmentation
 from pem.render import id_map_png, panoptic_json, render
 from ui.engine import Engine
 from ui.export.trace import trace_arrays, trace_json
-from ui.file_names import safe_stem
 from ui.results import KeptResult
 
 __all__ = ["KINDS", "arrays_files", "export_file", "segments_files", "trace_arrays", "trace_json", "write"]
@@ -52,7 +51,7 @@ def export_file(
     """
     if what not in KINDS:
         raise ValueError(f"There is no export {what!r}; choose one of: {', '.join(KINDS)}.")
-    name = _name(result)
+    name = result.stem
     files: dict[str, bytes] = {}
     if what in ("overlay", "segments", "all"):
         segmentation = engine.read(result, task, object_threshold, overlap_threshold).segmentation
@@ -69,7 +68,7 @@ def export_file(
 
 def segments_files(result: KeptResult, segmentation: Segmentation) -> dict[str, bytes]:
     """The id map as a PNG and its JSON in the COCO panoptic format, by their names."""
-    name = _name(result)
+    name = result.stem
     content = panoptic_json(segmentation, result.config, result.file_name or f"{name}.jpg", f"{name}_segments.png")
     return {
         f"{name}_segments.png": _png(id_map_png(segmentation)),
@@ -81,13 +80,13 @@ def arrays_files(result: KeptResult) -> dict[str, bytes]:
     """What ``trace_arrays`` describes, by its name."""
     archive = io.BytesIO()
     np.savez_compressed(archive, **trace_arrays(result))
-    return {f"{_name(result)}_trace.npz": archive.getvalue()}
+    return {f"{result.stem}_trace.npz": archive.getvalue()}
 
 
 def write(files: dict[str, bytes], result: KeptResult, what: str, folder: Path) -> Path:
     """Writes one file, or several as a zip that is named after ``what``, into the folder and returns its path."""
     if len(files) > 1:
-        files = {f"{_name(result)}_{what}.zip": _zip(files)}
+        files = {f"{result.stem}_{what}.zip": _zip(files)}
     [(file_name, data)] = files.items()
     path = folder / file_name
     path.write_bytes(data)
@@ -107,10 +106,6 @@ def _overlay(
         if not any((segment.category_id, query) in hidden for query in segment.queries):
             kept_id[segment.id] = segment.id
     return render(result.photo, replace(segmentation, ids=kept_id[segmentation.ids]), opacity, outlines, names)
-
-
-def _name(result: KeptResult) -> str:
-    return result.name or safe_stem(result.file_name)
 
 
 def _png(pixels: np.ndarray) -> bytes:

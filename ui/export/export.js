@@ -83,7 +83,7 @@ const save = (url, name) => make("a", { href: url, download: name }).click();
 function saveCanvas() {
   find("#canvas").toBlob((blob) => {
     const url = URL.createObjectURL(blob);
-    save(url, `${state.result.name || "photo"}_view.png`);
+    save(url, `${state.result.stem}_view.png`);
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
   });
 }

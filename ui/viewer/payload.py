@@ -38,6 +38,7 @@ def result_payload(engine: Engine, result_id: str) -> dict[str, Any]:
         "id": result_id,
         "other_id": engine.other(result_id),  # of the same photo by the network with the other attention, or null
         "name": result.name,
+        "stem": result.stem,
         "photo": data_uri(_photo(result), "jpeg"),
         "height": height,
         "width": width,
