@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
-import signal
 import sys
 import unicodedata
 from collections import Counter
@@ -22,6 +20,7 @@ from pem.outputs import Segmentation
 from pem.photos import FORMATS, load_image
 from pem.predict import READINGS, predict
 from pem.render import id_map_png, legend, panoptic_json, render
+from pem.terminal import INTERRUPTED, escape_missing_letters, leave_to_reader
 from pem.weights import load_model
 
 THRESHOLDS: dict[str, tuple[str, ...]] = {
@@ -45,16 +44,14 @@ class Work(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, 2 when something was wrong, which is then said on stderr."""
     options = _parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack the letters of a name
+    escape_missing_letters()
     try:
         return 0 if _segment_all(options) else 2
     except KeyboardInterrupt:
         print("pem: stopped; what was written before stays.", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except BrokenPipeError:  # whoever read the output has enough; Python would complain once more at its end
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        return 128 + 13
+        return INTERRUPTED
+    except BrokenPipeError:
+        return leave_to_reader()
     except (ValueError, OSError, RuntimeError) as error:
         _complain(error)
         return 2
@@ -104,14 +101,14 @@ def _segment_all(options: argparse.Namespace) -> bool:
             model = model or load_model(options.model, device=options.device, weights=options.weights)
             try:
                 segmentation = predict(model, image, options.task, **thresholds)
-                if several:
-                    print(f"{work.photo}:")
                 _write(work, image, segmentation, options.names)
-            except BrokenPipeError:
-                raise
             except (ValueError, OSError, RuntimeError, MemoryError) as error:
                 all_done = _complain(error, work.photo)
                 continue
+            if several:
+                print(f"{work.photo}:")
+            _print_legend(segmentation)
+            print(f"Wrote {', '.join(str(path) for path in work[1:] if path)}")
             if work.id_map:
                 is_unique = times_named[work.photo.name] == 1  # else the folder tells the photos apart
                 name = work.photo.name if is_unique else work.photo.resolve().relative_to(common).as_posix()
@@ -258,8 +255,6 @@ def _write(work: Work, image: Image.Image, segmentation: Segmentation, names: bo
     if work.id_map:
         with _writing(work.id_map):
             Image.fromarray(id_map_png(segmentation)).save(work.id_map)
-    _print_legend(segmentation)
-    print(f"Wrote {', '.join(str(path) for path in work[1:] if path)}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,7 +130,8 @@ def load_weights(model: PEM, path: str | os.PathLike[str]) -> LoadReport:
     with _naming(path):
         report, tensors = _match(state, model.state_dict())
     if not report.loaded:
-        raise WeightsError(f"{path} holds no weights of a PEM; its first tensors are: {_some(state)}.")
+        found = f"its first tensors are: {_some(state)}" if state else "it is empty"
+        raise WeightsError(f"{path} holds no weights of a PEM; {found}.")
     problems = []
     if report.missing:
         problems.append(f"lacks {len(report.missing)} tensors ({_some(report.missing)})")
@@ -322,15 +323,12 @@ def _frozen(value: Any) -> Any:
 
 def _match(state: dict[str, Any], wanted: dict[str, Tensor]) -> tuple[LoadReport, dict[str, Tensor]]:
     """Which value goes where. Raises TypeError for one that is no tensor where the network needs one."""
-    state = {name if name in wanted else _unwrapped(name): value for name, value in state.items()}
-    if not any(name in wanted or name.startswith("sem_seg_head.") for name in state):
-        # Trainers such as Lightning's name the network in front: "model.backbone...".
-        state = {name.partition(".")[2] or name: value for name, value in state.items()}
+    state = _without_prefixes(state, wanted)
     is_reference = any(name.startswith("sem_seg_head.") for name in state)
     tensors: dict[str, Tensor] = {}
     ignored, mismatched, unknown, warnings = {}, {}, [], []
     for name, value in state.items():
-        if is_reference and name == "criterion.empty_weight":
+        if name not in wanted and ("." + name).endswith(".criterion.empty_weight"):
             ignored[name] = "the class weights of the loss, not a part of the network"
             continue
         if is_reference and (alias := _STDC_ALIAS.match(name)):
@@ -361,6 +359,21 @@ def _match(state: dict[str, Any], wanted: dict[str, Tensor]) -> tuple[LoadReport
         if name not in tensors and name not in mismatched and not name.endswith("num_batches_tracked")
     ]
     return LoadReport(tuple(tensors), ignored, tuple(missing), mismatched, tuple(unknown), tuple(warnings)), tensors
+
+
+def _without_prefixes(state: dict[str, Any], wanted: dict[str, Tensor]) -> dict[str, Any]:
+    """Under the names of one network. Raises TypeError when the file holds several."""
+    names = {name: name if name in wanted else _unwrapped(name) for name in state}
+    # Trainers such as Lightning's name the network in front: "model.backbone...".
+    ends = ("decoder.query_feat.weight", "sem_seg_head.predictor.query_feat.weight")
+    prefixes = {name.removesuffix(end) for name in names.values() for end in ends if name.endswith(f".{end}")}
+    if len(prefixes) > 1:
+        raise TypeError(f"it holds several networks ({_some(sorted(prefixes))}); save one of them alone")
+    (prefix,) = prefixes if len(prefixes) == 1 else ("",)
+    names = {name: short.removeprefix(prefix) for name, short in names.items()}
+    if twice := [name for name, times in Counter(names.values()).items() if times > 1]:
+        raise TypeError(f"it holds more than one {twice[0]}; save one network alone")
+    return {names[name]: value for name, value in state.items()}
 
 
 def _unwrapped(name: str) -> str:
@@ -451,8 +464,8 @@ def _weights_in(content: Any) -> dict[str, Any]:
     for name in _CONTAINERS:
         if isinstance(content.get(name), dict) and _has_tensors(content[name], deep=True):
             return _weights_in(content[name])
-    nested = [value for value in content.values() if isinstance(value, dict) and _has_tensors(value)]
-    return nested[0] if len(nested) == 1 and not _has_tensors(content) else content
+    nested = [value for value in content.values() if isinstance(value, dict) and _has_tensors(value, deep=True)]
+    return _weights_in(nested[0]) if len(nested) == 1 and not _has_tensors(content) else content
 
 
 def _has_tensors(content: dict[str, Any], deep: bool = False) -> bool:

@@ -346,3 +346,12 @@ def test_a_reader_that_has_enough_ends_the_command_quietly_and_loses_no_file(
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # which the command replaces
     assert main(["photos/sofa.jpg"]) == 141
     assert capsys.readouterr().err == "" and (folder / "sofa-panoptic.png").is_file()
+
+
+def test_output_that_cannot_be_written_is_not_the_photos_fault(folder: Path, monkeypatch, capsys) -> None:
+    def full(segmentation: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pem.__main__, "_print_legend", full)
+    assert main(["photos/sofa.jpg"]) == 2
+    assert capsys.readouterr().err == "pem: [Errno 28] No space left on device\n"

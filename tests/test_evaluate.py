@@ -257,3 +257,21 @@ def test_a_result_is_written_though_the_terminal_lacks_letters_and_its_place_is_
     monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("The place was not tried first."))
     with pytest.raises(SystemExit, match="small.safetensors"):
         module.main([*options, "--out", str(weights / "scores.json")])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141), (ValueError("so"), "so")]
+)
+def test_work_that_fails_leaves_no_empty_result(tmp_path: Path, monkeypatch, trouble, code) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(module, "load_model", fail)
+    monkeypatch.setattr("sys.stdout", io.StringIO())  # of which nothing is left after a broken pipe
+    old = tmp_path / "old.json"
+    old.touch()
+    for out in (tmp_path / "new.json", old):
+        with pytest.raises(SystemExit) as ended:
+            module.main(["--data", str(tmp_path), "--out", str(out)])
+        assert ended.value.code == code
+    assert list(tmp_path.iterdir()) == [old]

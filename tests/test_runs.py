@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import date
@@ -96,7 +97,7 @@ def test_a_complete_run_says_so_and_touches_nothing(
 ) -> None:
     run()
     before = contents(tmp_path / "run")
-    assert set(before) == {"checkpoint.pt", "log.jsonl", "model.safetensors"}
+    assert set(before) == {".lock", "checkpoint.pt", "log.jsonl", "model.safetensors"}
     capsys.readouterr()
     run()
     assert capsys.readouterr().out == (
@@ -294,6 +295,37 @@ def until_its_first_step(process: subprocess.Popen[str]) -> list[int]:
             return [int(word) for word in line.split("step ")[1].split()]
         said.append(line)
     raise AssertionError("".join(said))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of terminals as POSIX has them")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_run_whose_terminal_or_reader_is_gone_saves_its_checkpoint(tmp_path: Path, number: int) -> None:
+    """``tee`` dies of the same Ctrl-C, and a closed window takes its terminal along."""
+    write_data(tmp_path / "data")
+    code = (
+        "import sys; from pathlib import Path; from small_run import run_command\n"
+        'run_command(Path(sys.argv[1]), Path(sys.argv[2]), "--iterations", "10000")'
+    )
+    with python(code, str(tmp_path / "data"), str(tmp_path / "run")) as process:
+        assert process.stdout is not None
+        log = tmp_path / "run" / "log.jsonl"
+        while not log.exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.stdout.close()
+        process.stdout = None  # from now on its output breaks
+        process.send_signal(number)
+        assert process.wait(PATIENCE_S) == 128 + number
+    assert step_of(tmp_path / "run") >= 20
+
+
+def test_a_second_run_in_a_folder_is_refused_while_the_first_runs(run: Run, tmp_path: Path) -> None:
+    run("--iterations", "1")
+    with command.claimed(tmp_path / "run"), pytest.raises(SystemExit, match="Another training runs in .*run; wait for"):
+        run("--iterations", "2")
+    assert step_of(tmp_path / "run") == 1
+    run("--iterations", "2")
+    assert step_of(tmp_path / "run") == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems end the children of a killed process later")

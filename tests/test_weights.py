@@ -119,9 +119,11 @@ def test_the_ending_tells_the_kind_of_file_in_any_case(tmp_path, ending) -> None
         lambda state: {"module": state},
         lambda state: {"state_dict": {"model": state}},
         lambda state: {"ema": state, "epoch": 3},
+        lambda state: {"ema": {"module": state, "decay": 0.9}, "step": 4},
+        lambda state: {"trainer": {"model": state}},
         lambda state: collections.OrderedDict(state),
     ],
-    ids=["model", "state_dict", "model_state_dict", "module", "nested", "another name", "bare"],
+    ids=["model", "state_dict", "model_state_dict", "module", "nested", "another name", "average", "trainer", "bare"],
 )
 def test_weights_are_found_under_any_usual_name(tmp_path, wrap) -> None:
     source, target = small_model(seed=1), small_model(seed=2)
@@ -628,14 +630,32 @@ def test_values_that_are_not_finite_are_refused_by_name(tmp_path) -> None:
         pem.load_weights(model, tmp_path / "model.pth")
 
 
-@pytest.mark.parametrize("prefix", ["model.", "net.", "model._orig_mod.", "_fsdp_wrapped_module."])
+@pytest.mark.parametrize("prefix", ["model.", "net.", "system.model.", "model._orig_mod.", "_fsdp_wrapped_module."])
 def test_what_a_trainer_names_in_front_is_taken_off(tmp_path, prefix) -> None:
     model = small_model(seed=2)
     weights = {prefix + name: value for name, value in model.state_dict().items()}
+    weights["criterion.empty_weight"] = torch.ones(6)  # of the loss, which was trained with it
     torch.save({"model": {"depth": 3}, "state_dict": weights, "epoch": 3}, tmp_path / "lit.ckpt")
     other = small_model(seed=3)
     pem.load_weights(other, tmp_path / "lit.ckpt")
     assert same(model, other)
+
+
+@pytest.mark.parametrize(
+    "prefixes", [("student.", "teacher."), ("model.", "ema_model."), ("", "ema."), ("", "module.")]
+)
+def test_a_file_of_two_networks_is_refused_by_name(tmp_path, prefixes) -> None:
+    state = small_model(seed=2).state_dict()
+    torch.save({prefix + name: x for prefix in prefixes for name, x in state.items()}, tmp_path / "two.pth")
+    said = r"several networks \(.*\); save one of them alone" if all(prefixes) else "more than one .*; save one network"
+    with pytest.raises(WeightsError, match=said):
+        pem.load_weights(small_model(), tmp_path / "two.pth")
+
+
+def test_an_empty_file_of_weights_is_called_empty(tmp_path) -> None:
+    torch.save({}, tmp_path / "empty.pth")
+    with pytest.raises(WeightsError, match="holds no weights of a PEM; it is empty"):
+        pem.load_weights(small_model(), tmp_path / "empty.pth")
 
 
 def test_a_safetensors_file_of_others_has_no_config(tmp_path) -> None:

@@ -37,8 +37,8 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
 
     def trace(result_id: str, query: float | None):
         try:
-            if query is None:
-                raise ValueError("Please name a query.")
+            if query is None or query != int(query):
+                raise ValueError("Please name a query by its whole number.")
             result = engine.result(result_id or "")
             found = trace_json(result, query=int(query))
         except (ResultGone, ValueError) as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import logging
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pem.model import PEM
 from pem.outputs import Segmentation
 from pem.postprocess import panoptic, semantic
 from pem.preprocess import preprocess
+from pem.terminal import INTERRUPTED, escape_missing_letters, leave_to_reader
 from pem.training.data import PanopticDataset, open_split
 from pem.training.metrics import PartialIoU, PartialPanopticQuality
 from pem.training.target import VOID, Target
@@ -163,26 +165,45 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--limit is {options.limit}; it must be at least 1.")
     if options.out and (options.out.suffix.lower() != ".json" or options.out.is_dir()):
         parser.error(f"--out is {options.out}; give the name of a .json file.")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack the letters of a name
+    escape_missing_letters()
     try:
-        if options.out:  # else the work would be lost at its end
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.open("a", encoding="utf-8").close()
-        published = options.weights if options.config else None
-        model = load_model(options.config or options.weights or "default", device=options.device, weights=published)
-        dataset = open_split(options.data, options.split, model.config)
-        result = evaluate(model, model.config, dataset, options.limit)
+        with _place_for(options.out):
+            _run(options)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(leave_to_reader())
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         sys.exit("There is not enough memory to run this model; use another --device or a smaller model.")
     except (OSError, ValueError) as error:
         sys.exit(str(error))
+
+
+@contextmanager
+def _place_for(path: Path | None) -> Iterator[None]:
+    """Tries whether the file can be written, or the work would be lost at its end; leaves none without a result."""
+    is_new = path is not None and not path.exists()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a", encoding="utf-8").close()
+    try:
+        yield
+    finally:
+        if path is not None and is_new and path.stat().st_size == 0:
+            path.unlink()
+
+
+def _run(options: argparse.Namespace) -> None:
+    published = options.weights if options.config else None
+    model = load_model(options.config or options.weights or "default", device=options.device, weights=published)
+    dataset = open_split(options.data, options.split, model.config)
+    result = evaluate(model, model.config, dataset, options.limit)
     result["conditions"]["split"] = options.split
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(format_table(result))
+    print(format_table(result), flush=True)
 
 
 def _number(value: torch.Tensor) -> float | None:

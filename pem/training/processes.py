@@ -18,6 +18,8 @@ from torch import distributed
 # A Linux kernel sends the signal to this process when its parent ends; nothing happens on other systems.
 from torch.multiprocessing import _prctl_pr_set_pdeathsig as end_with_parent  # type: ignore[attr-defined]
 
+HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+ENDING = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number is not None)
 # By this one a process learns that torchrun has died. Linux may send it twice, so it must not be one of those that end
 # a process when they come twice.
 PARENT_DIED = signal.SIGUSR1 if sys.platform == "linux" else None
@@ -69,12 +71,13 @@ def largest(number: int, device: torch.device) -> int:
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """Notes SIGINT and SIGTERM in the list instead of being ended by them; the second one ends the process at once.
+    """Notes the signals that end a process in the list, instead of being ended; the second ends the process at once.
 
+    They are those of Ctrl-C, of ``kill`` and, unless ``nohup`` started the process, of a terminal that is closed.
     The death of torchrun is noted as SIGTERM.
     """
     noted: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [number for number in ENDING if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN]
 
     def note(number: int, frame: FrameType | None) -> None:
         noted.append(number)
@@ -99,6 +102,6 @@ def noted_signals() -> Iterator[list[int]]:
 
 def start_loader(worker_id: int) -> None:
     """Of a process that loads photos: it works until the trainer ends, whatever signal both get."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(signal.SIGKILL)

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
 import logging
 import math
 import re
-import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import safetensors
 import torch
+from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pem.config import PEMConfig, get_config
 from pem.layers import has_bfloat16, is_out_of_memory
 from pem.model import PEM
+from pem.terminal import INTERRUPTED, escape_missing_letters, lasting_output
 from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
 from pem.training.processes import largest, noted_signals, process_group, rank_and_world_size, start_loader
 from pem.training.sampler import RepeatableSampler, SeededDataset
@@ -214,7 +216,7 @@ def parse_arguments() -> argparse.Namespace:
         "--save-minutes",
         type=float,
         default=5.0,
-        help="between checkpoints (default: %(default)s); Ctrl-C and SIGTERM save one before they end the run",
+        help="between checkpoints (default: %(default)s); Ctrl-C, SIGTERM and a closed terminal save one, too",
     )
     parser.add_argument("--anew", action="store_true", help="begin anew: replace the run that is in --out")
     return parser.parse_args()
@@ -302,7 +304,8 @@ def run(arguments: argparse.Namespace, device: torch.device) -> None:
             return
         check_writable(arguments.out)
     try:
-        train(trainer, dataset, arguments.out, arguments.workers, save_minutes=arguments.save_minutes)
+        with claimed(arguments.out) if rank == 0 else nullcontext():
+            train(trainer, dataset, arguments.out, arguments.workers, save_minutes=arguments.save_minutes)
     except Stopped:
         if rank == 0:
             command = "the same command without --anew" if arguments.anew else "the same command"
@@ -319,6 +322,16 @@ def check_writable(folder: Path) -> None:
         raise ValueError(f"{folder} cannot be written to ({error.strerror}); give another folder as --out.") from error
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of the folder. Raises ValueError when one is there."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"Another training runs in {folder}; wait for its end, or give another --out.") from None
+
+
 def is_model_of(step: int, path: Path) -> bool:
     """Whether the file is the model after that step; older files do not tell."""
     try:
@@ -330,16 +343,15 @@ def is_model_of(step: int, path: Path) -> bool:
 
 def main() -> None:
     arguments = parse_arguments()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack the letters of a name
+    escape_missing_letters()
     try:
         check(arguments)
         if arguments.threads is not None:
             torch.set_num_threads(arguments.threads)
-        with process_group(pick_device(arguments.device)) as device:
+        with lasting_output(), process_group(pick_device(arguments.device)) as device:
             run(arguments, device)
     except KeyboardInterrupt:  # there is no step yet to go on from
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
