@@ -16,6 +16,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImagePalette
 from PIL import TiffImagePlugin as tiff
 
+from pem.colours import to_srgb
+
 MIN_SIDE_PX = 8
 MAX_SIDE_PX = 65_500  # the longest that a JPEG can be
 MAX_PIXELS = 40_000_000
@@ -24,7 +26,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 # Said of every other exception: for broken data Pillow's parsers raise half a dozen unrelated types.
 _DAMAGED = "The image file is damaged or incomplete."
 
-_MAX_EXIF_BYTES = 1 << 20
+_MAX_METADATA_BYTES = 1 << 20
 
 _TURN_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -232,6 +234,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         return _scale_levels(image)
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
+    image = to_srgb(image.convert("RGBA") if image.has_transparency_data and image.mode != "LA" else image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -288,6 +291,9 @@ def _scale_levels(image: Image.Image) -> Image.Image:
 # -------------------------------------------------------------------------------------------------------- JPEG and PNG
 
 
+_ICC = b"ICC_PROFILE\0"
+
+
 class _Excerpt(io.RawIOBase):
     """Parts of a file as one file.
 
@@ -333,6 +339,7 @@ class _Excerpt(io.RawIOBase):
 
 def _open_jpeg(file: IO[bytes], owns_file: bool) -> Image.Image:
     excerpt, begin, turn = _Excerpt(file, owns_file), 2, 1
+    profile: dict[int, bytes] = {}  # its parts, by their numbers from 1
     excerpt.add(0, begin)
     while True:
         marker, length = struct.unpack(">HH", _read_at(file, begin, 4).ljust(4, b"\0"))
@@ -344,6 +351,8 @@ def _open_jpeg(file: IO[bytes], owns_file: bool) -> Image.Image:
         end = begin + 2 + length
         if marker == 0xFFE1 and turn == 1:  # there may be several
             turn = _orientation_in(file.read(max(length - 2, 0)))
+        elif marker == 0xFFE2 and (data := file.read(max(length - 2, 0))).startswith(_ICC) and len(data) > 14:
+            profile[data[12]] = data[14:]
         # Of the applications' segments, JFIF's and Adobe's say which colours these are; the last are comments.
         if marker < 0xFFE0 or marker in (0xFFE0, 0xFFEE) or 0xFFEF < marker < 0xFFFE:
             excerpt.add(begin, end)
@@ -356,34 +365,41 @@ def _open_jpeg(file: IO[bytes], owns_file: bool) -> Image.Image:
             "The JPEG file is damaged or of a rare kind, such as 12 bits; save it as an 8-bit JPEG or as PNG."
         ) from None
     image.info[_ORIENTATION] = turn
+    if profile:
+        image.info["icc_profile"] = b"".join(part for _, part in sorted(profile.items()))
     return image
 
 
 def _open_png(file: IO[bytes], owns_file: bool) -> Image.Image:
     excerpt, begin = _Excerpt(file, owns_file), 8
     excerpt.add(0, begin)
-    is_grey, depth, significant_bits, exif = False, 8, 16, b""
+    is_grey, depth, significant_bits, exif, profile = False, 8, 16, b"", b""
     while len(start := _read_at(file, begin, 8)) == 8:
         length, name = struct.unpack(">I4s", start)
         end = begin + 12 + length
         if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             excerpt.add(begin, end)
-        if name in (b"IHDR", b"sBIT", b"eXIf", b"tEXt", b"zTXt"):
-            data = file.read(min(length, _MAX_EXIF_BYTES))
+        if name in (b"IHDR", b"sBIT", b"iCCP", b"eXIf", b"tEXt", b"zTXt"):
+            data = file.read(min(length, _MAX_METADATA_BYTES))
             if name == b"IHDR" and length >= 13:
                 depth, is_grey = data[8], data[9] == 0
             elif name == b"sBIT" and length:
                 significant_bits = data[0]
             elif name == b"eXIf":
                 exif = data
+            elif name == b"iCCP":
+                profile = _unpack(data.partition(b"\0")[2][1:])
             elif data.startswith(b"Raw profile type exif\0"):  # of ImageMagick, before there was eXIf
                 text = data.partition(b"\0")[2]
-                exif = exif or _exif_of_text(_unpack(text[1:]) if name == b"zTXt" else text.decode("latin-1"))
+                text = _unpack(text[1:]) if name == b"zTXt" else text
+                exif = exif or _exif_of_text(text.decode("latin-1"))
         if name == b"IEND":
             break
         begin = end
     image = Image.open(io.BufferedReader(excerpt), formats=["PNG"])
     image.info[_ORIENTATION] = _orientation_in(exif)
+    if profile:
+        image.info["icc_profile"] = profile
     if is_grey and depth == 16 and 0 < significant_bits < 16:
         image.info[_SIGNIFICANT_BITS] = significant_bits
     # Pillow scales levels to 8 bits, but not the level or colour that is transparent.
@@ -430,11 +446,11 @@ def _read_at(file: IO[bytes], position: int, length: int) -> bytes:
     return file.read(length)
 
 
-def _unpack(data: bytes) -> str:
+def _unpack(data: bytes) -> bytes:
     try:
-        return zlib.decompressobj().decompress(data, _MAX_EXIF_BYTES).decode("latin-1")
+        return zlib.decompressobj().decompress(data, _MAX_METADATA_BYTES)
     except zlib.error:
-        return ""
+        return b""
 
 
 def _exif_of_text(text: str) -> bytes:

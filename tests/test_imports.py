@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 
 # A room may import from itself and from the levels before its own.
 LEVELS = (
-    {"pem.config", "pem.outputs", "pem.photos", "pem.terminal"},
+    {"pem.colours", "pem.config", "pem.outputs", "pem.terminal"},
+    {"pem.photos"},
     {"pem.categories"},
     {"pem.layers"},
     {"pem.deform_conv", "pem.names", "pem.preprocess", "pem.tiles"},

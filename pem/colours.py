@@ -1,0 +1,62 @@
+"""The colours of a photo as sRGB, which screens, and the photos that a network learns from, are taken to be."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageCms
+
+_SPACE_OF_MODE = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+_SAME_LEVELS = 1  # what two ways of rounding differ by
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """A photo in RGB, grey or CMYK of 8 bits -> sRGB, by the ICC profile in its ``info``; alpha is kept.
+
+    Without a profile, or with one that is malformed or made for other pixels, it is returned as it is, as browsers do.
+    """
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes):
+        return image
+    if image.mode in ("RGBA", "LA"):
+        *_, alpha = image.split()
+        image = to_srgb(_with_profile(image.convert(image.mode[:-1]), profile)).convert("RGB")
+        image.putalpha(alpha)
+    elif image.mode == "P":
+        image = to_srgb(_with_profile(image.convert("RGB"), profile))
+    elif transform := _transform(profile, image.mode):
+        image = ImageCms.applyTransform(image, transform) or image
+    return image
+
+
+def _with_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    image.info["icc_profile"] = profile
+    return image
+
+
+@cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """None where there is nothing to do."""
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if opened.profile.xcolor_space.strip() != _SPACE_OF_MODE.get(mode):
+            return None
+        transform = ImageCms.buildTransform(opened, _srgb(), mode, "RGB", flags=ImageCms.Flags.BLACKPOINTCOMPENSATION)
+    except (OSError, TypeError, ValueError, ImageCms.PyCMSError):
+        return None
+    return None if mode != "CMYK" and _changes_nothing(transform, mode) else transform
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether a profile is sRGB by another name, as most are: tried on a grid of all colours."""
+    levels = np.linspace(0, 255, 18).round().astype(np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(18, -1, 3)
+    tried = Image.fromarray(grid).convert(mode)
+    changed = np.asarray(ImageCms.applyTransform(tried, transform))
+    return int(np.abs(changed.astype(int) - np.asarray(tried.convert("RGB"))).max()) <= _SAME_LEVELS
