@@ -30,7 +30,7 @@ THRESHOLDS: dict[str, tuple[str, ...]] = {
 }
 ENDINGS = sorted(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)
 SOFTWARE = "PEM Studio"  # by this mark an overlay is known, so that a folder's overlays are not taken for photos
-PHOTO_ENDINGS = [*ENDINGS, ".mpo"]  # of phones: the first picture in it is an ordinary JPEG
+PHOTO_ENDINGS = [*ENDINGS, ".heic", ".heif", ".hif", ".mpo"]  # of phones; in an MPO the first picture is a JPEG
 
 
 class Work(NamedTuple):

@@ -23,6 +23,7 @@ MAX_SIDE_PX = 65_500  # the longest that a JPEG can be
 MAX_PIXELS = 40_000_000
 # Pillow knows dozens more, some of which start other programs (EPS: Ghostscript), which a stranger's file must not.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}  # as such files name themselves
 # Said of every other exception: for broken data Pillow's parsers raise half a dozen unrelated types.
 _DAMAGED = "The image file is damaged or incomplete."
 
@@ -95,7 +96,7 @@ def open_photo(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
         raise ImageError(f"The image has more than {MAX_PIXELS // 10**6} megapixels; make it smaller.") from None
     except Image.UnidentifiedImageError:
         raise ImageError(
-            "The file is not an image that can be read; use JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF."
+            "The file is not an image that can be read; use JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF."
         ) from None
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:  # of the file system, not of a parser
@@ -203,9 +204,11 @@ def _open(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
 def _open_other(file: str | os.PathLike[str] | IO[bytes], stream: IO[bytes]) -> Image.Image:
     """Neither PNG nor JPEG; ``stream`` is the open file."""
     start = _read_at(stream, 0, 12)
+    if start[4:8] == b"ftyp" and not _HEIC.isdisjoint(_brands(stream)):
+        return _open_heic(file)
     if start[4:] in (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1"):
         # Malformed EXIF would make an AVIF unreadable, and how it lies is said elsewhere.
-        content = start + stream.read()
+        content = _read_at(stream, 0, 12) + stream.read()
         file = io.BytesIO(re.sub(rb"(infe\x02.{7}|infe\x03.{9})Exif", rb"\1skip", content, flags=re.DOTALL))
     if start[:4] == b"MM\0+":
         raise ImageError("A big-endian BigTIFF cannot be read; save it as ordinary TIFF or PNG.")
@@ -223,6 +226,29 @@ def _open_other(file: str | os.PathLike[str] | IO[bytes], stream: IO[bytes]) -> 
         image.info.pop(name, None)
     if isinstance(image, tiff.TiffImageFile):
         _keep_as_stored(image)
+    return image
+
+
+def _brands(stream: IO[bytes]) -> set[bytes]:
+    """What a file of the family of HEIC and AVIF says that it is, and what else it can pass as; of four letters each."""
+    size = min(int.from_bytes(_read_at(stream, 0, 4), "big"), _MAX_METADATA_BYTES)
+    names = _read_at(stream, 8, max(size - 8, 0))
+    return {names[at : at + 4] for at in range(0, len(names), 4) if at != 4}  # the second is a version
+
+
+def _open_heic(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(
+            "HEIC photos are read by the package pillow-heif, which is not installed; save the photo as JPEG."
+        ) from None
+    pillow_heif.register_heif_opener(thumbnails=False)
+    try:
+        image = Image.open(file, formats=["HEIF"])
+    except Image.UnidentifiedImageError:
+        raise ImageError(_DAMAGED) from None
+    image.info[_ORIENTATION] = 1  # it is turned while it is decoded
     return image
 
 

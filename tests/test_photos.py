@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -709,3 +710,45 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
         load_image(tmp_path / "nothing.jpg")
     with pytest.raises(ImageError, match="cannot be opened"):
         load_image(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------------- HEIC
+
+
+@pytest.fixture
+def heic() -> object:
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed.")
+    heif.register_heif_opener()
+    if not heif.libheif_info()["encoders"]:
+        pytest.skip("This pillow-heif cannot write.")
+    return heif
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_heic_photos_are_read_upright(heic: object, turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    content = saved(Image.fromarray(UPRIGHT), "HEIF", quality=100, chroma=444, exif=exif.tobytes())
+    expected = {1: UPRIGHT, 3: np.rot90(UPRIGHT, 2), 6: np.rot90(UPRIGHT, -1), 8: np.rot90(UPRIGHT)}[turn]
+    loaded = read(content)
+    assert loaded.shape == expected.shape and np.abs(loaded.astype(int) - expected).mean() < 4
+    opened = open_photo(io.BytesIO(content))
+    assert (opened.size[::-1], orientation(opened)) == (expected.shape[:2], 1)
+
+
+def test_heic_photos_are_known_by_their_content_and_may_be_damaged(heic: object, tmp_path: Path) -> None:
+    content = saved(Image.fromarray(UPRIGHT), "HEIF", quality=100, chroma=444, exif=b"Exif\0\0malformed")
+    path = tmp_path / "photo.jpg"  # as some programs rename them
+    path.write_bytes(content)
+    assert np.array_equal(to_array(path), read(content))
+    path.write_bytes(content.replace(b"ftypheic", b"ftypmif1", 1))  # it passes as heic, too
+    assert np.array_equal(to_array(path), read(content))
+    for length in (40, len(content) // 2):
+        with pytest.raises(ImageError, match="damaged"):
+            read(content[:length])
+
+
+def test_without_its_package_a_heic_photo_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match="HEIC photos are read by the package pillow-heif"):
+        read(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100)
