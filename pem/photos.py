@@ -230,7 +230,7 @@ def _open_other(file: str | os.PathLike[str] | IO[bytes], stream: IO[bytes]) -> 
 
 
 def _brands(stream: IO[bytes]) -> set[bytes]:
-    """What a file of the family of HEIC and AVIF says that it is, and what else it can pass as; of four letters each."""
+    """What a file of the family of HEIC and AVIF says that it is, and what else it can pass as."""
     size = min(int.from_bytes(_read_at(stream, 0, 4), "big"), _MAX_METADATA_BYTES)
     names = _read_at(stream, 8, max(size - 8, 0))
     return {names[at : at + 4] for at in range(0, len(names), 4) if at != 4}  # the second is a version
