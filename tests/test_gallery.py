@@ -52,3 +52,9 @@ def test_a_kept_query_names_all_that_it_drew() -> None:
 def test_a_low_score_above_the_threshold_is_not_said_to_be_below_it() -> None:
     sentence = explain_outcome(replace(OUTCOME, score=0.52, fate="low score", segment_ids=()), READING)
     assert sentence == "score 0.52 is above the threshold, but not among the best that are read"
+
+
+def test_a_score_just_below_the_threshold_does_not_look_equal() -> None:
+    reading = Reading(Segmentation(np.zeros((1, 1), np.int32), ()), "panoptic", 0.5, 0.6, 0.0)
+    outcome = QueryOutcome(0, 0, "cat", 0.4996, 0.1, "low score", (), None)
+    assert explain_outcome(outcome, reading) == "score 0.4996 is not above the threshold 0.5000"

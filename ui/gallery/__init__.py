@@ -23,7 +23,10 @@ def explain_outcome(outcome: QueryOutcome, reading: Reading) -> str:
     if outcome.fate == "low score":
         if outcome.score > reading.object_threshold:  # a reading of instances looks at a limited number
             return f"score {outcome.score:.2f} is above the threshold, but not among the best that are read"
-        return f"score {outcome.score:.2f} is not above the threshold {reading.object_threshold:.2f}"
+        score, threshold, digits = outcome.score, reading.object_threshold, 2
+        while score != threshold and f"{score:.{digits}f}" == f"{threshold:.{digits}f}":
+            digits += 1  # or rounding would make them equal
+        return f"score {score:.{digits}f} is not above the threshold {threshold:.{digits}f}"
     if outcome.fate == "lost pixels":
         return "other queries won all pixels of its mask"
     if outcome.fate == "small overlap":

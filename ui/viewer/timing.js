@@ -41,7 +41,7 @@ function renderTiming() {
   list.append(make("li", {}, "total ", make("b", {}, milliseconds(total))));
   const { measured_on: device } = state.result;
   if (device) list.append(make("li", {}, `network measured on ${device}`));
-  const note = "One run, its inside recorded. The tab Efficiency compares the two attentions fairly.";
+  const note = "One run, its inside recorded. The tab Efficiency compares prototype and masked attention fairly.";
   find("#timing").replaceChildren(bar, list, make("p", {}, note));
 }
 
