@@ -91,11 +91,15 @@ def test_ids_become_consecutive_and_category_ids_become_class_indices(tmp_path: 
     assert len(learned.crowds) == 0
 
 
-def test_where_all_segments_are_things_pixels_of_no_segment_are_the_background(tmp_path: Path) -> None:
+def test_where_all_segments_are_things_pixels_of_no_segment_are_the_background(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = write_split(tmp_path, np.where(IDS == 4, 4, 0), SEGMENTS[2:])  # a dog, in a file that could have a sky
     _, target = open_split(folder, "val", config_for()).original(0)
     assert target.ids.tolist() == doubled([[1] * 4, [1] * 4, [1, 1, 2, 2], [1, 1, 2, 2]]).tolist()
     assert target.labels.tolist() == [DOG] and target.exhaustive.all()
+    (remark,) = caplog.messages
+    assert "has no segment of the stuff that it lists (sky), so pixels of no segment are background" in remark
 
 
 def test_partial_and_pseudo_labels(tmp_path: Path) -> None:

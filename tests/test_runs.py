@@ -297,6 +297,20 @@ def until_its_first_step(process: subprocess.Popen[str]) -> list[int]:
     raise AssertionError("".join(said))
 
 
+def test_a_photo_that_a_loader_cannot_read_ends_the_run_with_one_sentence(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    for photo in (tmp_path / "data" / "train").iterdir():
+        photo.write_bytes(photo.read_bytes()[:-1000])
+    code = (
+        "import sys; from pathlib import Path; from small_run import run_command\n"
+        'run_command(Path(sys.argv[1]), Path(sys.argv[2]), "--workers", "1")'
+    )
+    with python(code, str(tmp_path / "data"), str(tmp_path / "run")) as process:
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert said.strip().endswith(".jpg cannot be read (The image file is damaged or incomplete.); replace the file.")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="of terminals as POSIX has them")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_run_whose_terminal_or_reader_is_gone_saves_its_checkpoint(tmp_path: Path, number: int) -> None:

@@ -183,7 +183,16 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
     labelled = np.unique(np.concatenate([r.labels for r in records]))
     is_stuff = np.array([not category["isthing"] for category in categories])
     _remark_on_stuff(path, names, is_stuff, records)
-    return Split(categories, records, partly, has_background=len(labelled) < 2 or not is_stuff[labelled].any())
+    has_background = len(labelled) < 2 or not is_stuff[labelled].any()
+    never = [name for name in np.array(names)[is_listed & is_stuff] if name not in np.array(names)[labelled]]
+    if has_background and never and not partly:
+        _log.warning(
+            "%s has no segment of the stuff that it lists (%s), so pixels of no segment are background; label these"
+            " classes, or take them out of its categories.",
+            path,
+            ", ".join(never[:5]) + ", ..." * (len(never) > 5),
+        )
+    return Split(categories, records, partly, has_background)
 
 
 def _remark_on_stuff(path: Path, names: list[str], is_stuff: np.ndarray, records: list[Record]) -> None:

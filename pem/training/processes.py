@@ -34,19 +34,32 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     worker thread while it holds the interpreter's lock, which that thread may wait for (gloo, torch 2.11): for ever.
     """
     if "RANK" not in os.environ:
-        yield device
+        with _locals_freed():
+            yield device
         return
     if PARENT_DIED is not None:
         end_with_parent(PARENT_DIED)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.type == "cuda" else device
+        with _locals_freed():
+            yield torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.type == "cuda" else device
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def _locals_freed() -> Iterator[None]:
+    """Frees what an error holds: the wrapped model, and the processes that load photos, which end with their loader.
+
+    They ignore the signal by which ``multiprocessing`` would end them, so that it would wait for them for ever.
+    """
+    try:
+        yield
     except BaseException as error:
         forget_locals_of(error)
         raise
     finally:
         gc.collect()  # of what refers to itself
-        distributed.destroy_process_group()
 
 
 def forget_locals_of(error: BaseException | None) -> None:

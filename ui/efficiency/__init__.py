@@ -36,9 +36,9 @@ REFRESH_S = 0.3  # progress is told no more often
 
 INTRODUCTION = """
 Masked attention, as in Mask2Former, lets every query read **all** positions of the image inside its mask; prototype
-attention lets each head of a query read **one**. That spares about half of the multiplications of such a layer. Whether it
-also spares time depends on the machine and on the code, so measure it on the one that serves this page: the same tensors,
-in turns, warmed up. 1 MAC (multiply-accumulate) is 2 FLOPs.
+attention lets each head of a query read **one**. That spares about half of the multiplications of such a layer. Whether
+it also spares time depends on the machine and on the code, so measure it on the one that serves this page: the same
+tensors, in turns, warmed up. 1 MAC (multiply-accumulate) is 2 FLOPs.
 """
 
 
