@@ -260,7 +260,9 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         return _scale_levels(image)
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
-    image = to_srgb(image.convert("RGBA") if image.has_transparency_data and image.mode != "LA" else image)
+    if image.has_transparency_data and image.mode != "LA":
+        image = image.convert("LA" if image.mode == "L" else "RGBA")
+    image = to_srgb(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -311,7 +313,9 @@ def _scale_levels(image: Image.Image) -> Image.Image:
     grey = (scaled + 0.5).astype(np.uint8)
     if is_clear is not None:
         grey[is_clear] = 255
-    return Image.fromarray(grey).convert("RGB")
+    scaled_image = Image.fromarray(grey)
+    scaled_image.info["icc_profile"] = image.info.get("icc_profile")
+    return to_srgb(scaled_image).convert("RGB")
 
 
 # -------------------------------------------------------------------------------------------------------- JPEG and PNG
@@ -495,6 +499,7 @@ _LARGEST_LEVEL = 1e30  # programs mark missing values with larger ones
 # Of how the pixels are stored: their size, colours, compression, strips and tiles.
 _TAGS_OF_PIXELS = {*range(254, 267), 273, 274, *range(277, 280), 284, 292, 293, *range(317, 326), *range(332, 348)}
 _TAGS_OF_PIXELS |= {*range(512, 522), *range(529, 533)}
+_BYTES_OF_KIND = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # of a value of a tag; the others have 1
 _COLOURS = {0: "grey with white as 0", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "ICC Lab"}
 _RGB, _YCBCR = 2, 6  # PhotometricInterpretation
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # SampleFormat
@@ -589,6 +594,11 @@ def _open_bare_tiff(file: IO[bytes]) -> Image.Image:
         (count,) = struct.unpack_from(f"{order}H", content, start)
         entries = [content[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
         needed = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in _TAGS_OF_PIXELS]
+        for entry in needed:
+            kind, length, at = struct.unpack_from(f"{order}2xHII", entry)
+            size = _BYTES_OF_KIND.get(kind, 1) * length
+            if size > 4 and at + size > len(content):
+                raise ImageError(_DAMAGED)
         directory = struct.pack(f"{order}H", len(needed)) + b"".join(needed)
         content[start : start + len(directory) + 4] = directory + b"\0" * 4  # no other picture follows
     bare = io.BytesIO(content)

@@ -115,6 +115,13 @@ def test_greys_follow_their_curve() -> None:
         loaded = np.asarray(load_image(io.BytesIO(saved(image, "PNG", icc_profile=icc_profile(b"GRAY")))))
         assert np.abs(loaded - expected[..., None]).max() <= 1.5
     assert np.abs(expected - ramp).max() > 3
+    deep = Image.fromarray(ramp.astype(np.uint16) * 257)
+    loaded = np.asarray(load_image(io.BytesIO(saved(deep, "PNG", icc_profile=icc_profile(b"GRAY")))))
+    assert np.abs(loaded - expected[..., None]).max() <= 1.5
+    with_clear = saved(Image.fromarray(ramp), "PNG", icc_profile=icc_profile(b"GRAY"), transparency=7)
+    loaded = np.asarray(load_image(io.BytesIO(with_clear)))
+    expected[ramp == 7] = 255
+    assert np.abs(loaded - expected[..., None]).max() <= 1.5
 
 
 def test_profiles_of_srgb_change_nothing() -> None:

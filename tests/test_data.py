@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_photos import png
 
 import pem
 from pem.categories import categories_for
@@ -527,6 +528,35 @@ def test_labels_in_a_lossy_file_are_refused_by_its_format(tmp_path: Path) -> Non
     save_labels(folder, np.asarray(Image.open(folder / "val" / "photo.png")), format="TIFF", compression="jpeg")
     with pytest.raises(ValueError, match="photo.png is a jpeg TIFF file, which may alter ids"):
         open_split(folder, "val", config_for())
+
+
+def test_labels_of_16_bits_are_refused_by_their_depth(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
+    rgb = np.asarray(Image.open(folder / "panoptic_val" / "photo.png"))
+    (folder / "panoptic_val" / "photo.png").write_bytes(png(rgb.astype(">u2").tobytes(), (8, 8), 16, 2))
+    with pytest.raises(
+        ValueError, match="photo.png has 16 bits in each channel; save the segment ids as RGB of 8 bits"
+    ):
+        open_split(folder, "val", config_for())
+
+
+@pytest.mark.parametrize("place", ["", "bonn"])
+def test_photos_are_found_as_the_converter_of_cityscapes_calls_them(tmp_path: Path, place: str) -> None:
+    folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
+    edit_json(folder, lambda content: content["images"][0].update(file_name="bonn_1_2_gtFine_leftImg8bit.png"))
+    (folder / "val" / place).mkdir(exist_ok=True)
+    (folder / "val" / "photo.png").rename(folder / "val" / place / "bonn_1_2_leftImg8bit.png")
+    assert len(open_split(folder, "val", config_for())) == 1
+
+
+def test_crowds_count_as_labels_and_a_class_of_crowds_alone_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_split(tmp_path, WITHOUT_ONE, [SEGMENTS[0] | {"iscrowd": 1}, *SEGMENTS[1:]])
+    split = open_split(folder, "val", config_for()).split
+    assert not split.has_background
+    (remark,) = caplog.messages
+    assert "all segments of 'sky' are crowds, which nothing is learned from; set iscrowd to 0 if they are" in remark
 
 
 def test_labels_of_a_photo_without_segments_may_be_grey(tmp_path: Path) -> None:

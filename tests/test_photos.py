@@ -752,3 +752,11 @@ def test_without_its_package_a_heic_photo_is_refused_by_name(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ImageError, match="HEIC photos are read by the package pillow-heif"):
         read(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100)
+
+
+@pytest.mark.parametrize("missing", [4, 20, 100, 3000])
+def test_a_tiff_that_lacks_its_end_is_damaged(missing: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = saved(Image.fromarray(noise), "TIFF", compression="tiff_lzw")  # libtiff writes the directory last
+    with pytest.raises(ImageError, match="damaged or incomplete"):
+        read(content[:-missing])

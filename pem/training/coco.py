@@ -180,9 +180,16 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
             f"{len(missing)} files named in {path.name} are missing, such as {missing[0]}; complete the data."
         )
     partly = bool(lists) or any(r.pseudo.any() for r in records)
-    labelled = np.unique(np.concatenate([r.labels for r in records]))
+    learned = np.unique(np.concatenate([r.labels for r in records]))
+    labelled = np.union1d(learned, np.concatenate([r.crowd_labels for r in records]))
     is_stuff = np.array([not category["isthing"] for category in categories])
     _remark_on_stuff(path, names, is_stuff, records)
+    if only_crowds := [names[label] for label in labelled if label not in learned]:
+        _log.warning(
+            "%s: all segments of %s are crowds, which nothing is learned from; set iscrowd to 0 if they are not.",
+            path,
+            ", ".join(map(repr, only_crowds)),
+        )
     has_background = len(labelled) < 2 or not is_stuff[labelled].any()
     never = [name for name in np.array(names)[is_listed & is_stuff] if name not in np.array(names)[labelled]]
     if has_background and never and not partly:
@@ -212,8 +219,11 @@ def _remark_on_stuff(path: Path, names: list[str], is_stuff: np.ndarray, records
 
 
 def _find(folder: Path, name: str) -> Path:
-    """The file of that name; accents may be written in another way in the file system than in the JSON."""
+    """The file of that name, which may be spelled in another way in the file system than in the JSON."""
     spellings = [folder / name, *(folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    if name.endswith("_gtFine_leftImg8bit.png"):  # so Cityscapes' own converter calls CITY/CITY_..._leftImg8bit.png
+        photo = name.replace("_gtFine", "")
+        spellings += [folder / photo, folder / photo.partition("_")[0] / photo]
     return next((path for path in spellings if path.is_file()), spellings[0])
 
 
@@ -442,6 +452,8 @@ def open_pair(record: Record) -> tuple[Image.Image, Image.Image, bool]:
         raise ValueError(
             f"{record.panoptic_path} has no three channels for R + 256 G + 65536 B; save the segment ids as RGB."
         )
+    if any(";16" in str(tile) for tile in getattr(panoptic, "tile", ())):  # as Pillow writes the depth
+        raise ValueError(f"{record.panoptic_path} has 16 bits in each channel; save the segment ids as RGB of 8 bits.")
     turn = orientation(image)
     upright_size = image.size[::-1] if turn >= 5 else image.size
     if panoptic.size not in (image.size, upright_size):

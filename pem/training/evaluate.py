@@ -102,7 +102,11 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
     names = [category["name"] for category in dataset.categories]
     summary = overall.summary(names)
     if summary["pq"] is None:
-        _log.warning("Nothing was judged: these images label no class completely, and no segment of one.")
+        what = "Nothing" if summary["miou"] is None else "No segment"
+        _log.warning(
+            f"{what} was judged: these images have no segment to find, crowds aside, and where they label a class "
+            "completely, the model invented none."
+        )
     elif summary["void_fraction"] > 0.3:
         _log.warning(
             "%.0f %% of the pixels are void (id 0): whatever a model paints there does not count, so the scores are"
