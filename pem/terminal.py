@@ -60,6 +60,5 @@ class _Lasting:
 
     def _lead_nowhere(self) -> None:
         """The file behind the stream is exchanged, for Python writes once more at its end what the stream still has."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())

@@ -342,6 +342,71 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_runs(run: Run, tmp_
     assert step_of(tmp_path / "run") == 2
 
 
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(lock: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(command.FileLock, "acquire", refuse)
+    run()
+    assert step_of(tmp_path / "run") == 2
+    assert "run cannot be locked ([Errno 37] No locks available); start no second training in it." in caplog.text
+
+
+def test_a_model_without_its_checkpoint_is_not_replaced_unasked(run: Run, tmp_path: Path) -> None:
+    run()
+    model = tmp_path / "run" / "model.safetensors"
+    (tmp_path / "run" / "checkpoint.pt").unlink()
+    before = contents(tmp_path / "run")
+    for options in ([], ["--start", str(model)]):
+        with pytest.raises(
+            SystemExit, match="model.safetensors has no checkpoint beside it to go on from; give another"
+        ):
+            run(*options)
+    assert contents(tmp_path / "run") == before
+    run("--anew")
+    assert step_of(tmp_path / "run") == 2
+
+
+def test_a_loader_that_was_killed_loses_no_step(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Trainer.train_step
+
+    def step_and_lose_the_loader(trainer: Trainer, *arguments: object) -> dict[str, float]:
+        losses = step(trainer, *arguments)
+        if trainer.step == 2:
+            (loader,) = multiprocessing.active_children()
+            os.kill(loader.pid, signal.SIGKILL)
+        return losses
+
+    monkeypatch.setattr(Trainer, "train_step", step_and_lose_the_loader)
+    with pytest.raises(
+        SystemExit, match="A process that loads photos was ended from outside.*The same command goes on"
+    ):
+        run("--workers", "1", "--iterations", "50")
+    assert 2 <= step_of(tmp_path / "run") < 50
+
+
+def test_shared_memory_that_is_too_small_is_said_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = dataclasses.replace(CONFIG.training, batch_size=32, crop_px=(512, 1024))
+    monkeypatch.setattr(command.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
+    with pytest.raises(
+        ValueError, match="has 64 MiB for photos that wait, and they need 160; use --workers 0 or a small"
+    ):
+        command.check_shared_memory(big, 1, tmp_path)
+    command.check_shared_memory(CONFIG.training, 1, tmp_path)
+    command.check_shared_memory(big, 0, tmp_path)
+    command.check_shared_memory(big, 1, tmp_path / "no such folder, as on other systems")
+
+
+def test_a_model_is_run_at_a_size_that_it_was_trained_at(run: Run, tmp_path: Path) -> None:
+    run("--short-sides", "64", "80", "72")
+    config = pem.load_model(tmp_path / "run" / "model.safetensors", device="cpu").config
+    assert (config.short_side_px, config.max_long_side_px) == (72, 144)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems end the children of a killed process later")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_is_left_when_a_whole_run_is_interrupted_or_its_parent_killed(tmp_path: Path, number: int) -> None:

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -26,8 +27,8 @@ from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pem.config import PEMConfig, get_config
-from pem.layers import has_bfloat16, is_out_of_memory
+from pem.config import PEMConfig, TrainingConfig, get_config
+from pem.layers import first_line, has_bfloat16, is_out_of_memory
 from pem.model import PEM
 from pem.terminal import INTERRUPTED, escape_missing_letters, lasting_output
 from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
@@ -73,7 +74,7 @@ def train(
     )
     bar = tqdm(total=config.iterations, initial=trainer.step, unit="it", disable=rank > 0, dynamic_ncols=True)
     log, last_save, stopped_by = Log(out / "log.jsonl", trainer), time.monotonic(), 0
-    with noted_signals() as noted:
+    with noted_signals() as noted, loading(trainer, out / "checkpoint.pt"):
         for images, targets in loader:
             log.add(trainer.train_step(images, targets))
             bar.update()
@@ -98,6 +99,35 @@ def train(
             raise FloatingPointError("The last step made weights that are not finite; use a lower learning rate.")
         model.config = trainer.dated_config
         save_weights(model, out / "model.safetensors", {"step": str(trainer.step)})
+
+
+@contextmanager
+def loading(trainer: Trainer, checkpoint: Path) -> Iterator[None]:
+    """Saves the last whole step when the system has ended a process that loads photos, and raises OSError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        saved = trainer.step > 0 and not trainer.is_in_step and rank_and_world_size()[0] == 0
+        if saved:
+            trainer.save(checkpoint)
+        raise OSError(
+            "A process that loads photos was ended from outside, mostly for lack of memory; use fewer --workers, or "
+            f"--workers 0. {'The same command goes on.' if saved else ''}".strip()
+        ) from error
+
+
+def check_shared_memory(config: TrainingConfig, workers: int, path: Path = Path("/dev/shm")) -> None:
+    """Raises ValueError where the batches that wait do not fit into memory that processes share: torch would hang."""
+    height, width = config.crop_px
+    batches = 2 * workers  # as many as torch loads ahead
+    need = batches * config.batch_size // rank_and_world_size()[1] * height * width * (3 + 2)  # RGB, and an id in int16
+    if workers and path.is_dir() and (free := shutil.disk_usage(path).free) < need:
+        raise ValueError(
+            f"{path} has {free / 2**20:.0f} MiB for photos that wait, and they need {need / 2**20:.0f}; use --workers "
+            "0 or a smaller --batch-size, or enlarge it (docker run --shm-size)."
+        )
 
 
 class Stopped(SystemExit):
@@ -197,7 +227,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, help="base learning rate, instead of the preset's")
     parser.add_argument("--backbone-lr-factor", type=float, help="0 freezes the backbone; instead of the preset's")
     parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="crop in pixels, instead of the preset's")
-    parser.add_argument("--short-sides", type=int, nargs="+", help="of the scale jitter, instead of the preset's")
+    parser.add_argument(
+        "--short-sides",
+        type=int,
+        nargs="+",
+        help="of the scale jitter, instead of the preset's; the median becomes the size at which the model is run",
+    )
     parser.add_argument("--copy-paste", type=float, help="how often things are pasted in, instead of the preset's")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast, not even where the device has it")
     parser.add_argument("--attention", choices=("prototype", "masked"), help="instead of the preset's")
@@ -262,6 +297,10 @@ def configure(arguments: argparse.Namespace) -> PEMConfig:
         "short_sides_px": arguments.short_sides and tuple(arguments.short_sides),
     }
     changes = {name: value for name, value in changes.items() if value is not None}
+    if arguments.short_sides:  # a model is run at a size that it was trained at
+        side = sorted(arguments.short_sides)[len(arguments.short_sides) // 2]
+        long_side = round(side * config.max_long_side_px / config.short_side_px)
+        config = dataclasses.replace(config, short_side_px=side, max_long_side_px=long_side)
     return dataclasses.replace(
         config,
         # The name of a folder need not be text.
@@ -281,6 +320,11 @@ def run(arguments: argparse.Namespace, device: torch.device) -> None:
     resumes = checkpoint.is_file() and not arguments.anew
     if not resumes:
         check_writable(arguments.out)
+        if (model_file := arguments.out / "model.safetensors").exists() and not arguments.anew:
+            raise ValueError(
+                f"{model_file} has no checkpoint beside it to go on from; give another --out, or replace it by --anew."
+            )
+    check_shared_memory(config.training, arguments.workers)
     dataset = open_split(arguments.data, "train", config)
     if rank == 0 and dataset.max_segments > config.num_queries:
         _log.warning(
@@ -325,11 +369,17 @@ def check_writable(folder: Path) -> None:
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Keeps other runs out of the folder. Raises ValueError when one is there."""
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise ValueError(f"Another training runs in {folder}; wait for its end, or give another --out.") from None
+    except (OSError, NotImplementedError) as error:  # as of some network file systems
+        _log.warning(f"{folder} cannot be locked ({first_line(error)}); start no second training in it.")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_model_of(step: int, path: Path) -> bool:
