@@ -317,7 +317,8 @@ def test_a_run_whose_terminal_or_reader_is_gone_saves_its_checkpoint(tmp_path: P
     """``tee`` dies of the same Ctrl-C, and a closed window takes its terminal along."""
     write_data(tmp_path / "data")
     code = (
-        "import sys; from pathlib import Path; from small_run import run_command\n"
+        "import signal, sys; from pathlib import Path; from small_run import run_command\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # under nohup the tests, and what they start, ignore it
         'run_command(Path(sys.argv[1]), Path(sys.argv[2]), "--iterations", "10000")'
     )
     with python(code, str(tmp_path / "data"), str(tmp_path / "run")) as process:
