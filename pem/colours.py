@@ -12,27 +12,21 @@ _SPACE_OF_MODE = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _SAME_LEVELS = 1  # what two ways of rounding differ by
 
 
-def to_srgb(image: Image.Image) -> Image.Image:
-    """A photo in RGB, grey or CMYK of 8 bits -> sRGB, by the ICC profile in its ``info``; alpha is kept.
+def to_srgb(image: Image.Image, profile: object) -> Image.Image:
+    """A photo in RGB, grey or CMYK of 8 bits -> sRGB, by its ICC profile (bytes); alpha is kept.
 
     Without a profile, or with one that is malformed or made for other pixels, it is returned as it is, as browsers do.
     """
-    profile = image.info.get("icc_profile")
     if not isinstance(profile, bytes):
         return image
     if image.mode in ("RGBA", "LA"):
         *_, alpha = image.split()
-        image = to_srgb(_with_profile(image.convert(image.mode[:-1]), profile)).convert("RGB")
+        image = to_srgb(image.convert(image.mode[:-1]), profile).convert("RGB")
         image.putalpha(alpha)
     elif image.mode == "P":
-        image = to_srgb(_with_profile(image.convert("RGB"), profile))
+        image = to_srgb(image.convert("RGB"), profile)
     elif transform := _transform(profile, image.mode):
         image = ImageCms.applyTransform(image, transform) or image
-    return image
-
-
-def _with_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    image.info["icc_profile"] = profile
     return image
 
 

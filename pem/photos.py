@@ -262,7 +262,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         image = image.convert(image.mode.upper())
     if image.has_transparency_data and image.mode != "LA":
         image = image.convert("LA" if image.mode == "L" else "RGBA")
-    image = to_srgb(image)
+    image = to_srgb(image, image.info.get("icc_profile"))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -313,9 +313,7 @@ def _scale_levels(image: Image.Image) -> Image.Image:
     grey = (scaled + 0.5).astype(np.uint8)
     if is_clear is not None:
         grey[is_clear] = 255
-    scaled_image = Image.fromarray(grey)
-    scaled_image.info["icc_profile"] = image.info.get("icc_profile")
-    return to_srgb(scaled_image).convert("RGB")
+    return to_srgb(Image.fromarray(grey), image.info.get("icc_profile")).convert("RGB")
 
 
 # -------------------------------------------------------------------------------------------------------- JPEG and PNG

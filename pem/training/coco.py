@@ -191,7 +191,7 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
             ", ".join(map(repr, only_crowds)),
         )
     has_background = len(labelled) < 2 or not is_stuff[labelled].any()
-    never = [name for name in np.array(names)[is_listed & is_stuff] if name not in np.array(names)[labelled]]
+    never = [names[label] for label in np.flatnonzero(is_listed & is_stuff) if label not in labelled]
     if has_background and never and not partly:
         _log.warning(
             "%s has no segment of the stuff that it lists (%s), so pixels of no segment are background; label these"
