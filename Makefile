@@ -23,7 +23,8 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy pem analysis
 	@# There are wheels of Biome for Linux on x86-64 only.
 	[ ! -x $(BIN)/biome ] || { $(BIN)/biome lint --error-on-warnings ui && $(BIN)/biome format ui; }
-	$(BIN)/python -m pytest -q
+	@# As many processes as cores, with one thread each, but no more than four: each takes up to 3 GB.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

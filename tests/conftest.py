@@ -4,6 +4,7 @@ were skipped; and the end of a run that does not end by itself."""
 from __future__ import annotations
 
 import faulthandler
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ def page_url() -> Iterator[str]:
     import app  # Gradio takes seconds to import, and most tests do without it
 
     page = app.build_page(HalvesModel(), HalvesTwin())
-    _, url, _ = app.launch(page, prevent_thread_lock=True, quiet=True)
+    # Two processes of tests that look for a free port one after the other, as Gradio does, may find the same one.
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    _, url, _ = app.launch(page, server_port=port, prevent_thread_lock=True, quiet=True)
     yield url
     page.close(verbose=False)
 

@@ -112,7 +112,8 @@ def run_tests(guise: Guise, folder: Path, tests: list[str] | None = None) -> tup
     options: dict[str, Any] = {"cwd": ROOT}
     report, output = folder / "report.xml", folder / "output.txt"
     report.unlink(missing_ok=True)
-    command = [python, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
+    processes_of_tests = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
+    command = [python, "-m", "pytest", "-q", *processes_of_tests, f"--junitxml={report}", *arguments]
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
