@@ -25,6 +25,7 @@ except ImportError:
 import gradio as gr
 import numpy as np
 import torch
+from starlette.middleware import Middleware
 
 import pem
 from analysis.results import RESULTS
@@ -33,6 +34,7 @@ from pem.layers import first_line
 from ui import efficiency, precompute
 from ui.api import add_endpoints
 from ui.engine import TWIN, Engine, is_bundled, load_twin
+from ui.guard import Guard
 from ui.image_input import SafeImage, Upload
 from ui.precompute import EXAMPLES, FIRST_EXAMPLE
 from ui.viewer import STYLES, viewer
@@ -88,8 +90,9 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
 
     def run(photo: Upload | pem.ImageError | None, name: str = ""):
         """Runs the photo of the field, or the example of that name once more."""
-        if name:
-            path = engine.examples[f"example-{name}"]
+        path = engine.examples.get(f"example-{name}")
+        name = path.stem if path else ""
+        if path:
             photo = Upload(np.asarray(pem.load_image(path)), path.name)
         if photo is None:
             gr.Warning("Please choose a photo first.")
@@ -101,6 +104,8 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
         return open_result(engine, result_id, task), name, gr.skip()
 
     def pick_example(event: gr.SelectData):
+        if event.index not in range(len(EXAMPLES)):
+            raise gr.Error("There is no such example photo.", print_exception=False)
         path = EXAMPLES[event.index]
         return str(path), open_result(engine, f"example-{path.stem}", task), path.stem
 
@@ -135,12 +140,13 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
         segment_button = gr.Button("Segment", variant="primary", elem_id="run")
     exports = Path(EXPORTS.name)
     result = viewer(first, server_functions(engine, exports))
-    shown_example = gr.State("")  # its name, while no photo of the visitor's own is shown
+    # The name of the example that is shown, if one is; in the browser, which knows of an upload whatever becomes of it.
+    shown_example = gr.Textbox(visible=False, label="shown example")
 
     private: dict[str, Any] = {"api_visibility": "private"}
     on_result: dict[str, Any] = {"show_progress_on": result, **NETWORK, **private}
     # From now on it is the visitor's photo that Segment runs, even when its first run fails.
-    photo.upload(lambda: "", None, shown_example, queue=False, show_progress="hidden", **private)
+    photo.upload(None, None, shown_example, js="() => ''", **private)
     # Gradio drops an event while an older one of its kind waits. Of photos only the last is wanted; but "always_last"
     # forgets which example was meant, so these all have their turn.
     photo.upload(run, [photo], [result, shown_example, photo], trigger_mode="always_last", **on_result)
@@ -219,7 +225,8 @@ def launch(page: gr.Blocks, **options) -> tuple:
         button_primary_background_fill_hover_dark="*primary_600",
         slider_color="*primary_600",
     )
-    return page.queue(max_size=20, default_concurrency_limit=4).launch(
+    return page.queue(max_size=20, default_concurrency_limit=4, api_open=False).launch(
+        app_kwargs={"middleware": [Middleware(Guard)]},
         theme=theme,
         css_paths=[*STYLES, ROOT / "ui" / "efficiency" / "efficiency.css"],
         allowed_paths=[str(ROOT / "assets" / "examples"), *efficiency.FILES, EXPORTS.name],
@@ -227,6 +234,7 @@ def launch(page: gr.Blocks, **options) -> tuple:
         show_error=True,
         ssr_mode=False,
         run_history=False,
+        enable_monitoring=False,
         footer_links=["api", "settings"],
         **options,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastapi import HTTPException
 from halves_model import CAT_SCORE, SIMILARITY, HalvesModel, HalvesTwin, picked_token
 from PIL import Image
 from small_model import small_model
@@ -286,7 +287,8 @@ def test_the_server_answers_the_viewer_with_json_or_one_sentence(engine: Engine,
     read, other, choice, export = server_functions(engine, tmp_path)
     assert other([result_id, "semantic"])["id"] == result_id  # there is no other network
     assert [s["category"] for s in read([result_id, "panoptic", 0.7, 0.6])["segments"]] == ["cat"]
-    assert read([result_id, "panoptic", 2, 0.6])["error"] == "object_threshold is 2; it must lie between 0 and 1."
+    with pytest.raises(HTTPException, match="Argument 2: input should be less than or equal to 1"):
+        read([result_id, "panoptic", 2, 0.6])
     assert "press Segment again" in read(["gone", "panoptic", 0.7, 0.6])["error"]
     assert choice([result_id, 0, 1, 2])["index"] == 6 * 32 + 8  # 24 x 32 cells
     assert choice([result_id, 0, 9, 2])["error"].startswith("There is no layer 9")

@@ -45,6 +45,7 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
             raise refusal(error) from None
         return str(write(arrays_files(result), result, "trace-npz", new_folder(export_root))), found
 
+    reading: dict[str, Any] = {"concurrency_id": "reading", "concurrency_limit": 2}
     # Endpoints take and give components; these are never drawn.
     with gr.Row(visible=False):
         photo = SafeImage(label="photo")
@@ -79,7 +80,7 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
         api_description="Reads a kept result again for another task or other thresholds; the network does not run. "
         "Returns what /segment returns. Results are kept until newer ones need the room. Where the page has a switch "
         "for the attention, the same photo by the masked-attention twin has its result_id with ~masked at the end.",
-        queue=False,
+        **reading,
     )
     gr.on(
         [],
@@ -90,7 +91,7 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
         api_description="Which prototypes one query of a kept result picked, in every layer and head, in pixels of the "
         "photo, and how its class and mask developed. Returns the trace of all queries as arrays (NPZ), and the one "
         "query's as JSON.",
-        queue=False,
+        **reading,
     )
 
 

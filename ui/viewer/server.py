@@ -3,24 +3,29 @@ of the photo is run when it is first asked for."""
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import gradio as gr
+from fastapi import HTTPException
+from pydantic import Field, ValidationError, validate_call
 
 from ui.engine import Engine, ResultGone
 from ui.export import export_file
+from ui.guard import first_problem
 from ui.prototypes import choice_payload
 from ui.viewer.payload import reading_payload, result_payload
 
 KEEP_SECONDS = 3600
+Text = Annotated[str, Field(max_length=100)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def open_result(engine: Engine, result_id: str, task: str) -> dict[str, Any]:
@@ -34,15 +39,20 @@ def open_result(engine: Engine, result_id: str, task: str) -> dict[str, Any]:
 def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
     """The functions that scripts in the browser call as ``server.NAME(...)``; Gradio hands over one list of arguments.
 
-    An answer with an ``error`` says in one sentence what is wrong. Files are written into new folders below
-    ``export_root``, from where Gradio must be allowed to serve them.
+    An answer with an ``error`` says in one sentence what is wrong; arguments that no script of ours sends get a status
+    of 422 and a sentence. Files are written into new folders below ``export_root``, from where Gradio must be allowed
+    to serve them.
     """
 
     def answers(function: Callable[..., dict[str, Any]]) -> Callable[[list], dict[str, Any]]:
+        checked = validate_call(function)
+
         @wraps(function)
         def answer(args: list) -> dict[str, Any]:
             try:
-                return function(*args)
+                return checked(*args)
+            except ValidationError as error:
+                raise HTTPException(422, f"Argument {first_problem(error)}") from None
             except ResultGone as error:
                 return {"error": f"{error} Please press Segment again."}
             except ValueError as error:
@@ -54,33 +64,33 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
         return answer
 
     @answers
-    def read(result_id: str, task: str, object_threshold: float, overlap_threshold: float) -> dict[str, Any]:
+    def read(result_id: Text, task: Text, object_threshold: Fraction, overlap_threshold: Fraction) -> dict[str, Any]:
         result = engine.result(result_id)
         return reading_payload(engine.read(result, task, object_threshold, overlap_threshold, result.shown_size))
 
     @answers
-    def other(result_id: str, task: str) -> dict[str, Any]:
+    def other(result_id: Text, task: Text) -> dict[str, Any]:
         return open_result(engine, engine.other(result_id) or result_id, task)
 
     @answers
-    def choice(result_id: str, query: int, layer: int, head: int) -> dict[str, Any]:
+    def choice(result_id: Text, query: int, layer: int, head: int) -> dict[str, Any]:
         return choice_payload(engine, result_id, query, layer, head)
 
     @answers
     def export(
-        result_id: str,
-        task: str,
-        object_threshold: float,
-        overlap_threshold: float,
-        opacity: float,
-        what: str,
+        result_id: Text,
+        task: Text,
+        object_threshold: Fraction,
+        overlap_threshold: Fraction,
+        opacity: Fraction,
+        what: Text,
         outlines: bool = True,
         names: bool = False,
-        hidden: Sequence[list[int]] = (),
+        hidden: Annotated[list[tuple[int, int]], Field(max_length=1000)] = [],  # noqa: B006 (pydantic copies it)
     ) -> dict[str, Any]:
         folder = new_folder(export_root)
         reading = (task, object_threshold, overlap_threshold)
-        painting = (opacity, outlines, names, [(category_id, query) for category_id, query in hidden])
+        painting = (opacity, outlines, names, hidden)
         path = export_file(engine, engine.result(result_id), what, folder, *reading, *painting)
         return {"url": f"gradio_api/file={quote(path.as_posix())}", "name": path.name}
 
@@ -93,4 +103,6 @@ def new_folder(root: Path) -> Path:
         with suppress(FileNotFoundError):  # another download may have removed it
             if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
-    return Path(tempfile.mkdtemp(dir=root))
+    new = root / secrets.token_urlsafe(16)
+    new.mkdir(mode=0o700)
+    return new

@@ -1,0 +1,216 @@
+"""A stranger may ask for few routes, with few fields and files that the server received; all else gets a sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from ui.guard import MAX_BODY_BYTES, NO_FILE
+
+# In every place of a request where something else belongs.
+ODD = [None, True, -1, 0, 10**30, 1e308, "", "x", "\x00", "<b>", "../../etc", "a" * 5000, [], [1], {}, {"a": 1}, [[[]]]]
+NO_JSON = [float("nan"), float("inf"), "\ud800"]
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def stranger(page_url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"{page_url}gradio_api/", timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def viewer_id(stranger: httpx.Client, page_url: str) -> int:
+    components = stranger.get(f"{page_url}config").json()["components"]
+    return next(c["id"] for c in components if c["props"].get("elem_id") == "viewer")
+
+
+@pytest.fixture
+def uploaded(stranger: httpx.Client) -> str:
+    """Where the server keeps a photo that it received."""
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((96, 128, 3), np.uint8)).save(file, "PNG")
+    return stranger.post("upload", files={"files": ("photo.png", file.getvalue())}).json()[0]
+
+
+def as_file(path: str) -> dict[str, Any]:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def post(stranger: httpx.Client, route: str, content: Any) -> httpx.Response:
+    return stranger.post(route, content=json.dumps(content), headers=JSON)
+
+
+def segment(stranger: httpx.Client, path: str) -> str:
+    """What the server sends in the end."""
+    answer = post(stranger, "call/segment", {"data": [as_file(path), "panoptic"]})
+    assert answer.status_code == 200, answer.text
+    return stranger.get(f"call/segment/{answer.json()['event_id']}").text
+
+
+def assert_refused(answer: httpx.Response, *statuses: int) -> None:
+    assert answer.status_code in statuses, answer.text
+    assert answer.json()["detail"].endswith((".", "’")) and len(answer.json()["detail"]) < 300
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *[
+            ("GET", f"/{path}")
+            for path in ("monitoring", "monitoring/summary", "monitoring/key", "runs", "docs", "login")
+        ],
+        *[("GET", f"/gradio_api/{path}") for path in ("user", "token", "app_id", "dev/reload", "runs", "deep_link")],
+        *[
+            ("GET", f"/gradio_api/{path}")
+            for path in ("proxy=https://huggingface.co/x", "file=http://127.0.0.1/", "mcp")
+        ],
+        *[("GET", f"/gradio_api/{path}") for path in ("file=https:/example.org", "stream/a/b/1/playlist-file")],
+        *[("POST", f"/gradio_api/{path}") for path in ("run/predict", "run/read", "api/segment", "process_recording")],
+        *[("POST", f"/gradio_api/{path}") for path in ("vibe-edit", "stream/x", "run-history/connect", "upload/x")],
+        ("PUT", "/"),
+        ("DELETE", "/gradio_api/upload"),
+    ],
+)
+def test_there_is_nothing_at_other_addresses(stranger: httpx.Client, page_url: str, method: str, path: str) -> None:
+    answer = stranger.request(method, page_url.rstrip("/") + path)
+    assert (answer.status_code, answer.json()) == (404, {"detail": "There is nothing at this address."})
+
+
+def test_a_photo_that_the_server_received_is_segmented(stranger: httpx.Client, uploaded: str) -> None:
+    assert '"category": "cat"' in segment(stranger, uploaded)
+
+
+def test_what_the_server_did_not_receive_is_refused_in_the_same_words(
+    stranger: httpx.Client, uploaded: str, viewer_id: int, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.png"
+    mine.write_bytes(Path(uploaded).read_bytes())
+    beside = Path(uploaded).with_name("beside.png")  # in the folder of uploads, but nobody's upload
+    beside.write_bytes(Path(uploaded).read_bytes())
+    overlay = json.loads(segment(stranger, uploaded).rpartition("data: ")[2])[0]["path"]
+    assert Path(overlay).is_file()
+    example = str(Path(__file__).parent.parent / "assets" / "examples" / "cat.jpg")
+    gone = [str(tmp_path / "gone.png"), str(Path(uploaded).with_name("gone.png")), "", "/", "."]
+    addresses = [
+        "http://127.0.0.1:1/x.png",
+        "https://example.org/x.png",
+        "data:image/png;base64,AAAA",
+        f"file://{mine}",
+    ]
+    dressed_up = [f"{Path(uploaded).parent}/../{Path(uploaded).parent.name}/beside.png"]
+    for path in [str(mine), str(beside), overlay, example, *gone, *addresses, *dressed_up]:
+        photo = as_file(path)
+        session: dict[str, Any] = {"session_hash": "s"}
+        asks = {"component_id": viewer_id, "fn_name": "read", "data": [photo, "panoptic", 0.5, 0.5]}
+        for route, content in (
+            ("call/segment", {"data": [photo, "panoptic"]}),
+            ("call/segment", {"data": [photo | {"url": "http://127.0.0.1:1/"}, "panoptic"]}),
+            ("call/v2/segment", {"photo": photo, "task": "panoptic"}),
+            ("component_server", session | asks),
+            ("component_server", session | asks | {"data": [[{"deep": [photo]}]]}),
+        ):
+            answer = post(stranger, route, content)
+            assert (answer.status_code, answer.json()) == (422, {"detail": NO_FILE}), (path, route)
+
+
+def test_a_file_is_no_text_and_a_text_no_file(stranger: httpx.Client, uploaded: str) -> None:
+    for data in ([as_file(uploaded), "panoptic", 0.5, 0.5], ["id", as_file(uploaded), 0.5, 0.5]):
+        assert_refused(post(stranger, "call/read", {"data": data}), 422)
+    for photo in (uploaded, [as_file(uploaded)], {"path": 1}, as_file(uploaded) | {"meta": None}):
+        assert_refused(post(stranger, "call/segment", {"data": [photo, "panoptic"]}), 422)
+    answer = post(stranger, "call/segment", {"data": [{"url": "https://example.org/x.png"}, "panoptic"]})
+    assert "Please send a photo." in stranger.get(f"call/segment/{answer.json()['event_id']}").text
+
+
+def test_a_deleted_photo_is_asked_for_again(stranger: httpx.Client, uploaded: str) -> None:
+    Path(uploaded).unlink()
+    assert post(stranger, "call/segment", {"data": [as_file(uploaded), "panoptic"]}).json() == {"detail": NO_FILE}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        (JSON, b"{", 400),
+        (JSON, b"[" * 100_000, 400),
+        (JSON, b"\xff", 400),
+        (JSON, b'{"data": [NaN]}', 400),
+        (JSON, b'{"data": ["\\ud800"]}', 400),
+        (JSON, b"[]", 422),
+        (JSON, b'{"data": "' + b"a" * MAX_BODY_BYTES + b'"}', 413),
+        ({"content-type": "text/plain"}, b"{}", 415),
+        ({"content-type": "multipart/form-data; boundary=x"}, b"--x--", 415),
+        ({}, b"{}", 415),
+    ],
+)
+def test_a_body_that_is_none_gets_a_sentence(stranger: httpx.Client, headers, body: bytes, status: int) -> None:
+    for route in ("call/segment", "component_server", "queue/join"):
+        assert_refused(stranger.post(route, content=body, headers=headers), status)
+
+
+def test_odd_arguments_of_the_viewer_s_functions_get_a_sentence(
+    stranger: httpx.Client, uploaded: str, viewer_id: int
+) -> None:
+    result_id = json.loads(segment(stranger, uploaded).rpartition("data: ")[2])[2]["result_id"]
+    good = {
+        "read": [result_id, "panoptic", 0.5, 0.5],
+        "other": [result_id, "panoptic"],
+        "choice": [result_id, 0, 0, 0],
+        "export": [result_id, "panoptic", 0.5, 0.5, 0.5, "overlay", True, False, [[1, 2]]],
+    }
+    for name, arguments in good.items():
+        body = {"session_hash": "s", "component_id": viewer_id, "fn_name": name}
+        answer = post(stranger, "component_server", body | {"data": arguments})
+        assert answer.status_code == 200 and "error" not in answer.json(), answer.text
+        odd_ones = [arguments[:i] + [odd] + arguments[i + 1 :] for i in range(len(arguments)) for odd in ODD]
+        for odd in [*odd_ones, *ODD, arguments + [1] * 9, []]:
+            answer = post(stranger, "component_server", body | {"data": odd})
+            if (
+                answer.status_code == 200
+            ):  # what may be meant, such as 1.0 for a fraction, and what is not kept any more
+                assert isinstance(answer.json(), dict)
+            else:
+                assert_refused(answer, 422)
+        for odd in NO_JSON:
+            assert_refused(post(stranger, "component_server", body | {"data": [odd, *arguments[1:]]}), 400)
+
+
+def test_odd_fields_of_a_request_get_a_sentence(stranger: httpx.Client, viewer_id: int) -> None:
+    ask = {"session_hash": "s", "component_id": viewer_id, "fn_name": "read", "data": ["id", "panoptic", 0.5, 0.5]}
+    for key in ask:
+        without = {name: value for name, value in ask.items() if name != key}
+        for content in [without, *(ask | {key: odd} for odd in ODD)]:
+            answer = post(stranger, "component_server", content)
+            if answer.status_code != 200:
+                assert_refused(answer, 404, 422)
+    for route in ("queue/join", "call/segment", "call/nothing", "call/v2/read", "call/v2/nothing", "cancel"):
+        for odd in ODD[1:]:  # nothing is not odd
+            for content in (
+                odd,
+                {"data": odd},
+                {"data": [odd, odd]},
+                {"session_hash": "s", "fn_index": odd, "data": []},
+            ):
+                assert_refused(post(stranger, route, content), 404, 422)
+
+
+def test_functions_that_are_not_the_viewer_s_cannot_be_called(stranger: httpx.Client, viewer_id: int) -> None:
+    for name in ("preprocess", "__init__", "get_config", "read "):
+        ask = {"session_hash": "s", "component_id": viewer_id, "fn_name": name, "data": []}
+        assert_refused(post(stranger, "component_server", ask), 404)
+
+
+def test_a_browser_runs_only_what_comes_from_here(stranger: httpx.Client, page_url: str) -> None:
+    for answer in (stranger.get(page_url), stranger.get("nothing"), post(stranger, "call/nothing", {})):
+        policy = answer.headers["content-security-policy"].split("; ")
+        assert "default-src 'self'" in policy and "object-src 'none'" in policy
+        assert "frame-ancestors 'self' https://huggingface.co https://*.hf.space" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"

@@ -1,0 +1,274 @@
+"""What a stranger may ask of this server, checked before Gradio sees the request.
+
+Gradio has many routes, and takes files in many forms. Here are the few routes that the page needs, the few fields that
+Gradio reads in their requests, and of files only those that this server received. What does not pass gets one sentence
+as ``{"detail": ...}`` and a status of 400 to 499.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import gradio as gr
+from gradio.block_function import BlockFunction
+from pydantic import BaseModel, Field, StrictInt, ValidationError
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ui.image_input import SafeImage
+
+MAX_BODY_BYTES = 1_000_000  # of JSON; the page sends a few hundred
+# A browser runs and loads nothing but what comes from here. Gradio builds functions from text, hence unsafe-eval.
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'self' https://huggingface.co https://*.hf.space",  # a Space is shown in a frame
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+API = "/gradio_api/"
+READ = re.compile(
+    r"/|/(config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|(static|assets|svelte)/.+"
+    rf"|{API[1:]}(info|openapi\.json|startup-events|theme\.css|upload_progress|queue/data|queue/status|heartbeat/\w+"
+    r"|call/(v2/)?\w+/\w+|file=(?!\w+:).+))/?"
+)
+WRITE = re.compile(rf"{API}(upload|queue/join|call/(v2/)?\w+|component_server|cancel|reset)/?")
+NO_FILE = "A photo must be a file that was uploaded to this page less than an hour ago; please choose it again."
+
+KINDS: dict[type, Any] = {
+    gr.Number: (int, float),
+    gr.Slider: (int, float),
+    gr.Textbox: str,
+    gr.Radio: str,
+    gr.Dropdown: str,
+}
+Key = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class Join(BaseModel):
+    """An event of the page, or of a client."""
+
+    session_hash: Key
+    fn_index: StrictInt
+    data: list
+    event_data: dict | None = None
+    trigger_id: StrictInt | None = None
+
+
+class Call(BaseModel):
+    """An endpoint, by its name in the path."""
+
+    data: list
+    session_hash: Key | None = None
+
+
+class Ask(BaseModel):
+    """A function of a component, from a script in the browser."""
+
+    session_hash: Key
+    component_id: StrictInt
+    fn_name: Key
+    data: list
+
+
+class Cancel(BaseModel):
+    session_hash: Key
+    fn_index: StrictInt
+    event_id: Key
+
+
+class Reset(BaseModel):
+    event_id: Key
+
+
+FIELDS: dict[str, type[BaseModel]] = {
+    "queue/join": Join,
+    "component_server": Ask,
+    "cancel": Cancel,
+    "reset": Reset,
+}
+
+
+class Refused(Exception):
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.response = JSONResponse({"detail": sentence}, status)
+
+
+class Guard:
+    """The ASGI middleware, inside of Gradio's own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close"})
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        try:
+            receive = await self._admit(scope, receive)
+        except Refused as refused:
+            return await refused.response(scope, receive, send_with_headers)
+        await self.app(scope, receive, send_with_headers)
+
+    async def _admit(self, scope: Scope, receive: Receive) -> Receive:
+        """From where Gradio receives the request. Raises Refused."""
+        path = scope["path"]
+        routes = {"GET": READ, "HEAD": READ, "POST": WRITE, "OPTIONS": WRITE}.get(scope["method"])
+        if routes is None or not routes.fullmatch(path):
+            raise Refused(404, "There is nothing at this address.")
+        route = path.rstrip("/").removeprefix(API)
+        if scope["method"] != "POST" or route == "upload":
+            return receive
+        if not Headers(scope=scope).get("content-type", "").startswith("application/json"):
+            raise Refused(415, "The request must be JSON.")
+        content = parse_json(await read_body(receive))
+        return replay(check(content, route, scope["app"].get_blocks()), receive)
+
+
+async def read_body(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > MAX_BODY_BYTES:
+            raise Refused(413, "The request is too long; photos are uploaded before they are named.")
+    return body
+
+
+def replay(content: dict[str, Any], receive: Receive) -> Receive:
+    """Receives this content as a body, and then what else comes."""
+    waiting: list[Message] = [{"type": "http.request", "body": json.dumps(content).encode()}]
+
+    async def receive_again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return receive_again
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        content = json.loads(body, parse_constant=refuse)
+        json.dumps(content, ensure_ascii=False).encode()  # halves of surrogate pairs are no text
+    except (ValueError, RecursionError):
+        raise Refused(400, "The request is not valid JSON.") from None
+    if not isinstance(content, dict):
+        raise Refused(422, "The request must be a JSON object.")
+    return content
+
+
+def check(content: dict[str, Any], route: str, page: gr.Blocks) -> dict[str, Any]:
+    """The fields that Gradio may see."""
+    if route.startswith("call/v2/"):
+        content = check_parameters(content, route.removeprefix("call/v2/"), page)
+    else:
+        try:
+            checked = FIELDS.get(route, Call).model_validate(content)
+        except ValidationError as error:
+            raise Refused(422, first_problem(error)) from None
+        content = checked.model_dump(exclude_unset=True)
+        if isinstance(checked, Call):
+            check_inputs(checked.data, find_endpoint(page, route.removeprefix("call/")))
+        if isinstance(checked, (Join, Cancel)):
+            function = page.fns.get(checked.fn_index)
+            if function is None or function.fn is None:  # some run in the browser alone
+                raise Refused(404, "There is no such event.")
+            if isinstance(checked, Join):
+                check_inputs(checked.data, function)
+        if isinstance(checked, Ask):
+            function = getattr(page.blocks.get(checked.component_id), checked.fn_name, None)
+            if not getattr(function, "_is_server_fn", False):
+                raise Refused(404, "There is no such function.")
+    # What an event tells of itself is never opened.
+    named = set(files_in({key: value for key, value in content.items() if key != "event_data"}))
+    # Examples are not uploaded: the server put them into the field.
+    examples = (block.temp_files for block in page.blocks.values() if isinstance(block, SafeImage))
+    received = page.upload_file_set.union(*examples)
+    if any(file not in received or not Path(file).is_file() for file in named):
+        raise Refused(422, NO_FILE)
+    return content
+
+
+def find_endpoint(page: gr.Blocks, name: str) -> BlockFunction:
+    for function in page.fns.values():
+        if function.api_name == name and function.api_visibility == "public":
+            return function
+    raise Refused(404, "There is no such endpoint.")
+
+
+def check_inputs(values: list, function: BlockFunction) -> None:
+    """Whether these are as many values as the function has inputs, each of a kind that its component understands."""
+    given = [block for block in function.inputs if not block.skip_api]  # clients leave out what is the server's own
+    blocks = function.inputs if len(values) == len(function.inputs) else given
+    if len(values) != len(blocks):
+        raise Refused(422, f"There must be {len(given)} inputs.")
+    for block, value in zip(blocks, values):
+        if value is None or block.stateful:
+            continue
+        try:
+            if block.data_model is not None:
+                block.data_model.model_validate(value, context={"validate_meta": True})
+            fits = block.data_model is not None or isinstance(value, KINDS.get(type(block), object))
+        except ValidationError:
+            fits = False
+        if not fits or isinstance(value, bool):
+            raise Refused(422, f"The input {block.label!r} is not of its kind.")
+
+
+def check_parameters(content: dict[str, Any], name: str, page: gr.Blocks) -> dict[str, Any]:
+    """The same of an endpoint whose inputs have names."""
+    function = find_endpoint(page, name)
+    parameters = {p["parameter_name"]: p for p in page.get_api_info()["named_endpoints"][f"/{name}"]["parameters"]}
+    for parameter in content.keys() - parameters.keys():
+        raise Refused(422, f"There is no parameter {parameter[:100]!r}; take from: {', '.join(parameters)}.")
+    for parameter, known in parameters.items():
+        if parameter not in content and not known["parameter_has_default"]:
+            raise Refused(422, f"The parameter {parameter!r} is missing.")
+    check_inputs([content.get(parameter) for parameter in parameters], function)
+    return content
+
+
+def first_problem(error: ValidationError) -> str:
+    """In one sentence, without what was sent."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"{' '.join(map(str, problem['loc']))}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
+
+
+def files_in(content: Any) -> Iterator[str]:
+    """What the content names as files, at any depth: Gradio takes {"path": ...} wherever it stands."""
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if "path" in value:
+                yield str(value["path"])
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
