@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.util
 import json
 import logging
@@ -386,6 +387,24 @@ def test_a_loader_that_was_killed_loses_no_step(run: Run, tmp_path: Path, monkey
     ):
         run("--workers", "1", "--iterations", "50")
     assert 2 <= step_of(tmp_path / "run") < 50
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), True),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), True),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), True),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), True),
+        (EOFError(), True),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0."), False),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "photo.jpg"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("expected all tensors to be on the same device"), False),
+    ],
+)
+def test_a_lost_loader_is_known_wherever_it_is_missed(error: Exception, lost: bool) -> None:
+    assert command.is_of_a_lost_loader(error) == lost
 
 
 def test_shared_memory_that_is_too_small_is_said_before_the_training(

@@ -106,8 +106,8 @@ def loading(trainer: Trainer, checkpoint: Path) -> Iterator[None]:
     """Saves the last whole step when the system has ended a process that loads photos, and raises OSError."""
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        if not is_of_a_lost_loader(error):
             raise
         saved = trainer.step > 0 and not trainer.is_in_step and rank_and_world_size()[0] == 0
         if saved:
@@ -116,6 +116,16 @@ def loading(trainer: Trainer, checkpoint: Path) -> Iterator[None]:
             "A process that loads photos was ended from outside, mostly for lack of memory; use fewer --workers, or "
             f"--workers 0. {'The same command goes on.' if saved else ''}".strip()
         ) from error
+
+
+def is_of_a_lost_loader(error: Exception) -> bool:
+    """Torch says so itself, unless it was just taking over a batch: then a pipe or a socket breaks off."""
+    if "Caught " in str(error):  # raised in a loader, which lives
+        return False
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker (pid" in str(error)
+    nameless = isinstance(error, FileNotFoundError) and error.filename is None  # a socket that went with its process
+    return nameless or isinstance(error, (ConnectionError, EOFError))
 
 
 def check_shared_memory(config: TrainingConfig, workers: int, path: Path = Path("/dev/shm")) -> None:
