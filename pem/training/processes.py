@@ -118,3 +118,9 @@ def start_loader(worker_id: int) -> None:
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(signal.SIGKILL)
+
+
+def let_loaders_end_quietly() -> None:
+    """Torch then finds out that one has died when it waits for its batch; its own handler raises in any line at all."""
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

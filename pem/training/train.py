@@ -24,6 +24,7 @@ from pathlib import Path
 import safetensors
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -32,7 +33,14 @@ from pem.layers import first_line, has_bfloat16, is_out_of_memory
 from pem.model import PEM
 from pem.terminal import INTERRUPTED, escape_missing_letters, lasting_output
 from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
-from pem.training.processes import largest, noted_signals, process_group, rank_and_world_size, start_loader
+from pem.training.processes import (
+    largest,
+    let_loaders_end_quietly,
+    noted_signals,
+    process_group,
+    rank_and_world_size,
+    start_loader,
+)
 from pem.training.sampler import RepeatableSampler, SeededDataset
 from pem.training.start import prepare
 from pem.training.trainer import Trainer, learning_rate
@@ -74,8 +82,8 @@ def train(
     )
     bar = tqdm(total=config.iterations, initial=trainer.step, unit="it", disable=rank > 0, dynamic_ncols=True)
     log, last_save, stopped_by = Log(out / "log.jsonl", trainer), time.monotonic(), 0
-    with noted_signals() as noted, loading(trainer, out / "checkpoint.pt"):
-        for images, targets in loader:
+    with noted_signals() as noted:
+        for images, targets in batches_of(loader, trainer, out / "checkpoint.pt"):
             log.add(trainer.train_step(images, targets))
             bar.update()
             done = trainer.step == config.iterations
@@ -101,21 +109,27 @@ def train(
         save_weights(model, out / "model.safetensors", {"step": str(trainer.step)})
 
 
-@contextmanager
-def loading(trainer: Trainer, checkpoint: Path) -> Iterator[None]:
-    """Saves the last whole step when the system has ended a process that loads photos, and raises OSError."""
-    try:
-        yield
-    except (RuntimeError, OSError, EOFError) as error:
-        if not is_of_a_lost_loader(error):
-            raise
-        saved = trainer.step > 0 and not trainer.is_in_step and rank_and_world_size()[0] == 0
-        if saved:
-            trainer.save(checkpoint)
-        raise OSError(
-            "A process that loads photos was ended from outside, mostly for lack of memory; use fewer --workers, or "
-            f"--workers 0. {'The same command goes on.' if saved else ''}".strip()
-        ) from error
+def batches_of(loader: DataLoader, trainer: Trainer, checkpoint: Path) -> Iterator[tuple[Tensor, list]]:
+    """The batches. Saves the last step when the system has ended a process that loads photos, and raises OSError."""
+    batches = iter(loader)
+    if loader.num_workers:
+        let_loaders_end_quietly()
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (RuntimeError, OSError, EOFError) as error:
+            if not is_of_a_lost_loader(error):
+                raise
+            saved = trainer.step > 0 and rank_and_world_size()[0] == 0
+            if saved:
+                trainer.save(checkpoint)
+            raise OSError(
+                "A process that loads photos was ended from outside, mostly for lack of memory; use fewer --workers, or"
+                f" --workers 0. {'The same command goes on.' if saved else ''}".strip()
+            ) from error
+        yield batch
 
 
 def is_of_a_lost_loader(error: Exception) -> bool:

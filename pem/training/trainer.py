@@ -136,7 +136,6 @@ class Trainer:
         self.config, self.device, self.autocast, self.seed = model.config.training, device, autocast, seed
         self.origin = origin or {}
         self.step = 0
-        self.is_in_step = False  # between steps alone, all that a checkpoint keeps belongs together
         if self.config.backbone_lr_factor == 0:
             model.backbone.requires_grad_(False)
         # Channels last is the layout that the convolutions of both kinds of device like best.
@@ -167,12 +166,10 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"The gradient is not finite at step {self.step}; use a lower learning rate.")
-        self.is_in_step = True
         self.optimizer.step()
         self.step += 1
         if self.average is not None:
             update_average(self.average, self.core.model, self.step, self.config.ema_decay)
-        self.is_in_step = False
         return {name: float(loss.detach()) for name, loss in losses.items()} | {"gradient_norm": float(norm)}
 
     @property
