@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-import tempfile
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,13 @@ from ui.engine import TWIN, Engine, is_bundled, load_twin
 from ui.guard import Guard
 from ui.image_input import SafeImage, Upload
 from ui.precompute import EXAMPLES, FIRST_EXAMPLE
+from ui.storage import KEEP_SECONDS, Storage
 from ui.viewer import STYLES, viewer
 from ui.viewer.server import open_result, server_functions
 
 ROOT = Path(__file__).parent
-EXPORTS = tempfile.TemporaryDirectory(prefix="pem-studio-")  # removed when the server stops
+STORAGE = Storage()
+os.environ["GRADIO_TEMP_DIR"] = str(STORAGE.uploads)  # Gradio reads it when a page is built
 BACKBONE_NAMES = {"resnet50": "ResNet-50", "tf_efficientnet_lite2": "EfficientNet-lite2"}
 
 # What visitors press waits its turn: one photo or measurement at a time. (The twin, which the viewer asks for by
@@ -60,6 +62,10 @@ ABOUT_BUNDLED = (
     "This model was trained by this project on everyday photos with 47 classes. It makes mistakes, "
     "and its weights are for research and demonstration only."
 )
+PRIVACY = (
+    "<p>Your photo stays on this server. It and all that is made of it are deleted within an hour, and when the server "
+    "stops.</p>"
+)
 
 
 def build_page(model: pem.PEM | None = None, twin: pem.PEM | None = None) -> gr.Blocks:
@@ -72,15 +78,16 @@ def build_page(model: pem.PEM | None = None, twin: pem.PEM | None = None) -> gr.
             twin = load_twin(model, name)
         except (OSError, ValueError) as error:
             problem = f"Nothing can be segmented yet: {error}"
-    with gr.Blocks(title="PEM Studio", delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title="PEM Studio") as page:
         gr.HTML(header(model, problem, bundled), apply_default_css=False, elem_id="header")
         if model is not None:
             engine = Engine(model, on_gpu=on_gpu, examples=EXAMPLES, twin=twin)
+            STORAGE.sweep_with.append(lambda: engine.results.forget_older(KEEP_SECONDS))
             with gr.Tab("Studio"):
                 build_studio(page, engine, first=precompute.load() if bundled else None)
             with gr.Tab("Efficiency", elem_id="efficiency") as tab:
                 device = next(model.parameters()).device.type
-                efficiency.add_tab(tab, device, on_gpu, Path(EXPORTS.name), NETWORK)
+                efficiency.add_tab(tab, device, on_gpu, STORAGE.downloads, NETWORK)
     return page
 
 
@@ -98,7 +105,7 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
             gr.Warning("Please choose a photo first.")
             return gr.skip()
         if isinstance(photo, pem.ImageError):
-            gr.Warning(str(photo))
+            gr.Warning(escape(str(photo), quote=False))  # Gradio shows markup
             return gr.skip(), gr.skip(), None  # or it would stay in the field as a broken picture
         result_id = engine.run(photo.pixels, name, file_name=photo.file_name)
         return open_result(engine, result_id, task), name, gr.skip()
@@ -138,7 +145,8 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
             elem_id="examples",
         )
         segment_button = gr.Button("Segment", variant="primary", elem_id="run")
-    exports = Path(EXPORTS.name)
+    gr.HTML(PRIVACY, apply_default_css=False, elem_id="privacy")
+    exports = STORAGE.downloads
     result = viewer(first, server_functions(engine, exports))
     # The name of the example that is shown, if one is; in the browser, which knows of an upload whatever becomes of it.
     shown_example = gr.Textbox(visible=False, label="shown example")
@@ -225,11 +233,19 @@ def launch(page: gr.Blocks, **options) -> tuple:
         button_primary_background_fill_hover_dark="*primary_600",
         slider_color="*primary_600",
     )
+
+    def forget_removed_files() -> None:
+        for files in page.temp_file_sets:
+            files.difference_update([file for file in tuple(files) if not Path(file).exists()])
+
+    STORAGE.kept = lambda: {file for block in page.blocks.values() for file in block.keep_in_cache}
+    STORAGE.sweep_with.append(forget_removed_files)
+    STORAGE.sweep_regularly()
     return page.queue(max_size=20, default_concurrency_limit=4, api_open=False).launch(
-        app_kwargs={"middleware": [Middleware(Guard)]},
+        app_kwargs={"middleware": [Middleware(Guard, storage=STORAGE)]},
         theme=theme,
         css_paths=[*STYLES, ROOT / "ui" / "efficiency" / "efficiency.css"],
-        allowed_paths=[str(ROOT / "assets" / "examples"), *efficiency.FILES, EXPORTS.name],
+        allowed_paths=[str(ROOT / "assets" / "examples"), *efficiency.FILES, str(STORAGE.downloads)],
         max_file_size="20mb",
         show_error=True,
         ssr_mode=False,
@@ -241,6 +257,7 @@ def launch(page: gr.Blocks, **options) -> tuple:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the storage is removed
     page = build_page()
     try:
         launch(page)

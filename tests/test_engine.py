@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import errno
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -296,3 +297,15 @@ def test_the_server_answers_the_viewer_with_json_or_one_sentence(engine: Engine,
     file = Path(answer["url"].partition("file=")[2])
     assert file.parent.parent == tmp_path and Image.open(file).size == (128, 96)
     assert "error" in export([result_id, "panoptic", 0.5, 0.6, 0.5, "nonsense"])
+
+
+def test_a_disk_that_is_full_gets_one_sentence(
+    engine: Engine, result_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(parent: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ui.viewer.server.new_folder", full)
+    export = server_functions(engine, tmp_path)[-1]
+    said = "The server cannot write the file now (No space left on device); please try again later."
+    assert export([result_id, "panoptic", 0.5, 0.6, 0.5, "overlay"]) == {"error": said}

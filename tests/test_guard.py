@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ui.guard import MAX_BODY_BYTES, NO_FILE
+from ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, NO_FILE
+from ui.storage import Storage
 
 # In every place of a request where something else belongs.
 ODD = [None, True, -1, 0, 10**30, 1e308, "", "x", "\x00", "<b>", "../../etc", "a" * 5000, [], [1], {}, {"a": 1}, [[[]]]]
@@ -214,3 +216,26 @@ def test_a_browser_runs_only_what_comes_from_here(stranger: httpx.Client, page_u
         assert "default-src 'self'" in policy and "object-src 'none'" in policy
         assert "frame-ancestors 'self' https://huggingface.co https://*.hf.space" in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_an_upload_says_its_length_and_is_no_longer_than_a_photo(stranger: httpx.Client) -> None:
+    def endless() -> Iterator[bytes]:
+        yield b"x"
+
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    assert_refused(stranger.post("upload", content=endless(), headers=form), 411)
+    assert_refused(stranger.post("upload", content=bytes(MAX_UPLOAD_BYTES + 1), headers=form), 413)
+
+
+def test_an_upload_to_a_full_disk_gets_a_sentence(
+    stranger: httpx.Client, page_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Storage, "make_room", full)
+    answer = stranger.post("upload", files={"files": ("photo.png", b"x")})
+    assert_refused(answer, 507)
+    assert "No space left on device" in answer.json()["detail"]
+    monkeypatch.undo()
+    assert stranger.post("upload", files={"files": ("photo.png", b"x")}).status_code == 200

@@ -12,8 +12,8 @@ from ui.engine import TASKS, Engine, Reading, ResultGone
 from ui.export import arrays_files, segments_files, trace_json, write
 from ui.image_input import SafeImage, Upload
 from ui.results import KeptResult
+from ui.storage import cannot_write, new_folder
 from ui.viewer.payload import segment_json
-from ui.viewer.server import new_folder
 
 
 def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) -> None:
@@ -24,10 +24,10 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
         try:
             result = engine.result(result_id or "")
             reading = engine.read(result, task, object_threshold, overlap_threshold)
-        except (ResultGone, ValueError) as error:
+            files = segments_files(result, reading.segmentation)
+            segments = write(files, result, "segments", new_folder(export_root))
+        except (ResultGone, ValueError, OSError) as error:
             raise refusal(error) from None
-        files = segments_files(result, reading.segmentation)
-        segments = write(files, result, "segments", new_folder(export_root))
         return pem.render(result.photo, reading.segmentation), str(segments), describe(result_id, result, reading)
 
     def segment(photo: Upload | pem.ImageError | None, task: str):
@@ -41,9 +41,10 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
                 raise ValueError("Please name a query by its whole number.")
             result = engine.result(result_id or "")
             found = trace_json(result, query=int(query))
-        except (ResultGone, ValueError) as error:
+            arrays = write(arrays_files(result), result, "trace-npz", new_folder(export_root))
+        except (ResultGone, ValueError, OSError) as error:
             raise refusal(error) from None
-        return str(write(arrays_files(result), result, "trace-npz", new_folder(export_root))), found
+        return str(arrays), found
 
     reading: dict[str, Any] = {"concurrency_id": "reading", "concurrency_limit": 2}
     # Endpoints take and give components; these are never drawn.
@@ -95,9 +96,10 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
     )
 
 
-def refusal(error: ResultGone | ValueError) -> gr.Error:
+def refusal(error: ResultGone | ValueError | OSError) -> gr.Error:
     way_out = " Please call /segment again." if isinstance(error, ResultGone) else ""
-    return gr.Error(f"{error}{way_out}", print_exception=False)
+    sentence = cannot_write(error) if isinstance(error, OSError) else f"{error}{way_out}"
+    return gr.Error(sentence, print_exception=False)
 
 
 def describe(result_id: str, result: KeptResult, reading: Reading) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.image_input import SafeImage
+from ui.storage import Storage, cannot_write
 
+MAX_UPLOAD_BYTES = 20_100_000  # one photo of 20 MB, and what surrounds it
 MAX_BODY_BYTES = 1_000_000  # of JSON; the page sends a few hundred
 # A browser runs and loads nothing but what comes from here. Gradio builds functions from text, hence unsafe-eval.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -112,10 +114,10 @@ class Refused(Exception):
 
 
 class Guard:
-    """The ASGI middleware, inside of Gradio's own."""
+    """The ASGI middleware, inside of Gradio's own. Uploads go to the ``storage``."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, storage: Storage) -> None:
+        self.app, self.storage = app, storage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -123,16 +125,24 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
+        answering = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal answering
             if message["type"] == "http.response.start":
+                answering = True
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         try:
             receive = await self._admit(scope, receive)
+            await self.app(scope, receive, send_with_headers)
         except Refused as refused:
-            return await refused.response(scope, receive, send_with_headers)
-        await self.app(scope, receive, send_with_headers)
+            await refused.response(scope, receive, send_with_headers)
+        except OSError as error:  # of an upload
+            if answering:
+                raise
+            await Refused(507, cannot_write(error)).response(scope, receive, send_with_headers)
 
     async def _admit(self, scope: Scope, receive: Receive) -> Receive:
         """From where Gradio receives the request. Raises Refused."""
@@ -141,12 +151,23 @@ class Guard:
         if routes is None or not routes.fullmatch(path):
             raise Refused(404, "There is nothing at this address.")
         route = path.rstrip("/").removeprefix(API)
-        if scope["method"] != "POST" or route == "upload":
+        if scope["method"] != "POST":
             return receive
-        if not Headers(scope=scope).get("content-type", "").startswith("application/json"):
+        headers = Headers(scope=scope)
+        if route == "upload":
+            self._admit_upload(headers.get("content-length", ""))
+            return receive
+        if not headers.get("content-type", "").startswith("application/json"):
             raise Refused(415, "The request must be JSON.")
         content = parse_json(await read_body(receive))
         return replay(check(content, route, scope["app"].get_blocks()), receive)
+
+    def _admit_upload(self, length: str) -> None:
+        if not length.isdecimal():
+            raise Refused(411, "An upload must say how long it is (Content-Length).")
+        if int(length) > MAX_UPLOAD_BYTES:
+            raise Refused(413, f"A photo may have at most {MAX_UPLOAD_BYTES // 10**6} MB; make it smaller.")
+        self.storage.make_room(int(length))
 
 
 async def read_body(receive: Receive) -> bytes:

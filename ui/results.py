@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import secrets
 import threading
+import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,7 @@ class KeptResult:
     evolution: Evolution
     layers: tuple[KeptLayer, ...]
     stage_ms: dict[str, float]  # in the order in which the stages ran
+    arrived: float = field(default_factory=lambda: time.monotonic())  # when the photo did
 
     @property
     def stem(self) -> str:
@@ -102,6 +104,13 @@ class ResultStore:
                 _, oldest = self._results.popitem(last=False)
                 total -= oldest.num_bytes
         return result_id
+
+    def forget_older(self, keep_seconds: float) -> None:
+        """Forgets the photos that arrived longer ago, and what was made of them."""
+        oldest = time.monotonic() - keep_seconds
+        with self._lock:
+            for result_id in [key for key, result in self._results.items() if result.arrived < oldest]:
+                del self._results[result_id]
 
     def clear(self) -> None:
         with self._lock:

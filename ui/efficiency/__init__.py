@@ -27,7 +27,7 @@ from ui.efficiency.charts import (
     stored_charts,
 )
 from ui.efficiency.tables import paper_table, twins_table
-from ui.viewer.server import new_folder
+from ui.storage import new_folder
 
 FILES = [str(RESULTS), str(PAPER)]  # what the page must be allowed to serve
 SIZES = {"256 x 512 px": (256, 512), "512 x 1024 px": (512, 1024), "1024 x 2048 px": (1024, 2048)}

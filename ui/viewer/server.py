@@ -3,11 +3,7 @@ of the photo is run when it is first asked for."""
 
 from __future__ import annotations
 
-import secrets
-import shutil
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,9 +17,9 @@ from ui.engine import Engine, ResultGone
 from ui.export import export_file
 from ui.guard import first_problem
 from ui.prototypes import choice_payload
+from ui.storage import cannot_write, new_folder
 from ui.viewer.payload import reading_payload, result_payload
 
-KEEP_SECONDS = 3600
 Text = Annotated[str, Field(max_length=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -57,6 +53,8 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
                 return {"error": f"{error} Please press Segment again."}
             except ValueError as error:
                 return {"error": str(error)}
+            except OSError as error:
+                return {"error": cannot_write(error)}
             except gr.Error as error:  # of who lends the GPU
                 return {"error": error.message}
 
@@ -95,14 +93,3 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
         return {"url": f"gradio_api/file={quote(path.as_posix())}", "name": path.name}
 
     return [read, other, choice, export]
-
-
-def new_folder(root: Path) -> Path:
-    """An empty folder below ``root``, whose older ones are removed an hour after they were made."""
-    for folder in root.iterdir():
-        with suppress(FileNotFoundError):  # another download may have removed it
-            if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-    new = root / secrets.token_urlsafe(16)
-    new.mkdir(mode=0o700)
-    return new

@@ -1,0 +1,128 @@
+"""What visitors leave is gone within an hour, with the server, and at the latest when the next one starts."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import processes
+import pytest
+from halves_model import HalvesModel, HalvesTwin
+
+from ui import storage
+from ui.engine import TWIN, Engine
+from ui.storage import Storage, new_folder
+
+ROOT = Path(__file__).parent.parent
+# The server's own way to start and stop, with a page that takes no time to make.
+SERVE = """
+import app
+
+def build_page():
+    with app.gr.Blocks() as page:
+        pass
+    (app.STORAGE.uploads / "photo.png").write_bytes(b"a visitor's")
+    (app.STORAGE.downloads / "overlay.png").write_bytes(b"a visitor's")
+    return page
+
+launch = app.launch
+
+def launch_and_say(page):
+    launch(page, prevent_thread_lock=True, quiet=True)
+    print(app.STORAGE.root, flush=True)
+    page.block_thread()
+
+app.build_page, app.launch = build_page, launch_and_say
+app.main()
+"""
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Storage]:
+    made = Storage(tmp_path)
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr("ui.storage.time.time", lambda: now + 3600 - storage.SWEEP_SECONDS)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Linux and macOS")
+def test_nothing_is_left_of_a_server_that_is_stopped_and_the_next_one_clears_up_after_one_that_was_killed(
+    tmp_path: Path,
+) -> None:
+    environment = {"PATH": "", "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        with processes.started([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, env=environment) as server:
+            assert server.stdout is not None
+            root = Path(server.stdout.readline().strip())
+            assert [path for path in tmp_path.glob("pem-studio-*") if path.is_dir()] == [root]
+            assert root.stat().st_mode & 0o777 == 0o700 and len([*root.rglob("*.png")]) == 2
+            server.send_signal(number)
+            server.wait()
+        assert root.exists() == (number == signal.SIGKILL)
+    assert [*tmp_path.glob("pem-studio-*")] == []
+
+
+def test_a_server_leaves_the_folder_of_another_alone(kept: Storage, tmp_path: Path) -> None:
+    other = Storage(tmp_path)
+    assert kept.root.is_dir() and other.root.is_dir() and kept.root != other.root
+    other.remove()
+    assert kept.root.is_dir() and not other.root.exists()
+
+
+def test_old_files_go_and_new_ones_stay(kept: Storage, an_hour_later: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_off = kept.uploads / "tmp1234"  # a part of an upload
+    example = new_folder(kept.uploads) / "cat.jpg"
+    for file in (broken_off, new_folder(kept.uploads) / "photo.png", new_folder(kept.downloads) / "a.zip", example):
+        file.write_bytes(b"x")
+    kept.kept = lambda: {str(example)}
+    called = []
+    kept.sweep_with.append(lambda: called.append(True))
+    kept.sweep()
+    assert [path for path in kept.root.rglob("*") if path.is_file()] == [example] and called == [True]
+    monkeypatch.undo()
+    (kept.uploads / "new.png").write_bytes(b"x")
+    kept.sweep()
+    assert (kept.uploads / "new.png").exists() and kept.downloads.is_dir()
+
+
+def test_the_oldest_files_make_room_for_new_ones(kept: Storage) -> None:
+    kept.quota_bytes = 300
+    files = [kept.uploads / name for name in ("example", "old", "middle", "new")]
+    for file in files:
+        file.write_bytes(bytes(60))
+        time.sleep(0.05)  # clocks of file systems are coarse
+    kept.kept = lambda: {str(files[0])}
+    kept.make_room(60)
+    assert all(file.exists() for file in files)
+    kept.make_room(160)
+    assert [file.name for file in files if file.exists()] == ["example", "new"]
+    kept.make_room(10**9)
+    assert [file.name for file in files if file.exists()] == ["example"]
+
+
+def test_folders_that_a_cleaner_removed_are_made_anew(kept: Storage) -> None:
+    kept.root.rename(kept.root.with_name("elsewhere"))
+    assert new_folder(kept.downloads).is_dir() and kept.downloads.is_dir()
+    kept.sweep()
+    kept.make_room(1)
+
+
+def test_a_photo_and_what_was_made_of_it_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(HalvesModel(), twin=HalvesTwin())  # type: ignore[arg-type]
+    photo = np.zeros((96, 128, 3), np.uint8)
+    old, start = engine.run(photo), time.monotonic()
+    monkeypatch.setattr("ui.results.time.monotonic", lambda: start + storage.KEEP_SECONDS + 1)
+    new = engine.run(photo)
+    engine.result(old + TWIN)
+    engine.results.forget_older(storage.KEEP_SECONDS)
+    assert [engine.results.get(result_id) is None for result_id in (old, old + TWIN, new)] == [True, True, False]
