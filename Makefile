@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: help setup app test
 
 help:
-	@echo "make app    serve the page at http://127.0.0.1:$(PORT) (PORT=... for another; offline after the first time)"
+	@echo "make app    serve the page at http://127.0.0.1:$(PORT) (PORT=... for another; ARGS=... for more; offline after the first time)"
 	@echo "make test   lint, type check and run all tests"
 	@echo "make setup  only create $(VENV) and install requirements.txt into it"
 	@echo "PYTHON=...  the Python, 3.10 to 3.13, that $(VENV) is made with (now: $(PYTHON))"
@@ -15,7 +15,7 @@ help:
 setup: $(VENV)/.installed
 
 app: setup
-	GRADIO_SERVER_PORT=$(PORT) $(BIN)/python app.py
+	$(BIN)/python app.py --port $(PORT) $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

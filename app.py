@@ -1,11 +1,14 @@
-"""The page: a photo in, its segmentation out. ``python app.py`` serves it; PEM_MODEL names another checkpoint."""
+"""The page: a photo in, its segmentation out. ``python app.py`` serves it; ``--help`` lists the options."""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ import gradio as gr
 import numpy as np
 import torch
 from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import pem
 from analysis.results import RESULTS
@@ -37,6 +41,7 @@ from ui.engine import TWIN, Engine, is_bundled, load_twin
 from ui.guard import Guard
 from ui.image_input import SafeImage, Upload
 from ui.precompute import EXAMPLES, FIRST_EXAMPLE
+from ui.settings import read_settings
 from ui.storage import KEEP_SECONDS, Storage
 from ui.viewer import STYLES, viewer
 from ui.viewer.server import open_result, server_functions
@@ -68,14 +73,20 @@ PRIVACY = (
 )
 
 
-def build_page(model: pem.PEM | None = None, twin: pem.PEM | None = None) -> gr.Blocks:
-    """The whole page. Without a model it loads the one that PEM_MODEL names, or says on the page why it cannot."""
+def build_page(
+    model: pem.PEM | None = None, twin: pem.PEM | None = None, settings: argparse.Namespace | None = None
+) -> gr.Blocks:
+    """The whole page. Without a model it loads the one of the settings, or says on the page why it cannot."""
     problem, bundled = "", False
+    settings = settings or read_settings()
     if model is None:
-        name = os.environ.get("PEM_MODEL") or "default"  # set but empty is not set
+        name = settings.model
         try:
-            model, bundled = pem.load_model(name, device="auto"), is_bundled(name)
+            model, bundled = pem.load_model(name, device=settings.device), is_bundled(name)
             twin = load_twin(model, name)
+            for network in filter(None, (model, twin)):
+                if settings.max_side is not None:
+                    network.config = limit_side(network.config, settings.max_side)
         except (OSError, ValueError) as error:
             problem = f"Nothing can be segmented yet: {error}"
     with gr.Blocks(title="PEM Studio") as page:
@@ -84,11 +95,17 @@ def build_page(model: pem.PEM | None = None, twin: pem.PEM | None = None) -> gr.
             engine = Engine(model, on_gpu=on_gpu, examples=EXAMPLES, twin=twin)
             STORAGE.sweep_with.append(lambda: engine.results.forget_older(KEEP_SECONDS))
             with gr.Tab("Studio"):
-                build_studio(page, engine, first=precompute.load() if bundled else None)
+                build_studio(page, engine, first=precompute.load() if bundled and settings.max_side is None else None)
             with gr.Tab("Efficiency", elem_id="efficiency") as tab:
                 device = next(model.parameters()).device.type
                 efficiency.add_tab(tab, device, on_gpu, STORAGE.downloads, NETWORK)
     return page
+
+
+def limit_side(config: pem.PEMConfig, max_side_px: int) -> pem.PEMConfig:
+    """The config of a network that sees no photo at more pixels than these a side."""
+    longest, shortest = (min(side, max_side_px) for side in (config.max_long_side_px, config.short_side_px))
+    return dataclasses.replace(config, max_long_side_px=longest, short_side_px=shortest)
 
 
 def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) -> None:
@@ -204,8 +221,11 @@ def class_list(model: pem.PEM, bundled: bool) -> str:
     return f"<details><summary>{title}</summary><ul>{items}</ul><p>{note}</p></details>"
 
 
-def launch(page: gr.Blocks, **options) -> tuple:
-    """Serves the page. Returns what Blocks.launch returns: the FastAPI app, the local and the public address."""
+def launch(page: gr.Blocks, max_waiting: int = 20, host_names: Sequence[str] = (), **options) -> tuple:
+    """Serves the page. Returns what Blocks.launch returns: the FastAPI app, the local and the public address.
+
+    Requests to other host names are refused, where some are given; those from this machine itself are not.
+    """
     theme = gr.themes.Base(
         primary_hue="teal",
         neutral_hue="zinc",
@@ -241,8 +261,12 @@ def launch(page: gr.Blocks, **options) -> tuple:
     STORAGE.kept = lambda: {file for block in page.blocks.values() for file in block.keep_in_cache}
     STORAGE.sweep_with.append(forget_removed_files)
     STORAGE.sweep_regularly()
-    return page.queue(max_size=20, default_concurrency_limit=4, api_open=False).launch(
-        app_kwargs={"middleware": [Middleware(Guard, storage=STORAGE)]},
+    guards = [Middleware(Guard, storage=STORAGE)]
+    if host_names:
+        allowed = [*host_names, "127.0.0.1", "localhost"]
+        guards.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False))
+    return page.queue(max_size=max_waiting, default_concurrency_limit=4, api_open=False).launch(
+        app_kwargs={"middleware": guards},
         theme=theme,
         css_paths=[*STYLES, ROOT / "ui" / "efficiency" / "efficiency.css"],
         allowed_paths=[str(ROOT / "assets" / "examples"), *efficiency.FILES, str(STORAGE.downloads)],
@@ -256,13 +280,16 @@ def launch(page: gr.Blocks, **options) -> tuple:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    settings = read_settings(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the storage is removed
-    page = build_page()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    page = build_page(settings=settings)
     try:
-        launch(page)
-    except (OSError, OverflowError) as error:  # of a port that is taken, or is none
-        sys.exit(f"The page cannot be served ({first_line(error)}); choose another port: make app PORT=8000.")
+        launch(page, settings.queue, settings.host_names, server_name=settings.host, server_port=settings.port)
+    except (OSError, OverflowError) as error:  # of a port that is taken, for one
+        sys.exit(f"The page cannot be served ({first_line(error)}); choose another --port: make app PORT=8000.")
 
 
 if __name__ == "__main__":

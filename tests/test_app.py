@@ -6,9 +6,9 @@ import dataclasses
 import json
 import socket
 import zipfile
-from functools import partial
 from hashlib import sha256
 
+import httpx
 import numpy as np
 import pytest
 from gradio.data_classes import ImageData
@@ -24,6 +24,7 @@ from pem.weights import DEFAULT_WEIGHTS
 from ui import precompute
 from ui.engine import TASKS, is_bundled, load_twin
 from ui.image_input import SafeImage
+from ui.settings import read_settings
 from ui.viewer import SCRIPTS, UI, script
 
 # 3:4, so that the network sees it without padding and its halves are halves of the photo.
@@ -122,14 +123,53 @@ def test_a_file_that_is_no_photo_gets_one_clear_sentence(client: Client, tmp_pat
 def test_a_port_that_is_taken_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with app.gr.Blocks() as page:
         pass
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        # Gradio has read the environment already.
-        monkeypatch.setattr("app.launch", partial(app.launch, server_port=other.getsockname()[1]))
-        monkeypatch.setattr("app.build_page", lambda: page)
-        with pytest.raises(SystemExit, match="The page cannot be served .*; choose another port: make app PORT=8000"):
-            app.main()
+    monkeypatch.setattr("app.build_page", lambda settings: page)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        with pytest.raises(SystemExit, match="The page cannot be served .*; choose another --port: make app PORT=8000"):
+            app.main(["--port", str(other.getsockname()[1])])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        ([], {}, {"port": None, "model": "default", "device": "auto", "queue": 20, "host_names": [], "max_side": None}),
+        ([], {"PEM_QUEUE": "7", "PEM_PORT": "", "PEM_HOST_NAMES": "a.org, b.org"}, {"queue": 7, "port": None}),
+        (["--queue", "9"], {"PEM_QUEUE": "7", "PEM_HOST_NAMES": "a.org, b.org"}, {"host_names": ["a.org", "b.org"]}),
+        (["--queue", "9", "--max-side", "512", "--threads", "3"], {"PEM_QUEUE": "7"}, {"queue": 9, "max_side": 512}),
+    ],
+)
+def test_settings_come_from_the_command_or_the_environment(arguments, environment, expected) -> None:
+    found = vars(read_settings(arguments, environment))
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [(["--port", "x"], {}), (["--port", "65536"], {}), ([], {"PEM_THREADS": "0"}), (["--max-side", "-1"], {})],
+)
+def test_a_setting_that_cannot_be_is_named(arguments, environment, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_settings(arguments, environment)
+    assert "is no whole number from" in capsys.readouterr().err
+
+
+def test_the_network_sees_no_more_pixels_than_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = []
+    monkeypatch.setattr(app, "build_studio", lambda page, engine, first: engines.append((engine, first)))
+    app.build_page(settings=read_settings(["--max-side", "256"]))
+    ((engine, first),) = engines
+    assert first is None  # what was made ahead was made of more pixels
+    for network in (engine.model, engine.twin):
+        assert (network.config.short_side_px, network.config.max_long_side_px) == (256, 256)
+
+
+def test_only_hosts_that_are_named_are_answered() -> None:
+    with app.gr.Blocks() as page:
+        pass
+    _, url, _ = app.launch(page, host_names=["*.example.org"], prevent_thread_lock=True, quiet=True)
+    statuses = {host: httpx.get(url, headers={"host": host}).status_code for host in ("a.example.org", "other.org")}
+    page.close(verbose=False)
+    assert statuses == {"a.example.org": 200, "other.org": 400}
 
 
 def test_without_a_checkpoint_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

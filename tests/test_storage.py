@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 SERVE = """
 import app
 
-def build_page():
+def build_page(settings):
     with app.gr.Blocks() as page:
         pass
     (app.STORAGE.uploads / "photo.png").write_bytes(b"a visitor's")
@@ -32,7 +32,7 @@ def build_page():
 
 launch = app.launch
 
-def launch_and_say(page):
+def launch_and_say(page, *_, **__):
     launch(page, prevent_thread_lock=True, quiet=True)
     print(app.STORAGE.root, flush=True)
     page.block_thread()

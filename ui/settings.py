@@ -1,0 +1,70 @@
+"""How the page is served: the options of ``python app.py``, each also as an environment variable ``PEM_NAME``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def host_names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@dataclass(frozen=True)
+class Option:
+    name: str
+    metavar: str
+    meaning: str
+    default: Any = None
+    parse: Callable[[str], Any] = str
+
+    @property
+    def variable(self) -> str:
+        return f"PEM_{self.name.upper().replace('-', '_')}"
+
+
+OPTIONS = (
+    Option("host", "ADDRESS", "the address to serve at; 0.0.0.0 is all of this machine's (127.0.0.1)"),
+    Option("port", "NUMBER", "the port (the first free one from 7860)", parse=whole(1, 65_535)),
+    Option("host-names", "NAME,...", "answer only at these names, such as *.example.org (any)", [], host_names),
+    Option("model", "MODEL", "default, a checkpoint, or owner/repo@revision on the Hugging Face Hub", "default"),
+    Option("device", "DEVICE", "auto, cpu or cuda", "auto"),
+    Option(
+        "max-side", "PIXELS", "scale larger photos down to this for the network (as trained)", parse=whole(32, 8192)
+    ),
+    Option("threads", "NUMBER", "threads of the CPU (all cores)", parse=whole(1, 1024)),
+    Option("queue", "NUMBER", "how many visitors may wait at once", 20, whole(1, 10_000)),
+)
+
+
+def read_settings(arguments: Sequence[str] = (), environment: Mapping[str, str] = os.environ) -> argparse.Namespace:
+    """The value of every option: as given, else as the environment says, else its default.
+
+    Ends the process with a sentence for a value that cannot be.
+    """
+    parser = argparse.ArgumentParser(
+        prog="app.py",
+        description="Serves PEM Studio.",
+        epilog="Each option is also an environment variable, such as PEM_MAX_SIDE; one that is empty is not set.",
+    )
+    for option in OPTIONS:
+        parser.add_argument(
+            f"--{option.name}",
+            type=option.parse,
+            default=environment.get(option.variable) or option.default,
+            metavar=option.metavar,
+            help=option.meaning,
+        )
+    return parser.parse_args(arguments)
