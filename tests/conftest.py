@@ -38,7 +38,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{count} test{'s were' if count > 1 else ' was'} skipped. {reason}")
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     """A thread or a destructor that hangs behind the last test is shown and ended as well."""
-    if sys.__stderr__ is not None:
+    of_several = hasattr(config, "workerinput")  # it waits for the others, which end it
+    if sys.__stderr__ is not None and not of_several:
         faulthandler.dump_traceback_later(SECONDS_TO_EXIT, exit=True, file=sys.__stderr__)

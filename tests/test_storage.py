@@ -21,7 +21,11 @@ from ui.storage import Storage, new_folder
 ROOT = Path(__file__).parent.parent
 # The server's own way to start and stop, with a page that takes no time to make.
 SERVE = """
+import signal
+
 import app
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
 
 def build_page(settings):
     with app.gr.Blocks() as page:
