@@ -26,7 +26,6 @@ except ImportError:
 
 
 import gradio as gr
-import numpy as np
 import torch
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -37,9 +36,11 @@ from pem.categories import categories_for
 from pem.layers import first_line
 from ui import efficiency, precompute
 from ui.api import add_endpoints
-from ui.engine import TWIN, Engine, is_bundled, load_twin
+from ui.engine import TWIN, Engine, ResultGone, is_bundled, load_twin
+from ui.gate import Busy
 from ui.guard import Guard
 from ui.image_input import SafeImage, Upload
+from ui.memory import use_few_arenas
 from ui.precompute import EXAMPLES, FIRST_EXAMPLE
 from ui.settings import read_settings
 from ui.storage import KEEP_SECONDS, Storage
@@ -112,26 +113,37 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     """The photo field, the viewer, and the endpoints for programs; ``first`` is what the viewer shows at first."""
     task = engine.model.config.task
 
+    def opened(result_id: str) -> dict[str, Any]:
+        try:
+            return open_result(engine, result_id, task)
+        except (Busy, ResultGone) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
     def run(photo: Upload | pem.ImageError | None, name: str = ""):
         """Runs the photo of the field, or the example of that name once more."""
         path = engine.examples.get(f"example-{name}")
         name = path.stem if path else ""
         if path:
-            photo = Upload(np.asarray(pem.load_image(path)), path.name)
+            photo = Upload(path, path.name)
         if photo is None:
             gr.Warning("Please choose a photo first.")
             return gr.skip()
-        if isinstance(photo, pem.ImageError):
-            gr.Warning(escape(str(photo), quote=False))  # Gradio shows markup
+        try:
+            if isinstance(photo, pem.ImageError):
+                raise photo
+            result_id = engine.run(photo.path, name, file_name=photo.file_name)
+            return opened(result_id), name, gr.skip()
+        except pem.ImageError as error:
+            gr.Warning(escape(str(error), quote=False))  # Gradio shows markup
             return gr.skip(), gr.skip(), None  # or it would stay in the field as a broken picture
-        result_id = engine.run(photo.pixels, name, file_name=photo.file_name)
-        return open_result(engine, result_id, task), name, gr.skip()
+        except Busy as error:
+            raise gr.Error(str(error), print_exception=False) from None
 
     def pick_example(event: gr.SelectData):
         if event.index not in range(len(EXAMPLES)):
             raise gr.Error("There is no such example photo.", print_exception=False)
         path = EXAMPLES[event.index]
-        return str(path), open_result(engine, f"example-{path.stem}", task), path.stem
+        return str(path), opened(f"example-{path.stem}"), path.stem
 
     def arrive(request: gr.Request):
         """Shows the example of a link; the first one is there already, and is only made ready for questions."""
@@ -145,7 +157,7 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
         if first and result_id == first["id"]:
             engine.result(result_id)
             return gr.skip(), name
-        return open_result(engine, result_id, task), name
+        return opened(result_id), name
 
     with gr.Row(elem_id="inputs"):
         photo = SafeImage(label="Photo", sources=["upload", "clipboard"], elem_id="photo", buttons=[])
@@ -283,6 +295,7 @@ def launch(page: gr.Blocks, max_waiting: int = 20, host_names: Sequence[str] = (
 def main(arguments: Sequence[str] | None = None) -> None:
     settings = read_settings(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the storage is removed
+    use_few_arenas()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     page = build_page(settings=settings)

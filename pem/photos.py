@@ -21,6 +21,7 @@ from pem.colours import to_srgb
 MIN_SIDE_PX = 8
 MAX_SIDE_PX = 65_500  # the longest that a JPEG can be
 MAX_PIXELS = 40_000_000
+ROWS_AT_ONCE = 256
 # Pillow knows dozens more, some of which start other programs (EPS: Ghostscript), which a stranger's file must not.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}  # as such files name themselves
@@ -67,9 +68,10 @@ def to_array(image: Photo) -> np.ndarray:
     ImageError for a file that is no usable photo.
     """
     if isinstance(image, (str, os.PathLike)):
-        return np.asarray(load_image(image))
+        with open_photo(image) as opened:
+            return _pixels(_to_upright_rgb(opened))
     if isinstance(image, Image.Image):
-        image = np.asarray(to_rgb(image))
+        return _pixels(_to_upright_rgb(image))
     if not isinstance(image, np.ndarray):
         raise ValueError(f"An image must be a path, a PIL image or a numpy array, not {type(image).__name__}.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -77,6 +79,15 @@ def to_array(image: Photo) -> np.ndarray:
             f"An image array must be uint8 RGB of shape [height, width, 3], not {image.dtype} of {list(image.shape)}."
         )
     return image
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """What np.asarray(image) is, without a copy of the whole on the way."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, ROWS_AT_ONCE):
+        bottom = min(top + ROWS_AT_ONCE, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def open_photo(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
@@ -133,6 +144,14 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
 
     Raises ImageError for a file that turns out to be damaged, and for colours that Pillow cannot convert.
     """
+    rgb = _to_upright_rgb(image, upright)
+    rgb = rgb.copy() if rgb is image else rgb
+    rgb.info = {}  # or whoever gets it would turn it again
+    return rgb
+
+
+def _to_upright_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
+    """The same, but the image itself where there is nothing to do."""
     if isinstance(image, tiff.TiffImageFile):
         _check_kind(image.tag_v2)
         _mend_palette(image)
@@ -151,7 +170,6 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
         raise
     except Exception as error:
         raise ImageError(f"Colours of the kind {image.mode} cannot be read; save the image as RGB.") from error
-    image.info = {}  # or whoever gets it would turn it again
     return image if turn is None else image.transpose(turn)
 
 
@@ -267,7 +285,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _scale_levels(image: Image.Image) -> Image.Image:

@@ -33,6 +33,8 @@ def render(
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it must lie between 0 and 1.")
     pixels, ids = to_array(image), segmentation.ids
+    # What was read for this alone is painted over; an array is the caller's.
+    painted = np.empty_like(pixels) if pixels is image else pixels
     if pixels.shape[:2] != ids.shape:
         raise ValueError(f"The segmentation belongs to an image of {list(ids.shape)}, not {list(pixels.shape[:2])}.")
     # An id without a segment, as where somebody has filtered them, is void.
@@ -41,7 +43,6 @@ def render(
     for segment in segmentation.segments:
         colors[segment.id] = np.multiply(segment.color, opacity)
         is_void[segment.id] = False
-    painted = np.empty(pixels.shape, np.uint8)
     for top in range(0, len(ids), ROWS_AT_ONCE):
         rows = slice(top, top + ROWS_AT_ONCE)
         # Neighbours mostly share their segment: colours are looked up once per run of equal ids, and repeated.
@@ -52,22 +53,24 @@ def render(
         faded = np.multiply(pixels[rows], round(256 * (1 - opacity)), dtype=np.uint16)
         faded += 128
         faded >>= 8
-        np.add(
-            faded, np.repeat(colors[run_ids], lengths, axis=0).reshape(faded.shape), out=painted[rows], casting="unsafe"
-        )
-        np.copyto(painted[rows].reshape(-1), pixels[rows].reshape(-1), where=np.repeat(is_void[run_ids], 3 * lengths))
+        faded += np.repeat(colors[run_ids], lengths, axis=0).reshape(faded.shape)
+        np.copyto(faded.reshape(-1), pixels[rows].reshape(-1), where=np.repeat(is_void[run_ids], 3 * lengths))
+        painted[rows] = faded
 
     if outlines:
-        lines = np.flatnonzero(_outlines(ids))
         strength = min(1.0, 1.6 * opacity)  # lines are read at opacities where areas are hardly seen
-        by_pixel = painted.reshape(-1, 3)
-        by_pixel[lines] = by_pixel[lines] * (1 - strength) + 255 * strength
+        for top in range(0, len(ids), ROWS_AT_ONCE):
+            first = max(top - 1, 0)  # a row on either side decides with
+            marks = _outlines(ids[first : top + ROWS_AT_ONCE + 1], two_pixels=min(ids.shape) > 600)
+            lines = np.flatnonzero(marks[top - first :][:ROWS_AT_ONCE])
+            by_pixel = painted[top : top + ROWS_AT_ONCE].reshape(-1, 3)
+            by_pixel[lines] = by_pixel[lines] * (1 - strength) + 255 * strength
     return write_names(painted, segmentation) if names else painted
 
 
-def _outlines(ids: np.ndarray) -> np.ndarray:
-    """Where a line is drawn, bool [H0, W0]: the pixels of a segment along its upper and left edge, and, where the image
-    is large enough for lines of two pixels, those on the other side too."""
+def _outlines(ids: np.ndarray, two_pixels: bool) -> np.ndarray:
+    """Where a line is drawn, bool [rows, cols]: the pixels of a segment along its upper and left edge, and for lines of
+    two pixels those on the other side too."""
     outlines = np.zeros(ids.shape, bool)
     for here, before, mark, other in (
         (ids[1:], ids[:-1], outlines[1:], outlines[:-1]),
@@ -75,7 +78,7 @@ def _outlines(ids: np.ndarray) -> np.ndarray:
     ):
         edge = here != before
         mark |= edge
-        if min(ids.shape) > 600:
+        if two_pixels:
             other |= edge
     return outlines
 
@@ -102,7 +105,10 @@ def legend(segmentation: Segmentation) -> list[LegendRow]:
 def id_map_png(segmentation: Segmentation) -> np.ndarray:
     """The id map as COCO panoptic stores it in a PNG: uint8 RGB [H0, W0, 3], id = R + 256 G + 65536 B."""
     ids = segmentation.ids
-    return np.stack((ids & 255, ids >> 8 & 255, ids >> 16), axis=2).astype(np.uint8)
+    stored = np.empty((*ids.shape, 3), np.uint8)
+    for channel in range(3):
+        np.right_shift(ids, 8 * channel, out=stored[:, :, channel], casting="unsafe")  # which keeps the lower 8 bits
+    return stored
 
 
 def panoptic_json(
@@ -118,7 +124,9 @@ def panoptic_json(
     """
     height, width = segmentation.ids.shape
     categories = categories_for(config)
-    areas_px = np.bincount(segmentation.ids.ravel())
+    areas_px = np.zeros(int(segmentation.ids.max(initial=0)) + 1, np.int64)
+    for row in segmentation.ids:  # bincount makes 8 bytes of every pixel
+        areas_px += np.bincount(row, minlength=len(areas_px))
     places = ndimage.find_objects(segmentation.ids)
     annotation: dict[str, Any] = {"image_id": image_id, "file_name": _as_utf8(id_map_file), "segments_info": []}
     for segment in segmentation.segments:

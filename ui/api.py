@@ -9,7 +9,8 @@ import gradio as gr
 
 import pem
 from ui.engine import TASKS, Engine, Reading, ResultGone
-from ui.export import arrays_files, segments_files, trace_json, write
+from ui.export import arrays_files, overlay_files, segments_files, trace_json, write
+from ui.gate import Busy, bytes_for
 from ui.image_input import SafeImage, Upload
 from ui.results import KeptResult
 from ui.storage import cannot_write, new_folder
@@ -23,26 +24,33 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
     def answer(result_id: str, task: str, object_threshold: float | None, overlap_threshold: float | None):
         try:
             result = engine.result(result_id or "")
-            reading = engine.read(result, task, object_threshold, overlap_threshold)
-            files = segments_files(result, reading.segmentation)
-            segments = write(files, result, "segments", new_folder(export_root))
-        except (ResultGone, ValueError, OSError) as error:
+            with engine.gate.place(bytes_for(result.original_size)):
+                reading = engine.read(result, task, object_threshold, overlap_threshold)
+                folder = new_folder(export_root)
+                segments = write(segments_files(result, reading.segmentation), result, "segments", folder)
+                overlay = write(overlay_files(result, reading.segmentation), result, "overlay", folder)
+        except (ResultGone, Busy, ValueError, OSError) as error:
             raise refusal(error) from None
-        return pem.render(result.photo, reading.segmentation), str(segments), describe(result_id, result, reading)
+        return str(overlay), str(segments), describe(result_id, result, reading)
 
     def segment(photo: Upload | pem.ImageError | None, task: str):
         if photo is None or isinstance(photo, pem.ImageError):
             raise gr.Error(str(photo or "Please send a photo."), print_exception=False)
-        return answer(engine.run(photo.pixels, file_name=photo.file_name), task, None, None)
+        try:
+            result_id = engine.run(photo.path, file_name=photo.file_name)
+        except (Busy, pem.ImageError) as error:
+            raise refusal(error) from None
+        return answer(result_id, task, None, None)
 
     def trace(result_id: str, query: float | None):
         try:
             if query is None or query != int(query):
                 raise ValueError("Please name a query by its whole number.")
             result = engine.result(result_id or "")
-            found = trace_json(result, query=int(query))
-            arrays = write(arrays_files(result), result, "trace-npz", new_folder(export_root))
-        except (ResultGone, ValueError, OSError) as error:
+            with engine.gate.place():
+                found = trace_json(result, query=int(query))
+                arrays = write(arrays_files(result), result, "trace-npz", new_folder(export_root))
+        except (ResultGone, Busy, ValueError, OSError) as error:
             raise refusal(error) from None
         return str(arrays), found
 
@@ -96,7 +104,7 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
     )
 
 
-def refusal(error: ResultGone | ValueError | OSError) -> gr.Error:
+def refusal(error: ResultGone | Busy | ValueError | OSError) -> gr.Error:
     way_out = " Please call /segment again." if isinstance(error, ResultGone) else ""
     sentence = cannot_write(error) if isinstance(error, OSError) else f"{error}{way_out}"
     return gr.Error(sentence, print_exception=False)

@@ -6,7 +6,6 @@ import dataclasses
 import filecmp
 import io
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,10 @@ from analysis.latency import forward_in_stages, measure_ms
 from analysis.prototypes import Choice, evolution, explain_choice, match_queries
 from pem.layers import mixed_precision
 from pem.outputs import PEMOutput, Segmentation
+from pem.photos import open_photo, to_array
 from pem.predict import READINGS
 from pem.weights import DEFAULT_WEIGHTS
+from ui.gate import Gate, bytes_for
 from ui.results import KeptLayer, KeptOutput, KeptResult, ResultStore
 
 TASKS = ("panoptic", "semantic", "instance")
@@ -97,43 +98,49 @@ class Engine:
         self.examples = {f"example-{path.stem}": path for path in examples}
         self.results = ResultStore(budget_bytes)
         self._forward = on_gpu(self._forward_on_cpu_tensors)
-        self._one_at_a_time = threading.RLock()
+        self.gate = Gate()
+        # The network runs on one photo at a time. What is asked of kept results goes on meanwhile.
+        self._network_gate = Gate(places=1, max_waiting=16)
 
-    def run(self, image: np.ndarray, name: str = "", result_id: str = "", file_name: str = "") -> str:
-        """Photo uint8 [H0, W0, 3] to the id of its kept result; ``name`` is of examples, ``file_name`` of any file."""
-        with self._one_at_a_time:
+    def run(self, photo: np.ndarray | Path, name: str = "", result_id: str = "", file_name: str = "") -> str:
+        """Photo to the id of its kept result; ``name`` is of examples, ``file_name`` of any file.
+
+        The photo is uint8 [H0, W0, 3] or a file. Raises ImageError for one that is no photo, and Busy.
+        """
+        with self._network_gate.place(), self.gate.place(bytes_for(size_of(photo))):
+            image = to_array(photo)
             start = time.perf_counter()
             batch = pem.preprocess([image], self.model.config)
             preprocess_ms = (time.perf_counter() - start) * 1000
             passed = self._forward(batch.pixels, batch.content_sizes[0], False)
-        passed["stage_ms"] = {"preprocess": preprocess_ms, **passed["stage_ms"]}
-        result = KeptResult(
-            name=name,
-            file_name=file_name,
-            config=self.model.config,
-            jpeg=_encode_jpeg(image),
-            original_size=batch.original_sizes[0],
-            shown_size=_shown_size(batch.original_sizes[0]),
-            content_size=batch.content_sizes[0],
-            pixels=batch.pixels,
-            **passed,
-        )
+            passed["stage_ms"] = {"preprocess": preprocess_ms, **passed["stage_ms"]}
+            result = KeptResult(
+                name=name,
+                file_name=file_name,
+                config=self.model.config,
+                jpeg=_encode_jpeg(image),
+                original_size=batch.original_sizes[0],
+                shown_size=_shown_size(batch.original_sizes[0]),
+                content_size=batch.content_sizes[0],
+                pixels=batch.pixels,
+                **passed,
+            )
         return self.results.put(result, result_id)
 
     def _run_twin(self, result_id: str) -> str:
         """The twin on what PEM saw, to the last bit, which the photo that is kept as a JPEG is not."""
         assert self.twin is not None
         seen = self.result(result_id.removesuffix(TWIN))
-        with self._one_at_a_time:
+        with self._network_gate.place(), self.gate.place():
             passed = self._forward(seen.pixels, seen.content_size, True)
         passed["stage_ms"] = seen.stage_ms | passed["stage_ms"]  # the photo was prepared once, for both
         return self.results.put(dataclasses.replace(seen, config=self.twin.config, **passed), result_id)
 
     def result(self, result_id: str) -> KeptResult:
-        """Raises ResultGone where it is no longer kept."""
+        """Raises ResultGone where it is no longer kept, and Busy."""
         result = self.results.get(result_id)
         if result is None:
-            with self._one_at_a_time:  # of several that ask for the same, one makes it and the others find it
+            with self._network_gate.place():  # of several that ask for the same, one makes it and the others find it
                 result = self.results.get(result_id) or self._make(result_id)
         return result
 
@@ -141,7 +148,7 @@ class Engine:
         """What can be made from the id alone: an example, or what the twin makes of a kept photo."""
         if result_id in self.examples:
             path = self.examples[result_id]
-            made_id = self.run(np.asarray(pem.load_image(path)), path.stem, result_id, path.name)
+            made_id = self.run(path, path.stem, result_id, path.name)
         elif self.twin is not None and result_id.endswith(TWIN) and result_id.count(TWIN) == 1:
             made_id = self._run_twin(result_id)
         else:
@@ -167,7 +174,7 @@ class Engine:
         """Another reading of a kept result, at the photo's own size unless told. The network does not run.
 
         None takes a threshold from the config. A semantic reading has none; one of instances has no overlap threshold.
-        Raises ValueError for an unknown task and for thresholds outside 0..1.
+        Raises ValueError for an unknown task and for thresholds outside 0..1, and Busy.
         """
         if task not in TASKS:
             raise ValueError(f"There is no task {task!r}; choose one of: {', '.join(TASKS)}.")
@@ -179,10 +186,11 @@ class Engine:
             "instance": {"score_threshold": object_threshold},
             "semantic": {},
         }
-        start = time.perf_counter()
         batch = result.batch(size or result.original_size)
-        segmentation = READINGS[task](result.output, batch, config, **thresholds[task])[0]
-        reading_ms = (time.perf_counter() - start) * 1000
+        with self.gate.place(bytes_for(batch.original_sizes[0])):
+            start = time.perf_counter()
+            segmentation = READINGS[task](result.output, batch, config, **thresholds[task])[0]
+            reading_ms = (time.perf_counter() - start) * 1000
         return Reading(segmentation, task, object_threshold, overlap_threshold, reading_ms)
 
     def choice(self, result: KeptResult, query: int, layer: int, head: int) -> Choice:
@@ -192,7 +200,8 @@ class Engine:
         kept = result.layers[layer]
         if not 0 <= query < len(kept.target):
             raise ValueError(f"There is no query {query}; choose one from 0 to {len(kept.target) - 1}.")
-        return explain_choice(kept.target[query], kept.key, kept.banned(query), head, len(kept.prototype_index))
+        with self.gate.place():
+            return explain_choice(kept.target[query], kept.key, kept.banned(query), head, len(kept.prototype_index))
 
     def twin_choice(
         self, result_id: str, query: int, layer: int, head: int
@@ -203,7 +212,8 @@ class Engine:
         if self.twin is None or result_id.endswith(TWIN):
             return None
         result, twin = self.result(result_id), self.result(result_id + TWIN)
-        matches, ious = match_queries(result.output, twin.output, result.content_size)
+        with self.gate.place():
+            matches, ious = match_queries(result.output, twin.output, result.content_size)
         if ious[query] == 0:
             return None
         match, kept = int(matches[query]), twin.layers[layer]
@@ -236,6 +246,14 @@ class Engine:
             "layers": _keep_layers(output),
             "stage_ms": dict(zip(("backbone", "pixel decoder", "decoder + trace"), times_ms)),
         }
+
+
+def size_of(photo: np.ndarray | Path) -> tuple[int, int]:
+    """(height, width); of a file without decoding it. Raises ImageError."""
+    if isinstance(photo, np.ndarray):
+        return photo.shape[0], photo.shape[1]
+    with open_photo(photo) as image:
+        return image.height, image.width
 
 
 def _keep_layers(output: PEMOutput) -> tuple[KeptLayer, ...]:

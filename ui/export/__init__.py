@@ -21,7 +21,16 @@ from ui.engine import Engine
 from ui.export.trace import trace_arrays, trace_json
 from ui.results import KeptResult
 
-__all__ = ["KINDS", "arrays_files", "export_file", "segments_files", "trace_arrays", "trace_json", "write"]
+__all__ = [
+    "KINDS",
+    "arrays_files",
+    "export_file",
+    "overlay_files",
+    "segments_files",
+    "trace_arrays",
+    "trace_json",
+    "write",
+]
 
 KINDS = ("overlay", "segments", "trace-json", "trace-npz", "all")
 
@@ -51,16 +60,15 @@ def export_file(
     """
     if what not in KINDS:
         raise ValueError(f"There is no export {what!r}; choose one of: {', '.join(KINDS)}.")
-    name = result.stem
     files: dict[str, bytes] = {}
     if what in ("overlay", "segments", "all"):
         segmentation = engine.read(result, task, object_threshold, overlap_threshold).segmentation
     if what in ("overlay", "all"):
-        files[f"{name}_overlay.png"] = _png(_overlay(result, segmentation, opacity, outlines, names, hidden))
+        files |= overlay_files(result, segmentation, opacity, outlines, names, hidden)
     if what in ("segments", "all"):
         files |= segments_files(result, segmentation)
     if what in ("trace-json", "all"):
-        files[f"{name}_trace.json"] = json.dumps(trace_json(result), allow_nan=False).encode()
+        files[f"{result.stem}_trace.json"] = json.dumps(trace_json(result), allow_nan=False).encode()
     if what in ("trace-npz", "all"):
         files |= arrays_files(result)
     return write(files, result, what, folder)
@@ -93,19 +101,21 @@ def write(files: dict[str, bytes], result: KeptResult, what: str, folder: Path) 
     return path
 
 
-def _overlay(
+def overlay_files(
     result: KeptResult,
     segmentation: Segmentation,
-    opacity: float,
-    outlines: bool,
-    names: bool,
-    hidden: Collection[tuple[int, int]],
-) -> np.ndarray:
+    opacity: float = 0.5,
+    outlines: bool = True,
+    names: bool = False,
+    hidden: Collection[tuple[int, int]] = (),
+) -> dict[str, bytes]:
+    """The photo with its segments but for the hidden ones as a PNG, by its name."""
     kept_id = np.zeros(len(segmentation.segments) + 1, np.int32)
     for segment in segmentation.segments:
         if not any((segment.category_id, query) in hidden for query in segment.queries):
             kept_id[segment.id] = segment.id
-    return render(result.photo, replace(segmentation, ids=kept_id[segmentation.ids]), opacity, outlines, names)
+    shown = replace(segmentation, ids=kept_id[segmentation.ids]) if hidden else segmentation
+    return {f"{result.stem}_overlay.png": _png(render(result.photo, shown, opacity, outlines, names))}
 
 
 def _png(pixels: np.ndarray) -> bytes:

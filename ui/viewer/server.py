@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, validate_call
 
 from ui.engine import Engine, ResultGone
 from ui.export import export_file
+from ui.gate import Busy, bytes_for
 from ui.guard import first_problem
 from ui.prototypes import choice_payload
 from ui.storage import cannot_write, new_folder
@@ -51,7 +52,7 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
                 raise HTTPException(422, f"Argument {first_problem(error)}") from None
             except ResultGone as error:
                 return {"error": f"{error} Please press Segment again."}
-            except ValueError as error:
+            except (Busy, ValueError) as error:
                 return {"error": str(error)}
             except OSError as error:
                 return {"error": cannot_write(error)}
@@ -89,7 +90,9 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
         folder = new_folder(export_root)
         reading = (task, object_threshold, overlap_threshold)
         painting = (opacity, outlines, names, hidden)
-        path = export_file(engine, engine.result(result_id), what, folder, *reading, *painting)
+        result = engine.result(result_id)
+        with engine.gate.place(bytes_for(result.original_size)):
+            path = export_file(engine, result, what, folder, *reading, *painting)
         return {"url": f"gradio_api/file={quote(path.as_posix())}", "name": path.name}
 
     return [read, other, choice, export]

@@ -1,0 +1,167 @@
+"""So many may work at once, on so much memory; the others wait for a while or hear that the server is busy."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from halves_model import HalvesModel
+from PIL import Image
+from processes import run
+
+from ui.engine import Engine
+from ui.gate import Busy, Gate, bytes_for
+from ui.viewer.server import server_functions
+
+BUSY = "The server is busy; please try again in a moment."
+
+
+@contextmanager
+def held(gate: Gate, num_bytes: int = 1) -> Iterator[threading.Event]:
+    """A place that another thread holds until the event is set, and at most to the end of the block."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with gate.place(num_bytes):
+            entered.set()
+            leave.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(hold)
+        assert entered.wait(60)
+        try:
+            yield leave
+        finally:
+            leave.set()
+            holding.result(60)
+
+
+def test_no_more_are_inside_than_there_are_places_and_all_have_their_turn() -> None:
+    gate, inside, most, lock = Gate(places=3), 0, 0, threading.Lock()
+
+    def work(_: int) -> None:
+        nonlocal inside, most
+        with gate.place(1):
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            with lock:
+                inside -= 1
+
+    with ThreadPoolExecutor(16) as pool:
+        assert len(list(pool.map(work, range(200)))) == 200
+    assert 1 <= most <= 3
+
+
+def test_what_does_not_fit_beside_others_waits_for_them() -> None:
+    gate = Gate(places=9, budget_bytes=100, wait_seconds=60)
+    with held(gate, 60) as leave, ThreadPoolExecutor(1) as pool:
+        with gate.place(40):  # together exactly what there is
+            pass
+        entered = threading.Event()
+
+        def enter() -> None:
+            with gate.place(41):
+                entered.set()
+
+        waiting = pool.submit(enter)
+        assert not entered.wait(0.2)
+        leave.set()
+        waiting.result(60)
+        assert entered.is_set()
+
+
+def test_what_needs_more_than_there_is_goes_in_alone() -> None:
+    gate = Gate(places=9, budget_bytes=100, wait_seconds=0.01)
+    with gate.place(10**12):
+        pass
+    with held(gate), pytest.raises(Busy, match=BUSY), gate.place(10**12):
+        pass
+
+
+def test_nobody_waits_for_ever_nor_do_too_many_wait() -> None:
+    gate = Gate(places=1, wait_seconds=0.01)
+    with held(gate):
+        with pytest.raises(Busy), gate.place():
+            pass
+        gate.max_waiting, gate.wait_seconds = 0, 3600.0
+        with pytest.raises(Busy), gate.place():
+            pass
+    with gate.place():
+        pass
+
+
+def test_a_thread_that_is_inside_needs_no_second_place() -> None:
+    gate = Gate(places=1, max_waiting=0)
+    with gate.place(), gate.place(), held(Gate()):
+        pass
+    with pytest.raises(ValueError, match="gives its place back"), gate.place():
+        raise ValueError("gives its place back")
+    with gate.place():
+        pass
+
+
+def test_all_that_is_asked_of_the_page_passes_the_gate(tmp_path: Path) -> None:
+    engine = Engine(HalvesModel())  # type: ignore[arg-type]
+    photo = np.zeros((96, 128, 3), np.uint8)
+    result_id = engine.run(photo)
+    read, other, choice, export = server_functions(engine, tmp_path)
+    engine.gate = Gate(places=1, max_waiting=0)
+    with held(engine.gate):
+        for function, arguments in (
+            (read, [result_id, "panoptic", 0.5, 0.5]),
+            (other, [result_id, "panoptic"]),
+            (choice, [result_id, 0, 0, 0]),
+            (export, [result_id, "panoptic", 0.5, 0.5, 0.5, "trace-json"]),
+        ):
+            assert function(arguments) == {"error": BUSY}
+        with pytest.raises(Busy):
+            engine.run(photo)
+    assert "error" not in read([result_id, "panoptic", 0.5, 0.5])
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from halves_model import HalvesModel
+from ui.engine import Engine
+from ui.export import export_file
+from ui.memory import hand_back, use_few_arenas
+
+def memory_mib(which):
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which)) / 1024
+
+use_few_arenas()
+engine = Engine(HalvesModel())
+small, large, folder = map(Path, sys.argv[1:])
+for photo in (small, large):
+    hand_back()
+    at_rest = memory_mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    result = engine.result(engine.run(photo))
+    export_file(engine, result, "all", folder, "panoptic")
+print(memory_mib("VmHWM") - at_rest)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="The system does not tell the peak of a process."
+)
+def test_a_photo_of_40_megapixels_is_decoded_read_and_exported_within_500_mib(tmp_path: Path) -> None:
+    photos = [tmp_path / "small.jpg", tmp_path / "large.jpg"]
+    for photo, size in zip(photos, ((128, 96), (7300, 5475))):
+        Image.linear_gradient("L").resize(size).convert("RGB").save(photo)
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    done = run([sys.executable, "-c", MEASURE, *photos, tmp_path], env=environment)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 500
+    assert bytes_for((5475, 7300)) < 512 * 2**20 < 2 * bytes_for((5475, 7300))  # as the gate counts it, one at a time

@@ -1,0 +1,83 @@
+"""How much may be worked on at once: whatever computes, decodes or writes takes a place, and some of the memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ui.memory import hand_back
+
+LEAST_BYTES = 32 * 2**20  # of any work
+BYTES_PER_PIXEL = 12  # of a photo in its own size: its pixels twice, its ids, and what lies between
+
+
+class Busy(RuntimeError):
+    """There was no place, or none came free in time."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is busy; please try again in a moment.")
+
+
+class Gate:
+    """Lets work in as long as there is a place for it and memory; some more may wait for that.
+
+    Without a number there are as many places as cores, and at least four. Work that needs more memory than there is at
+    all is let in when no other is.
+    """
+
+    def __init__(
+        self,
+        places: int | None = None,
+        budget_bytes: int = 512 * 2**20,
+        max_waiting: int = 64,
+        wait_seconds: float = 30,
+    ) -> None:
+        self.places = places or max(4, os.cpu_count() or 1)
+        self.budget_bytes, self.max_waiting, self.wait_seconds = budget_bytes, max_waiting, wait_seconds
+        self._inside, self._bytes, self._waiting = 0, 0, 0
+        self._changed = threading.Condition()
+        self._mine = threading.local()
+
+    @contextmanager
+    def place(self, num_bytes: int = LEAST_BYTES) -> Iterator[None]:
+        """A place for the block, unless the thread has one already. Raises Busy."""
+        if getattr(self._mine, "held", False):
+            yield
+            return
+        self._enter(num_bytes)
+        self._mine.held = True
+        try:
+            yield
+        finally:
+            self._mine.held = False
+            with self._changed:
+                self._inside -= 1
+                self._bytes -= num_bytes
+                is_empty = not self._inside
+                self._changed.notify_all()
+            if is_empty:
+                hand_back()
+
+    def _enter(self, num_bytes: int) -> None:
+        def fits() -> bool:
+            return self._inside < self.places and (not self._inside or self._bytes + num_bytes <= self.budget_bytes)
+
+        with self._changed:
+            if not fits():
+                if self._waiting >= self.max_waiting:
+                    raise Busy
+                self._waiting += 1
+                try:
+                    if not self._changed.wait_for(fits, self.wait_seconds):
+                        raise Busy
+                finally:
+                    self._waiting -= 1
+            self._inside += 1
+            self._bytes += num_bytes
+
+
+def bytes_for(size: tuple[int, int]) -> int:
+    """What work on a photo of that size, in its own size, needs."""
+    return LEAST_BYTES + BYTES_PER_PIXEL * size[0] * size[1]
