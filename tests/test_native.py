@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -191,6 +193,55 @@ def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     time = made.stat().st_mtime_ns
     assert native.library.__wrapped__() is not None
     assert [*tmp_path.rglob("*.so")] == [made] and made.stat().st_mtime_ns == time
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", ["damaged", "cut short", "foreign", "writable by others", "in a folder of others"])
+def test_a_kept_file_that_is_not_what_it_was_is_never_loaded_but_made_anew(
+    fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert native.library.__wrapped__() is not None
+    (kept,) = tmp_path.rglob("*.so")
+    content = kept.read_bytes()
+    kept.unlink()  # this process runs what is in it
+    kept.write_bytes(content)
+    kept.chmod(0o700)
+    if fault == "damaged":
+        kept.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif fault == "cut short":
+        kept.write_bytes(content[: len(content) // 2])
+    elif fault == "foreign":
+        kept.write_bytes(b"no library")
+    elif fault == "writable by others":
+        kept.chmod(0o722)
+    else:
+        kept.parent.chmod(0o777)
+    loaded = []
+    load = native.ctypes.CDLL
+    monkeypatch.setattr(native.ctypes, "CDLL", lambda path: loaded.append(Path(path).read_bytes()) or load(path))
+    made = []
+    monkeypatch.setattr(native, "run_briefly", lambda *call, run=native.run_briefly: made.append(call) or run(*call))
+    assert native.library.__wrapped__() is not None
+    assert len(made) == 2 and loaded[0].startswith(b"\x7fELF") and len(loaded) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_compiler_that_hangs_is_given_up_with_its_children(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "SECONDS_TO_COMPILE", 1.0)
+    hanging, child = tmp_path / "cc", tmp_path / "child"
+    hanging.write_text(f"#!/bin/sh\nsleep 3600 &\necho $! > {child}\nwait\n", encoding="utf-8")
+    hanging.chmod(0o755)
+    monkeypatch.setattr(native.shutil, "which", lambda name: str(hanging))
+    assert native.library.__wrapped__() is None
+    assert "cannot compile prototype attention" in caplog.text and "timed out" in caplog.text
+    if child.exists():  # on a machine that was fast enough to start it
+        status = Path(f"/proc/{child.read_text(encoding='utf-8').strip()}/status")
+        while status.exists() and "State:\tZ" not in status.read_text(encoding="utf-8"):
+            time.sleep(0.01)
 
 
 @needs_compiler

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import tempfile
+import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +29,8 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_name("prototype.c")
 FLAGS = ("-O3", "-fopenmp", "-fPIC", "-shared")
 PANEL, GROUP = 32, 12  # as in prototype.c; no build has larger ones
-
-
+SECONDS_TO_COMPILE = 10.0  # it takes half a second
+_log = logging.getLogger("pem")
 LAYER = struct.Struct("7i ? 2f 27P")  # struct layer of prototype.c
 
 
@@ -41,7 +45,10 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         loaded = compiled_by(compiler, (*FLAGS, f"-march={os.environ.get('PEM_MARCH') or 'native'}"))
-    except (OSError, RuntimeError, subprocess.CalledProcessError):
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        _log.warning(
+            "%s cannot compile prototype attention (%s); PyTorch's operators compute the same.", compiler, error
+        )
         return None
     loaded.workspace.argtypes, loaded.workspace.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_size_t
     loaded.attend.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p)
@@ -49,23 +56,56 @@ def library() -> ctypes.CDLL | None:
 
 
 def compiled_by(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
-    """The code made with these flags, kept for the next time in ~/.cache/pem where that can be written to."""
-    # The name tells what it was made of and for which machine.
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    """The code made with these flags, kept for the next time in ~/.cache/pem where that can be written to.
+
+    Raises OSError, and SubprocessError for a compiler that fails or takes longer than SECONDS_TO_COMPILE.
+    """
+    deadline = time.monotonic() + SECONDS_TO_COMPILE
+    # The name tells what it was made of and for which machine, and then what it must contain.
+    version = run_briefly([compiler, "--version"], deadline)
     made_of = (SOURCE.read_bytes(), version, " ".join(flags).encode(), cpu_flags())
-    name = f"prototype-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}.so"
+    name = f"prototype-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pem"
-    if (folder / name).exists():
-        return ctypes.CDLL(str(folder / name))  # its OpenMP is the one that torch has already loaded
-    can_keep = can_write_to(folder)
-    with tempfile.TemporaryDirectory(
-        dir=folder if can_keep else None
-    ) as scratch:  # another process may make it as well
-        made = Path(scratch) / name
-        subprocess.run([compiler, *flags, str(SOURCE), "-o", str(made), "-lm"], capture_output=True, check=True)
+    for kept in folder.glob(f"{name}-*.so"):
+        if is_trusted(folder) and is_trusted(kept) and kept.stem == f"{name}-{digest(kept)}":
+            return ctypes.CDLL(str(kept))  # its OpenMP is the one that torch has already loaded
+    can_keep = can_write_to(folder) and is_trusted(folder)
+    with tempfile.TemporaryDirectory(dir=folder if can_keep else None) as scratch:  # others may make it as well
+        made = Path(scratch) / f"{name}.so"
+        run_briefly([compiler, *flags, str(SOURCE), "-o", str(made), "-lm"], deadline)
+        made.chmod(0o700)
         if can_keep:
-            made = made.rename(folder / name)
+            made = made.rename(folder / f"{name}-{digest(made)}.so")
         return ctypes.CDLL(str(made))  # which stays when the file is gone
+
+
+def run_briefly(command: list[str], deadline: float) -> bytes:
+    """What the command prints. Raises CalledProcessError, and TimeoutExpired when it and its children were ended."""
+    with tempfile.TemporaryFile() as printed:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            code = process.wait(max(0.0, deadline - time.monotonic()))
+        except BaseException:
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        if code != 0:
+            raise subprocess.CalledProcessError(code, command[0])
+        printed.seek(0)
+        return printed.read()
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
+
+
+def is_trusted(path: Path) -> bool:
+    """Whether nobody else can have written it, as far as the system tells."""
+    found = path.stat()
+    return not hasattr(os, "geteuid") or (found.st_uid == os.geteuid() and not found.st_mode & 0o022)
 
 
 def can_write_to(folder: Path) -> bool:
