@@ -301,6 +301,8 @@ def own_config(path: Path) -> PEMConfig | None:
         return None
     try:
         fields = json.loads(written)
+        if not isinstance(fields, dict):
+            raise ValueError("it is no JSON object")
         training = fields.pop("training", None) or {}
         training.pop("schedule", None)  # older files name it; there is only one
         training = _record(TrainingConfig, training)
