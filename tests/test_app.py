@@ -24,7 +24,7 @@ from pem.weights import DEFAULT_WEIGHTS
 from ui import precompute
 from ui.engine import TASKS, is_bundled, load_twin
 from ui.image_input import SafeImage
-from ui.settings import read_settings
+from ui.settings import OPTIONS, read_settings
 from ui.viewer import SCRIPTS, UI, script
 
 # 3:4, so that the network sees it without padding and its halves are halves of the photo.
@@ -141,6 +141,17 @@ def test_a_port_that_is_taken_gets_one_sentence(monkeypatch: pytest.MonkeyPatch)
 def test_settings_come_from_the_command_or_the_environment(arguments, environment, expected) -> None:
     found = vars(read_settings(arguments, environment))
     assert {name: found[name] for name in expected} == expected
+
+
+def test_the_documentation_lists_every_setting() -> None:
+    page = (UI.parent / "docs" / "hosting.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `--")]
+    expected = [(f"| `--{o.name} {o.metavar}`", f"`{o.variable}`", o.meaning) for o in OPTIONS]
+    assert [(option, variable) for option, variable, _ in rows] == [
+        (option, variable) for option, variable, _ in expected
+    ]
+    for (_, _, told), (_, _, meaning) in zip(rows, expected):
+        assert told.startswith(meaning)
 
 
 @pytest.mark.parametrize(

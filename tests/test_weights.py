@@ -555,7 +555,9 @@ def test_files_of_a_newer_version_are_told_apart(tmp_path) -> None:
     with pytest.raises(WeightsError, match="does not know rho; update this project"):
         pem.load_model(path)
     rewrite_metadata(path, config=json.dumps(fields | {"num_heads": 0}))
-    with pytest.raises(WeightsError, match="The config in .* cannot be used: num_heads is 0; it must be from 1 to 8192"):
+    with pytest.raises(
+        WeightsError, match="The config in .* cannot be used: num_heads is 0; it must be from 1 to 8192"
+    ):
         pem.load_model(path)
     rewrite_metadata(path, config="{")
     with pytest.raises(WeightsError, match="The config in .* cannot be used"):

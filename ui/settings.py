@@ -42,7 +42,7 @@ OPTIONS = (
     Option("model", "MODEL", "default, a checkpoint, or owner/repo@revision on the Hugging Face Hub", "default"),
     Option("device", "DEVICE", "auto, cpu or cuda", "auto"),
     Option(
-        "max-side", "PIXELS", "scale larger photos down to this for the network (as trained)", parse=whole(32, 8192)
+        "max-side", "PIXELS", "the network sees larger photos scaled down to this (as trained)", parse=whole(32, 8192)
     ),
     Option("threads", "NUMBER", "threads of the CPU (all cores)", parse=whole(1, 1024)),
     Option("queue", "NUMBER", "how many visitors may wait at once", 20, whole(1, 10_000)),
