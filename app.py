@@ -52,8 +52,7 @@ STORAGE = Storage()
 os.environ["GRADIO_TEMP_DIR"] = str(STORAGE.uploads)  # Gradio reads it when a page is built
 BACKBONE_NAMES = {"resnet50": "ResNet-50", "tf_efficientnet_lite2": "EfficientNet-lite2"}
 
-# What visitors press waits its turn: one photo or measurement at a time. (The twin, which the viewer asks for by
-# itself, waits for photos alone.)
+# What visitors press waits its turn: one photo at a time.
 NETWORK: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
 
 HEADER = """
@@ -99,7 +98,7 @@ def build_page(
                 build_studio(page, engine, first=precompute.load() if bundled and settings.max_side is None else None)
             with gr.Tab("Efficiency", elem_id="efficiency") as tab:
                 device = next(model.parameters()).device.type
-                efficiency.add_tab(tab, device, on_gpu, STORAGE.downloads, NETWORK)
+                efficiency.add_tab(tab, device, on_gpu, STORAGE.downloads, engine.network_gate)
     return page
 
 

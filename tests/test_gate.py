@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -96,6 +97,27 @@ def test_nobody_waits_for_ever_nor_do_too_many_wait() -> None:
             pass
     with gate.place():
         pass
+
+
+def test_in_order_nobody_overtakes_who_waits() -> None:
+    """As the rounds of a measurement would overtake the photos that wait for them."""
+    gate, order = Gate(places=1, in_order=True, wait_seconds=60), []
+
+    def enter(name: str) -> None:
+        with gate.place():
+            order.append(name)
+
+    with ThreadPoolExecutor(2) as pool:
+        with gate.place():
+            photos = []
+            for number in range(2):
+                photos.append(pool.submit(enter, f"photo {number}"))
+                while len(gate._waiting) <= number:
+                    time.sleep(0.001)
+        enter("measurement")
+        for photo in photos:
+            photo.result(60)
+    assert order == ["photo 0", "photo 1", "measurement"]
 
 
 def test_a_thread_that_is_inside_needs_no_second_place() -> None:

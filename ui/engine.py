@@ -100,14 +100,14 @@ class Engine:
         self._forward = on_gpu(self._forward_on_cpu_tensors)
         self.gate = Gate()
         # The network runs on one photo at a time. What is asked of kept results goes on meanwhile.
-        self._network_gate = Gate(places=1, max_waiting=16)
+        self.network_gate = Gate(places=1, max_waiting=16, in_order=True)
 
     def run(self, photo: np.ndarray | Path, name: str = "", result_id: str = "", file_name: str = "") -> str:
         """Photo to the id of its kept result; ``name`` is of examples, ``file_name`` of any file.
 
         The photo is uint8 [H0, W0, 3] or a file. Raises ImageError for one that is no photo, and Busy.
         """
-        with self._network_gate.place(), self.gate.place(bytes_for(size_of(photo))):
+        with self.network_gate.place(), self.gate.place(bytes_for(size_of(photo))):
             image = to_array(photo)
             start = time.perf_counter()
             batch = pem.preprocess([image], self.model.config)
@@ -131,7 +131,7 @@ class Engine:
         """The twin on what PEM saw, to the last bit, which the photo that is kept as a JPEG is not."""
         assert self.twin is not None
         seen = self.result(result_id.removesuffix(TWIN))
-        with self._network_gate.place(), self.gate.place():
+        with self.network_gate.place(), self.gate.place():
             passed = self._forward(seen.pixels, seen.content_size, True)
         passed["stage_ms"] = seen.stage_ms | passed["stage_ms"]  # the photo was prepared once, for both
         return self.results.put(dataclasses.replace(seen, config=self.twin.config, **passed), result_id)
@@ -140,7 +140,7 @@ class Engine:
         """Raises ResultGone where it is no longer kept, and Busy."""
         result = self.results.get(result_id)
         if result is None:
-            with self._network_gate.place():  # of several that ask for the same, one makes it and the others find it
+            with self.network_gate.place():  # of several that ask for the same, one makes it and the others find it
                 result = self.results.get(result_id) or self._make(result_id)
         return result
 

@@ -24,19 +24,22 @@ class Gate:
     """Lets work in as long as there is a place for it and memory; some more may wait for that.
 
     Without a number there are as many places as cores, and at least four. Work that needs more memory than there is at
-    all is let in when no other is.
+    all is let in when no other is. At a gate ``in_order`` nobody overtakes who waits; elsewhere small work does.
     """
 
     def __init__(
         self,
-        places: int | None = None,
+        places: int = 0,
         budget_bytes: int = 512 * 2**20,
         max_waiting: int = 64,
-        wait_seconds: float = 30,
+        wait_seconds: float = 30.0,
+        in_order: bool = False,
     ) -> None:
         self.places = places or max(4, os.cpu_count() or 1)
         self.budget_bytes, self.max_waiting, self.wait_seconds = budget_bytes, max_waiting, wait_seconds
-        self._inside, self._bytes, self._waiting = 0, 0, 0
+        self.in_order = in_order
+        self._inside, self._bytes = 0, 0
+        self._waiting: list[object] = []
         self._changed = threading.Condition()
         self._mine = threading.local()
 
@@ -61,19 +64,24 @@ class Gate:
                 hand_back()
 
     def _enter(self, num_bytes: int) -> None:
-        def fits() -> bool:
+        ticket = object()
+
+        def may_enter() -> bool:
+            if self.in_order and self._waiting and self._waiting[0] is not ticket:
+                return False
             return self._inside < self.places and (not self._inside or self._bytes + num_bytes <= self.budget_bytes)
 
         with self._changed:
-            if not fits():
-                if self._waiting >= self.max_waiting:
+            if not may_enter():
+                if len(self._waiting) >= self.max_waiting:
                     raise Busy
-                self._waiting += 1
+                self._waiting.append(ticket)
                 try:
-                    if not self._changed.wait_for(fits, self.wait_seconds):
+                    if not self._changed.wait_for(may_enter, self.wait_seconds):
                         raise Busy
                 finally:
-                    self._waiting -= 1
+                    self._waiting.remove(ticket)
+                    self._changed.notify_all()  # the next in order may have waited for this one alone
             self._inside += 1
             self._bytes += num_bytes
 

@@ -27,6 +27,7 @@ from ui.efficiency.charts import (
     stored_charts,
 )
 from ui.efficiency.tables import paper_table, twins_table
+from ui.gate import Busy, Gate
 from ui.storage import new_folder
 
 FILES = [str(RESULTS), str(PAPER)]  # what the page must be allowed to serve
@@ -42,8 +43,10 @@ tensors, in turns, warmed up. 1 MAC (multiply-accumulate) is 2 FLOPs.
 """
 
 
-def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], export_root: Path, network: dict) -> None:
-    """Fills the tab. ``network`` queues measurements behind the photos that are being segmented."""
+def add_tab(
+    tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], export_root: Path, network_gate: Gate
+) -> None:
+    """Fills the tab. A measurement passes the gate of the network, and gives way to photos after every round."""
 
     cancelled: set[str] = set()  # sessions that want their measurement to end
 
@@ -60,7 +63,18 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
 
     def measure(size: str, num_queries: float, precision: str, seconds: float, request: gr.Request) -> Iterator[tuple]:
         last_told, num_shown = 0.0, 0
-        for measurement in measure_on_gpu(SIZES[size], int(num_queries), precision, seconds, device):
+        rounds = measure_on_gpu(SIZES[size], int(num_queries), precision, seconds, device)
+        measurement = None
+        while True:
+            try:
+                with network_gate.place():
+                    latest = next(rounds, None)
+            except Busy as error:
+                yield f'<p class="state">{error}</p>', gr.skip(), gr.skip(), gr.skip()
+                return
+            if latest is None:
+                break
+            measurement = latest
             if str(request.session_hash) in cancelled:
                 yield CANCELLED, gr.skip(), gr.skip(), gr.skip()
                 return
@@ -74,6 +88,7 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
                     len(measurement.comparisons),
                 )
             yield progress(measurement), figure, found(measurement), gr.skip()
+        assert measurement is not None  # the last one has everything
         file = new_folder(export_root) / "measured_here.json"
         file.write_text(json.dumps(dataclasses.asdict(measurement), indent=1), encoding="utf-8")
         yield progress(measurement), gr.skip(), found(measurement), gr.update(value=str(file), interactive=True)
@@ -103,7 +118,8 @@ def add_tab(tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], ex
         [size, queries, precision, seconds],
         shown,
         show_progress="hidden",
-        **network,
+        concurrency_id="measurement",
+        concurrency_limit=1,
         **private,
     )
     cancel.click(stop, None, None, **quiet)
