@@ -70,7 +70,7 @@ def assert_refused(answer: httpx.Response, *statuses: int) -> None:
             ("GET", f"/{path}")
             for path in ("monitoring", "monitoring/summary", "monitoring/key", "runs", "docs", "login")
         ],
-        *[("GET", f"/gradio_api/{path}") for path in ("user", "token", "app_id", "dev/reload", "runs", "deep_link")],
+        *[("GET", f"/gradio_api/{path}") for path in ("user", "token", "dev/reload", "runs", "deep_link")],
         *[
             ("GET", f"/gradio_api/{path}")
             for path in ("proxy=https://huggingface.co/x", "file=http://127.0.0.1/", "mcp")
@@ -85,6 +85,11 @@ def assert_refused(answer: httpx.Response, *statuses: int) -> None:
 def test_there_is_nothing_at_other_addresses(stranger: httpx.Client, page_url: str, method: str, path: str) -> None:
     answer = stranger.request(method, page_url.rstrip("/") + path)
     assert (answer.status_code, answer.json()) == (404, {"detail": "There is nothing at this address."})
+
+
+def test_a_browser_may_ask_whether_the_server_is_still_the_same(stranger: httpx.Client) -> None:
+    """Gradio asks when a connection broke off, and loads the page anew after a restart."""
+    assert stranger.get("app_id").json()["app_id"]
 
 
 def test_a_photo_that_the_server_received_is_segmented(stranger: httpx.Client, uploaded: str) -> None:

@@ -47,7 +47,7 @@ HEADERS = {
 API = "/gradio_api/"
 READ = re.compile(
     r"/|/(config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|(static|assets|svelte)/.+"
-    rf"|{API[1:]}(info|openapi\.json|startup-events|theme\.css|upload_progress|queue/data|queue/status|heartbeat/\w+"
+    rf"|{API[1:]}(info|openapi\.json|app_id|startup-events|theme\.css|upload_progress|queue/data|queue/status|heartbeat/\w+"
     r"|call/(v2/)?\w+/\w+|file=(?!\w+:).+))/?"
 )
 WRITE = re.compile(rf"{API}(upload|queue/join|call/(v2/)?\w+|component_server|cancel|reset)/?")
