@@ -38,7 +38,7 @@ from ui import efficiency, precompute
 from ui.api import add_endpoints
 from ui.engine import TWIN, Engine, ResultGone, is_bundled, load_twin
 from ui.gate import Busy
-from ui.guard import Guard
+from ui.guard import MAX_PHOTO_MB, Guard
 from ui.image_input import SafeImage, Upload
 from ui.memory import use_few_arenas
 from ui.precompute import EXAMPLES, FIRST_EXAMPLE
@@ -281,7 +281,7 @@ def launch(page: gr.Blocks, max_waiting: int = 20, host_names: Sequence[str] = (
         theme=theme,
         css_paths=[*STYLES, ROOT / "ui" / "efficiency" / "efficiency.css"],
         allowed_paths=[str(ROOT / "assets" / "examples"), *efficiency.FILES, str(STORAGE.downloads)],
-        max_file_size="20mb",
+        max_file_size=f"{MAX_PHOTO_MB}mb",
         show_error=True,
         ssr_mode=False,
         run_history=False,

@@ -23,7 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ui.image_input import SafeImage
 from ui.storage import Storage, cannot_write
 
-MAX_UPLOAD_BYTES = 20_100_000  # one photo of 20 MB, and what surrounds it
+MAX_PHOTO_MB = 20
+MAX_UPLOAD_BYTES = MAX_PHOTO_MB * 2**20 + 2**16  # with what surrounds it; Gradio counts a MB as 2**20 bytes
 MAX_BODY_BYTES = 1_000_000  # of JSON; the page sends a few hundred
 # A browser runs and loads nothing but what comes from here. Gradio builds functions from text, hence unsafe-eval.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -166,7 +167,7 @@ class Guard:
         if not length.isdecimal():
             raise Refused(411, "An upload must say how long it is (Content-Length).")
         if int(length) > MAX_UPLOAD_BYTES:
-            raise Refused(413, f"A photo may have at most {MAX_UPLOAD_BYTES // 10**6} MB; make it smaller.")
+            raise Refused(413, f"A photo may have at most {MAX_PHOTO_MB} MB; make it smaller.")
         self.storage.make_room(int(length))
 
 
