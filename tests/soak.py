@@ -1,0 +1,173 @@
+"""Many visitors at once, as a command: what they wait, who is refused, and what memory stays.
+
+    .venv/bin/python tests/soak.py --visitors 50 --seconds 210 --out soak.json
+
+Starts a server of its own with the bundled model. Each visitor uploads a photo, has it segmented, and then reads it
+again five times with other tasks and thresholds, with pauses of a second or two as people make them. Prints the share
+of requests that were refused, the waiting times, and the server's memory before, at its highest and 60 s after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import re
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import processes
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pem.conditions import conditions  # noqa: E402
+
+SECONDS_OF_REST = 60
+
+
+class Visitor:
+    """One session of a browser, without the browser."""
+
+    def __init__(self, url: str, number: int, photos: list[bytes], viewer_id: int) -> None:
+        self.client = httpx.Client(base_url=f"{url}/gradio_api/", timeout=120)
+        self.session, self.viewer_id = f"visitor{number}", viewer_id
+        self.random, self.photos = random.Random(number), photos
+        self.waited_s: dict[str, list[float]] = {"segment": [], "read": []}
+        self.answers: Counter[str] = Counter()
+
+    def visit(self, end: float) -> None:
+        while time.monotonic() < end:
+            result_id = self._timed("segment", self._segment)
+            for _ in range(5 if result_id else 0):
+                time.sleep(self.random.uniform(1, 2))
+                self._timed("read", partial(self._read, result_id))
+            time.sleep(self.random.uniform(1, 2))
+
+    def _timed(self, what: str, ask: Any) -> Any:
+        start = time.monotonic()
+        try:
+            answer = ask()
+        except httpx.HTTPError as error:
+            answer = None
+            self.answers[f"{what}: {type(error).__name__}"] += 1
+        self.waited_s[what].append(time.monotonic() - start)
+        return answer
+
+    def _segment(self) -> str | None:
+        photo = ("photo.jpg", self.random.choice(self.photos))
+        uploaded = self.client.post("upload", files={"files": photo})
+        if uploaded.status_code != 200:
+            return self._count("segment", uploaded.text)
+        file = {"path": uploaded.json()[0], "meta": {"_type": "gradio.FileData"}}
+        joined = self.client.post("call/segment", json={"data": [file, "panoptic"]})
+        if joined.status_code != 200:
+            return self._count("segment", joined.text)
+        told = self.client.get(f"call/segment/{joined.json()['event_id']}").text
+        found = re.search(r'"result_id": ?"([^"]+)"', told)
+        return self._count("segment", "" if found else told) or (found.group(1) if found else None)
+
+    def _read(self, result_id: str) -> None:
+        task, threshold = self.random.choice(("panoptic", "semantic", "instance")), self.random.random()
+        body = {"session_hash": self.session, "component_id": self.viewer_id, "fn_name": "read"}
+        answer = self.client.post("component_server", json=body | {"data": [result_id, task, threshold, 0.5]})
+        self._count("read", answer.text if answer.status_code != 200 or "error" in answer.json() else "")
+
+    def _count(self, what: str, refusal: str) -> None:
+        self.answers[f"{what}: {refusal[:100]}" if refusal else f"{what}: answered"] += 1
+
+
+def memory_mib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def wait_until_served(url: str) -> int:
+    """The id of the viewer, once the page is there."""
+    for _ in range(600):
+        try:
+            components = httpx.get(f"{url}/config").json()["components"]
+            return next(c["id"] for c in components if c["props"].get("elem_id") == "viewer")
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise TimeoutError("The server does not answer.")
+
+
+def make_photos() -> list[bytes]:
+    """The examples at sizes from 0.3 to 12 megapixels."""
+    made = []
+    for path in sorted((ROOT / "assets" / "examples").glob("*.jpg")):
+        for megapixels in (0.3, 2, 12):
+            with Image.open(path) as photo:
+                scale = (megapixels * 1e6 / (photo.width * photo.height)) ** 0.5
+                file = io.BytesIO()
+                photo.resize((round(photo.width * scale), round(photo.height * scale))).save(file, "JPEG")
+                made.append(file.getvalue())
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--visitors", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=210)
+    parser.add_argument("--out", type=Path, default=Path("soak.json"))
+    options = parser.parse_args()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, ROOT / "app.py", "--port", str(port)]
+    with processes.started(command, cwd=ROOT, stdout=sys.stderr) as server:
+        viewer_id = wait_until_served(url)
+        photos = make_photos()
+        visitors = [Visitor(url, number, photos, viewer_id) for number in range(options.visitors)]
+        visitors[0].visit(time.monotonic() + 1)  # what is loaded when it is first needed belongs to the rest
+        time.sleep(2)
+        series = [(0.0, memory_mib(server.pid))]
+        start, stop = time.monotonic(), threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(0.5):
+                series.append((time.monotonic() - start, memory_mib(server.pid)))
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        with ThreadPoolExecutor(options.visitors) as pool:
+            list(pool.map(lambda visitor: visitor.visit(start + options.seconds), visitors))
+        time.sleep(SECONDS_OF_REST)
+        stop.set()
+        watching.join()
+    answers = sum((visitor.answers for visitor in visitors), Counter[str]())
+    waited = {what: np.concatenate([v.waited_s[what] for v in visitors]) for what in ("segment", "read")}
+    memory = [mib for _, mib in series]
+    found = {
+        "visitors": options.visitors,
+        "seconds": options.seconds,
+        "cores": os.cpu_count(),
+        "conditions": conditions("cpu"),
+        "answers": dict(answers.most_common()),
+        "refused_share": 1 - sum(n for a, n in answers.items() if a.endswith("answered")) / answers.total(),
+        "waited_s": {
+            what: dict(zip(("median", "p95", "most"), np.percentile(values, [50, 95, 100]).round(2).tolist()))
+            for what, values in waited.items()
+        },
+        "memory_mib": {"before": memory[0], "most": max(memory), "after": memory[-1]},
+        "memory_series_s_mib": series,
+    }
+    options.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    print(json.dumps({key: value for key, value in found.items() if key != "memory_series_s_mib"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
