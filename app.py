@@ -232,7 +232,7 @@ def class_list(model: pem.PEM, bundled: bool) -> str:
     return f"<details><summary>{title}</summary><ul>{items}</ul><p>{note}</p></details>"
 
 
-def launch(page: gr.Blocks, max_waiting: int = 20, host_names: Sequence[str] = (), **options) -> tuple:
+def launch(page: gr.Blocks, max_waiting: int = 200, host_names: Sequence[str] = (), **options) -> tuple:
     """Serves the page. Returns what Blocks.launch returns: the FastAPI app, the local and the public address.
 
     Requests to other host names are refused, where some are given; those from this machine itself are not.
@@ -272,11 +272,11 @@ def launch(page: gr.Blocks, max_waiting: int = 20, host_names: Sequence[str] = (
     STORAGE.kept = lambda: {file for block in page.blocks.values() for file in block.keep_in_cache}
     STORAGE.sweep_with.append(forget_removed_files)
     STORAGE.sweep_regularly()
-    guards = [Middleware(Guard, storage=STORAGE)]
+    guards = [Middleware(Guard, storage=STORAGE, max_waiting=max_waiting)]
     if host_names:
         allowed = [*host_names, "127.0.0.1", "localhost"]
         guards.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False))
-    return page.queue(max_size=max_waiting, default_concurrency_limit=4, api_open=False).launch(
+    return page.queue(max_size=None, default_concurrency_limit=4, api_open=False).launch(
         app_kwargs={"middleware": guards},
         theme=theme,
         css_paths=[*STYLES, ROOT / "ui" / "efficiency" / "efficiency.css"],

@@ -132,7 +132,11 @@ def test_a_port_that_is_taken_gets_one_sentence(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("arguments", "environment", "expected"),
     [
-        ([], {}, {"port": None, "model": "default", "device": "auto", "queue": 20, "host_names": [], "max_side": None}),
+        (
+            [],
+            {},
+            {"port": None, "model": "default", "device": "auto", "queue": 200, "host_names": [], "max_side": None},
+        ),
         ([], {"PEM_QUEUE": "7", "PEM_PORT": "", "PEM_HOST_NAMES": "a.org, b.org"}, {"queue": 7, "port": None}),
         (["--queue", "9"], {"PEM_QUEUE": "7", "PEM_HOST_NAMES": "a.org, b.org"}, {"host_names": ["a.org", "b.org"]}),
         (["--queue", "9", "--max-side", "512", "--threads", "3"], {"PEM_QUEUE": "7"}, {"queue": 9, "max_side": 512}),

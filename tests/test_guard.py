@@ -8,13 +8,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, NO_FILE
+from ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, NO_FILE, Refused, check_queue
 from ui.storage import Storage
 
 # In every place of a request where something else belongs.
@@ -244,3 +245,17 @@ def test_an_upload_to_a_full_disk_gets_a_sentence(
     assert "No space left on device" in answer.json()["detail"]
     monkeypatch.undo()
     assert stranger.post("upload", files={"files": ("photo.png", b"x")}).status_code == 200
+
+
+def test_one_visitor_has_three_places_and_a_full_queue_says_how_long_it_is() -> None:
+    network, reading = Mock(concurrency_id="network"), Mock(concurrency_id="reading")
+    waiting = [Mock(session_hash=name, fn=network) for name in ("a", "a", "b", "c", "a")]
+    page = Mock()
+    page._queue.event_queue_per_concurrency_id = {"network": Mock(concurrency_id="network", queue=waiting)}
+    page._queue.process_time_per_fn = {network: Mock(avg_time=1.6)}
+    check_queue(page, reading, "a", max_waiting=1)
+    check_queue(page, network, "b", max_waiting=6)
+    with pytest.raises(Refused, match="You already have 3 photos waiting"):
+        check_queue(page, network, "a", max_waiting=6)
+    with pytest.raises(Refused, match="5 visitors are waiting, for about 8 s; please try again then"):
+        check_queue(page, network, "b", max_waiting=5)

@@ -25,6 +25,7 @@ from ui.storage import Storage, cannot_write
 
 MAX_PHOTO_MB = 20
 MAX_UPLOAD_BYTES = MAX_PHOTO_MB * 2**20 + 2**16  # with what surrounds it; Gradio counts a MB as 2**20 bytes
+PLACES_PER_VISITOR = 3  # in the queue
 MAX_BODY_BYTES = 1_000_000  # of JSON; the page sends a few hundred
 # A browser runs and loads nothing but what comes from here. Gradio builds functions from text, hence unsafe-eval.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -115,10 +116,10 @@ class Refused(Exception):
 
 
 class Guard:
-    """The ASGI middleware, inside of Gradio's own. Uploads go to the ``storage``."""
+    """The ASGI middleware, inside of Gradio's own. Uploads go to the ``storage``; ``max_waiting`` may wait at once."""
 
-    def __init__(self, app: ASGIApp, storage: Storage) -> None:
-        self.app, self.storage = app, storage
+    def __init__(self, app: ASGIApp, storage: Storage, max_waiting: int) -> None:
+        self.app, self.storage, self.max_waiting = app, storage, max_waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -161,7 +162,7 @@ class Guard:
         if not headers.get("content-type", "").startswith("application/json"):
             raise Refused(415, "The request must be JSON.")
         content = parse_json(await read_body(receive))
-        return replay(check(content, route, scope["app"].get_blocks()), receive)
+        return replay(check(content, route, scope["app"].get_blocks(), self.max_waiting), receive)
 
     def _admit_upload(self, length: str) -> None:
         if not length.isdecimal():
@@ -206,28 +207,30 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return content
 
 
-def check(content: dict[str, Any], route: str, page: gr.Blocks) -> dict[str, Any]:
+def check(content: dict[str, Any], route: str, page: gr.Blocks, max_waiting: int) -> dict[str, Any]:
     """The fields that Gradio may see."""
+    function: BlockFunction | None = None  # that will wait its turn
+    if route.startswith("call/"):
+        function = find_endpoint(page, route.rpartition("/")[2])
     if route.startswith("call/v2/"):
-        content = check_parameters(content, route.removeprefix("call/v2/"), page)
+        check_parameters(content, function, page)
     else:
         try:
             checked = FIELDS.get(route, Call).model_validate(content)
         except ValidationError as error:
             raise Refused(422, first_problem(error)) from None
         content = checked.model_dump(exclude_unset=True)
-        if isinstance(checked, Call):
-            check_inputs(checked.data, find_endpoint(page, route.removeprefix("call/")))
         if isinstance(checked, (Join, Cancel)):
-            function = page.fns.get(checked.fn_index)
-            if function is None or function.fn is None:  # some run in the browser alone
+            known = page.fns.get(checked.fn_index)
+            if known is None or known.fn is None:  # some run in the browser alone
                 raise Refused(404, "There is no such event.")
-            if isinstance(checked, Join):
-                check_inputs(checked.data, function)
+            function = known if isinstance(checked, Join) else None
         if isinstance(checked, Ask):
-            function = getattr(page.blocks.get(checked.component_id), checked.fn_name, None)
-            if not getattr(function, "_is_server_fn", False):
+            asked = getattr(page.blocks.get(checked.component_id), checked.fn_name, None)
+            if not getattr(asked, "_is_server_fn", False):
                 raise Refused(404, "There is no such function.")
+        if function is not None:
+            check_inputs(content["data"], function)
     # What an event tells of itself is never opened.
     named = set(files_in({key: value for key, value in content.items() if key != "event_data"}))
     # Examples are not uploaded: the server put them into the field.
@@ -235,6 +238,8 @@ def check(content: dict[str, Any], route: str, page: gr.Blocks) -> dict[str, Any
     received = page.upload_file_set.union(*examples)
     if any(file not in received or not Path(file).is_file() for file in named):
         raise Refused(422, NO_FILE)
+    if function is not None:
+        check_queue(page, function, content.get("session_hash", ""), max_waiting)
     return content
 
 
@@ -264,17 +269,33 @@ def check_inputs(values: list, function: BlockFunction) -> None:
             raise Refused(422, f"The input {block.label!r} is not of its kind.")
 
 
-def check_parameters(content: dict[str, Any], name: str, page: gr.Blocks) -> dict[str, Any]:
+def check_parameters(content: dict[str, Any], function: BlockFunction, page: gr.Blocks) -> None:
     """The same of an endpoint whose inputs have names."""
-    function = find_endpoint(page, name)
-    parameters = {p["parameter_name"]: p for p in page.get_api_info()["named_endpoints"][f"/{name}"]["parameters"]}
+    endpoint = page.get_api_info()["named_endpoints"][f"/{function.api_name}"]
+    parameters = {parameter["parameter_name"]: parameter for parameter in endpoint["parameters"]}
     for parameter in content.keys() - parameters.keys():
         raise Refused(422, f"There is no parameter {parameter[:100]!r}; take from: {', '.join(parameters)}.")
     for parameter, known in parameters.items():
         if parameter not in content and not known["parameter_has_default"]:
             raise Refused(422, f"The parameter {parameter!r} is missing.")
     check_inputs([content.get(parameter) for parameter in parameters], function)
-    return content
+
+
+def check_queue(page: gr.Blocks, function: BlockFunction, session_hash: str, max_waiting: int) -> None:
+    """Whether one more may wait for what this function waits for. Gradio would count those of all functions."""
+    queue = page._queue
+    waiting = [
+        event
+        for events in queue.event_queue_per_concurrency_id.values()
+        if events.concurrency_id == function.concurrency_id
+        for event in events.queue
+    ]
+    if sum(event.session_hash == session_hash for event in waiting) >= PLACES_PER_VISITOR:
+        raise Refused(429, f"You already have {PLACES_PER_VISITOR} photos waiting; please try again when one is done.")
+    if len(waiting) >= max_waiting:
+        times = queue.process_time_per_fn
+        seconds = sum(times[event.fn].avg_time for event in waiting if event.fn in times)
+        raise Refused(429, f"{len(waiting)} visitors are waiting, for about {seconds:.0f} s; please try again then.")
 
 
 def first_problem(error: ValidationError) -> str:

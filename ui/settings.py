@@ -45,7 +45,7 @@ OPTIONS = (
         "max-side", "PIXELS", "the network sees larger photos scaled down to this (as trained)", parse=whole(32, 8192)
     ),
     Option("threads", "NUMBER", "threads of the CPU (all cores)", parse=whole(1, 1024)),
-    Option("queue", "NUMBER", "how many visitors may wait at once", 20, whole(1, 10_000)),
+    Option("queue", "NUMBER", "how many visitors may wait at once", 200, whole(1, 10_000)),
 )
 
 
