@@ -105,10 +105,6 @@ def _segment_all(options: argparse.Namespace) -> bool:
             except (ValueError, OSError, RuntimeError, MemoryError) as error:
                 all_done = _complain(error, work.photo)
                 continue
-            if several:
-                print(f"{work.photo}:")
-            _print_legend(segmentation)
-            print(f"Wrote {', '.join(str(path) for path in work[1:] if path)}")
             if work.id_map:
                 is_unique = times_named[work.photo.name] == 1  # else the folder tells the photos apart
                 name = work.photo.name if is_unique else work.photo.resolve().relative_to(common).as_posix()
@@ -116,6 +112,11 @@ def _segment_all(options: argparse.Namespace) -> bool:
                 content = content or record | {"images": [], "annotations": []}
                 for key in ("images", "annotations"):
                     content[key] += record[key]
+            # Last, for nobody may be there to read it.
+            if several:
+                print(f"{work.photo}:")
+            _print_legend(segmentation)
+            print(f"Wrote {', '.join(str(path) for path in work[1:] if path)}")
     finally:  # also when the rest was given up
         if content:
             with _writing(options.json):
@@ -154,11 +155,15 @@ def _find_photos(paths: Iterable[Path]) -> tuple[list[Path], bool]:
     all_have_one = True
     for path in paths:
         found = [path]
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if _is_photo(file))
-            found = [file for file in found if not _is_overlay(file, found)]
-            if not found:
-                all_have_one = _complain(ValueError(f"The folder {path} holds no photo ({', '.join(PHOTO_ENDINGS)})."))
+        try:
+            if path.is_dir():
+                found = sorted(file for file in path.iterdir() if _is_photo(file) and not _is_ours(file))
+                if not found:
+                    endings = ", ".join(PHOTO_ENDINGS)
+                    all_have_one = _complain(ValueError(f"The folder {path} holds no photo ({endings})."))
+        except OSError as error:
+            all_have_one = _complain(ValueError(f"{path} cannot be read: {error.strerror}."))
+            continue
         for photo in found:
             photos.setdefault(photo.resolve(), photo)
     return list(photos.values()), all_have_one
@@ -169,10 +174,9 @@ def _is_photo(file: Path) -> bool:
     return file.suffix.lower() in PHOTO_ENDINGS and not file.name.startswith(".") and file.is_file()
 
 
-def _is_overlay(file: Path, beside: list[Path]) -> bool:
-    """Whether an earlier run wrote this file as the overlay of one of the photos beside it."""
-    stem, _, task = file.stem.rpartition("-")
-    if file.suffix != ".png" or task not in READINGS or not any(other.stem == stem for other in beside):
+def _is_ours(file: Path) -> bool:
+    """Whether an earlier run wrote this file, as the overlay or the id map of a photo."""
+    if file.suffix != ".png":
         return False
     with suppress(OSError), Image.open(file, formats=["PNG"]) as image:
         return image.info.get("Software") == SOFTWARE
@@ -247,14 +251,14 @@ def _check_targets(works: list[Work], json_path: Path | None) -> None:
 
 
 def _write(work: Work, image: Image.Image, segmentation: Segmentation, names: bool) -> None:
+    mark = PngInfo()
+    mark.add_text("Software", SOFTWARE)
     with _writing(work.overlay):
-        mark = PngInfo()
-        mark.add_text("Software", SOFTWARE)
         overlay = Image.fromarray(render(image, segmentation, names=names))
         overlay.save(work.overlay, pnginfo=mark)  # of which other formats take no notice
     if work.id_map:
         with _writing(work.id_map):
-            Image.fromarray(id_map_png(segmentation)).save(work.id_map)
+            Image.fromarray(id_map_png(segmentation)).save(work.id_map, pnginfo=mark)
 
 
 @contextmanager

@@ -112,6 +112,8 @@ def open_photo(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:  # of the file system, not of a parser
             raise ImageError(f"The file cannot be opened: {error.strerror}.") from error
+        if str(error).startswith("Unsupported "):  # as Pillow says of a BMP
+            raise ImageError(f"This kind of image file cannot be read ({error}); save it as JPEG or PNG.") from error
         raise ImageError(_DAMAGED) from error
     try:
         _check_size(*image.size)
@@ -207,6 +209,8 @@ def _orientation_in(exif: bytes) -> int:
 def _open(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as stream:
+            if not stream.seekable():  # a pipe
+                return _open(io.BytesIO(stream.read()))
             open_excerpt = _EXCERPTS.get(stream.read(3))
             if open_excerpt is None:
                 return _open_other(file, stream)
@@ -517,7 +521,7 @@ _TAGS_OF_PIXELS = {*range(254, 267), 273, 274, *range(277, 280), 284, 292, 293, 
 _TAGS_OF_PIXELS |= {*range(512, 522), *range(529, 533)}
 _BYTES_OF_KIND = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # of a value of a tag; the others have 1
 _COLOURS = {0: "grey with white as 0", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "ICC Lab"}
-_RGB, _YCBCR = 2, 6  # PhotometricInterpretation
+_GREYS, _RGB, _YCBCR = (0, 1), 2, 6  # PhotometricInterpretation
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # SampleFormat
 # Pillow's decoders can do more than it allows; they leave the inversion to us.
 for order, is_white, bits, modes in (
@@ -593,6 +597,7 @@ def _check_kind(tags: tiff.ImageFileDirectory_v2) -> None:
     is_raw, has_planes = _number(tags, tiff.COMPRESSION, 1) == 1, _number(tags, tiff.PLANAR_CONFIGURATION, 1) == 2
     if (
         (is_raw and colour == _YCBCR)
+        or (has_planes and colour in _GREYS and _number(tags, tiff.SAMPLESPERPIXEL, 1) > 1)  # Pillow mixes them
         or (is_raw and has_planes and (bits > 8 or _number(tags, tiff.EXTRASAMPLES, 0) == 1))  # 1: times alpha
         or (not is_raw and tags.prefix == b"MM" and bits > 8 and _number(tags, tiff.SAMPLEFORMAT, 1) != _UNSIGNED)
         or (colour == _RGB and bits == 16 and 0 < _number(tags, _S_MAX_SAMPLE_VALUE, 0) < 2**15)  # 8 bits of 16 remain

@@ -298,6 +298,38 @@ def test_the_same_command_works_again_and_overlays_are_no_photos(folder: Path) -
     assert sorted(path.name for path in photos.iterdir()) == ["sofa-panoptic.png", "sofa-semantic.png", "sofa.jpg"]
 
 
+def test_the_same_command_works_again_for_photos_of_one_stem(folder: Path) -> None:
+    Image.new("RGB", (60, 40), "gray").save(folder / "photos" / "sofa.png")
+    for _ in range(3):
+        assert main(["photos", "--out", "photos"]) == 0
+    names = sorted(path.name for path in (folder / "photos").iterdir())
+    assert names == ["sofa-2-panoptic.png", "sofa-panoptic.png", "sofa.jpg", "sofa.png"]
+
+
+def test_the_id_map_of_a_photo_is_no_photo(folder: Path) -> None:
+    assert main(["photos/sofa.jpg", "--out", "photos", "--json", "photos/sofa.json"]) == 0
+    assert main(["photos", "--out", "photos"]) == 0
+    names = sorted(path.name for path in (folder / "photos").iterdir())
+    assert names == ["sofa-ids.png", "sofa-panoptic.png", "sofa.jpg", "sofa.json"]
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "locked").mkdir()
+    list_all = Path.iterdir
+
+    def list_unlocked(path: Path) -> Any:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_all(path)
+
+    monkeypatch.setattr(Path, "iterdir", list_unlocked)
+    assert main(["locked", "photos"]) == 2
+    assert capsys.readouterr().err == "pem: locked cannot be read: Permission denied.\n"
+    assert (folder / "sofa-panoptic.png").is_file()
+
+
 def test_photos_of_one_name_are_told_apart_in_the_json(folder: Path) -> None:
     for name in ("a", "b"):
         (folder / name).mkdir()
@@ -344,8 +376,9 @@ def test_a_reader_that_has_enough_ends_the_command_quietly_and_loses_no_file(
 
     monkeypatch.setattr(pem.__main__, "_print_legend", broken)
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # which the command replaces
-    assert main(["photos/sofa.jpg"]) == 141
+    assert main(["photos/sofa.jpg", "--json", "sofa.json"]) == 141
     assert capsys.readouterr().err == "" and (folder / "sofa-panoptic.png").is_file()
+    assert (folder / "sofa-ids.png").is_file() and len(read(folder / "sofa.json")["annotations"]) == 1
 
 
 def test_output_that_cannot_be_written_is_not_the_photos_fault(folder: Path, monkeypatch, capsys) -> None:

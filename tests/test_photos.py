@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import sys
 import tracemalloc
@@ -614,6 +615,38 @@ def tiff_pages(*pages: tuple[int, int]) -> bytes:
         next_at = data_at + side * side if number + 1 < len(pages) else 0
         content += ifd("<", {**page, 273: (4, [data_at])}, start, next_at) + bytes([side]) * (side * side)
     return content
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_grey_with_its_alpha_apart_is_refused_by_name(compression: int, order: str) -> None:
+    """Pillow would read the two planes as one of pairs, and white for a whole photo."""
+    planes = [gradient(16, 24)[:, :, 0].tobytes(), b"\xff" * 16 * 24]
+    if compression == 8:
+        planes = [zlib.compress(plane) for plane in planes]
+    places = {"t273": (4, [8, 8 + len(planes[0])]), "t279": (4, [len(plane) for plane in planes])}
+    kinds = {"t259": (3, [compression]), "t284": (3, [2]), "t338": (3, [2])}
+    with pytest.raises(ImageError, match="This kind of TIFF cannot be read .*each colour apart"):
+        load_image(io.BytesIO(tiff(b"".join(planes), (24, 16), [8, 8], 1, order, **places, **kinds)))
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="The system has no /dev/fd.")
+def test_a_pipe_is_read_as_a_file_is() -> None:
+    content = saved(Image.fromarray(UPRIGHT), "PNG")
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb") as pipe:
+        pipe.write(content)  # less than a pipe holds
+    with os.fdopen(read_end, "rb"):
+        assert np.array_equal(load_image(f"/dev/fd/{read_end}"), UPRIGHT)
+
+
+def test_a_sound_file_of_a_kind_that_pillow_does_not_know_is_not_called_damaged() -> None:
+    """A BMP whose masks say that red comes first."""
+    masks = struct.pack("<3I", 0xFF, 0xFF00, 0xFF0000)
+    header = struct.pack("<IiiHHIIiiII", 40, 16, 16, 1, 32, 3, 1024, 0, 0, 0, 0)
+    content = b"BM" + struct.pack("<IHHI", 66 + 1024, 0, 0, 66) + header + masks + bytes(1024)
+    with pytest.raises(ImageError, match="This kind of image file cannot be read .*BMP.*; save it as JPEG or PNG"):
+        load_image(io.BytesIO(content))
 
 
 def test_a_tiff_is_read_past_its_previews() -> None:

@@ -62,7 +62,7 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
         task = gr.Radio(TASKS, value=config.task, label="task")
         object_threshold = gr.Number(config.object_threshold, label="object_threshold", minimum=0, maximum=1)
         overlap_threshold = gr.Number(config.overlap_threshold, label="overlap_threshold", minimum=0, maximum=1)
-        query = gr.Number(0, label="query", precision=0, minimum=0)
+        query = gr.Number(0, label="query", minimum=0)
         overlay = gr.Image(label="overlay", format="png")
         file = gr.File(label="file")
         json = gr.JSON(label="answer")

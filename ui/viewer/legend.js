@@ -132,6 +132,10 @@ function nothingFound() {
     return say(`${sentence}Closest: ${names(covered)}. `, ...way);
   }
   const closest = best("low score");
+  const stuff = best("not a thing");
+  if (closest.length === 0 && stuff.length > 0) {
+    return say(`Instances are of things only, and what was found is stuff: ${names(stuff)}.`);
+  }
   if (closest.length === 0) return say("No query found anything that it could name.");
   const value = Math.max(0, Math.ceil(100 * closest[0].score) - 1) / 100;
   const who = state.task === "instance" ? "No thing" : "No query";
