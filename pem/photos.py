@@ -597,7 +597,7 @@ def _check_kind(tags: tiff.ImageFileDirectory_v2) -> None:
     is_raw, has_planes = _number(tags, tiff.COMPRESSION, 1) == 1, _number(tags, tiff.PLANAR_CONFIGURATION, 1) == 2
     if (
         (is_raw and colour == _YCBCR)
-        or (has_planes and colour in _GREYS and _number(tags, tiff.SAMPLESPERPIXEL, 1) > 1)  # Pillow mixes them
+        or (has_planes and colour in _GREYS and _number(tags, tiff.SAMPLESPERPIXEL, 1) > 1)  # Pillow loses alpha
         or (is_raw and has_planes and (bits > 8 or _number(tags, tiff.EXTRASAMPLES, 0) == 1))  # 1: times alpha
         or (not is_raw and tags.prefix == b"MM" and bits > 8 and _number(tags, tiff.SAMPLEFORMAT, 1) != _UNSIGNED)
         or (colour == _RGB and bits == 16 and 0 < _number(tags, _S_MAX_SAMPLE_VALUE, 0) < 2**15)  # 8 bits of 16 remain

@@ -620,7 +620,7 @@ def tiff_pages(*pages: tuple[int, int]) -> bytes:
 @pytest.mark.parametrize("compression", [1, 8])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_grey_with_its_alpha_apart_is_refused_by_name(compression: int, order: str) -> None:
-    """Pillow would read the two planes as one of pairs, and white for a whole photo."""
+    """Pillow would lose the alpha, and an opaque photo would be white."""
     planes = [gradient(16, 24)[:, :, 0].tobytes(), b"\xff" * 16 * 24]
     if compression == 8:
         planes = [zlib.compress(plane) for plane in planes]
