@@ -626,7 +626,7 @@ def test_losses_that_are_exactly_0_are_said_once(tmp_path: Path, caplog: pytest.
         (["--lr", "inf"], "--lr is inf; it must be a number above 0."),
         (["--backbone-lr-factor", "inf"], "backbone_lr_factor is inf; it must be 0 or more."),
         (["--crop", "0", "64"], "crop_px is (0, 64); it must be 1 or more."),
-        (["--num-queries", "0"], "num_queries is 0; it must be 1 or more."),
+        (["--num-queries", "0"], "num_queries is 0; it must be from 1 to 10000."),
         (["--seed", "-1"], "--seed is -1; it must be at least 0."),
         (["--seed", str(2**32)], "--seed is 4294967296; it must be less than 2**32."),
         (["--name", ""], "--name is ''; give the model a name of one line."),

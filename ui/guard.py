@@ -50,7 +50,7 @@ API = "/gradio_api/"
 READ = re.compile(
     r"/|/(config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|(static|assets|svelte)/.+"
     rf"|{API[1:]}(info|openapi\.json|app_id|startup-events|theme\.css|upload_progress|queue/data|queue/status|heartbeat/\w+"
-    r"|call/(v2/)?\w+/\w+|file=(?!\w+:).+))/?"
+    r"|call/(v2/)?\w+/\w+|file=(?!\w\w+:).+))/?"
 )
 WRITE = re.compile(rf"{API}(upload|queue/join|call/(v2/)?\w+|component_server|cancel|reset)/?")
 NO_FILE = "A photo must be a file that was uploaded to this page less than an hour ago; please choose it again."
@@ -233,11 +233,12 @@ def check(content: dict[str, Any], route: str, page: gr.Blocks, max_waiting: int
             check_inputs(content["data"], function)
     # What an event tells of itself is never opened.
     named = set(files_in({key: value for key, value in content.items() if key != "event_data"}))
-    # Examples are not uploaded: the server put them into the field.
-    examples = (block.temp_files for block in page.blocks.values() if isinstance(block, SafeImage))
-    received = page.upload_file_set.union(*examples)
-    if any(file not in received or not Path(file).is_file() for file in named):
-        raise Refused(422, NO_FILE)
+    if named:
+        # Examples are not uploaded: the server put them into the field.
+        examples = (block.temp_files for block in page.blocks.values() if isinstance(block, SafeImage))
+        received = page.upload_file_set.union(*examples)
+        if any(file not in received or not Path(file).is_file() for file in named):
+            raise Refused(422, NO_FILE)
     if function is not None:
         check_queue(page, function, content.get("session_hash", ""), max_waiting)
     return content
