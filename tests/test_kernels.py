@@ -50,8 +50,11 @@ CONSTANTS = {"DIM": 256, "HEADS": 8, "COLS": 16, "CHANNELS": 64, "TOKENS": 64, "
 @pytest.mark.parametrize("token_type", ["bf16", "fp32"])
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("name", TYPES)
-def test_they_compile_for_gpus_of_two_generations(name: str, capability: int, token_type: str) -> None:
+def test_they_compile_for_gpus_of_two_generations(
+    name: str, capability: int, token_type: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Down to machine code, which needs no GPU; what the interpreter takes, the compiler need not take."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # nobody may be able to write to the home
     kernel = getattr(kernels, name)
     signature, pending = {}, []
     for word in TYPES[name].split():
