@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from studio import on_photo, photo_box, rows, set_number, upload
 
+from pem.photos import ImageError
+
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
 from playwright.sync_api import Page, Route, expect  # noqa: E402
 
@@ -121,6 +123,16 @@ def test_a_photo_whose_run_fails_stays_and_is_run_next(page: Page, tmp_path: Pat
     page.unroute("**/queue/join*")
     page.locator("#run").click()
     expect(page.locator("#copy-link")).to_be_disabled()  # it is the visitor's own
+
+
+def test_markup_in_a_message_is_text(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: object) -> None:
+        raise ImageError("<b>bold</b> & it's <i>x</i>")
+
+    monkeypatch.setattr("ui.image_input.open_photo", refuse)
+    (tmp_path / "photo.png").write_bytes(b"x")
+    page.locator("#photo input[type=file]").set_input_files(tmp_path / "photo.png")
+    expect(page.get_by_test_id("toast-text")).to_have_text("<b>bold</b> & it's <i>x</i>")
 
 
 def test_segment_runs_the_shown_example_again_and_it_stays_one(page: Page) -> None:
