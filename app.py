@@ -92,7 +92,7 @@ def build_page(
     with gr.Blocks(title="PEM Studio") as page:
         gr.HTML(header(model, problem, bundled), apply_default_css=False, elem_id="header")
         if model is not None:
-            engine = Engine(model, on_gpu=on_gpu, examples=EXAMPLES, twin=twin)
+            engine = Engine(model, on_gpu=on_gpu, examples=EXAMPLES, twin=twin, storage=STORAGE)
             STORAGE.sweep_with.append(lambda: engine.results.forget_older(KEEP_SECONDS))
             with gr.Tab("Studio"):
                 build_studio(page, engine, first=precompute.load() if bundled and settings.max_side is None else None)

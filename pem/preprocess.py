@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from pem.config import PEMConfig
@@ -34,18 +35,33 @@ def preprocess(images: Sequence[Photo], config: PEMConfig, device: torch.device 
     if isinstance(images, (str, os.PathLike, np.ndarray, Image.Image)) or not images:
         raise ValueError("preprocess takes a list of at least one image; put a single image in brackets.")
     arrays = [to_array(image) for image in images]
-    original_sizes = tuple((array.shape[0], array.shape[1]) for array in arrays)
-    content_sizes = tuple(_content_size(size, config) for size in original_sizes)
-    height, width = (-(-max(sides) // SIZE_DIVISOR) * SIZE_DIVISOR for sides in zip(*content_sizes, strict=True))
+    resized = [resize(array, config) for array in arrays]
+    original_sizes, content_sizes = (tuple(array.shape[:2] for array in some) for some in (arrays, resized))
+    return Batch(to_pixels(resized, config).to(device), original_sizes, content_sizes)
 
+
+def resize(image: np.ndarray, config: PEMConfig) -> np.ndarray:
+    """A photo, uint8 RGB [H0, W0, 3], at the size at which the network sees it."""
+    height, width = _content_size((image.shape[0], image.shape[1]), config)
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def to_pixels(resized: Sequence[np.ndarray], config: PEMConfig) -> Tensor:
+    """What ``resize`` returned, normalised and padded: float32 [B, 3, H, W]."""
+    height, width = (max(sides) for sides in zip(*(padded_size(image.shape[:2]) for image in resized), strict=True))
     mean = torch.tensor(config.pixel_mean)[:, None, None]
     std = torch.tensor(config.pixel_std)[:, None, None]
     padded = []
-    for array, (rows, cols) in zip(arrays, content_sizes, strict=True):
-        resized = np.array(Image.fromarray(array).resize((cols, rows), Image.Resampling.BILINEAR))
-        pixels = (torch.from_numpy(resized).permute(2, 0, 1).float() - mean) / std
-        padded.append(F.pad(pixels, (0, width - cols, 0, height - rows)))
-    return Batch(torch.stack(padded).to(device), original_sizes, content_sizes)
+    for image in resized:
+        pixels = (torch.from_numpy(image).permute(2, 0, 1).float() - mean) / std
+        padded.append(F.pad(pixels, (0, width - image.shape[1], 0, height - image.shape[0])))
+    return torch.stack(padded)
+
+
+def padded_size(content_size: Sequence[int]) -> tuple[int, int]:
+    """The next (height, width) that the network takes."""
+    height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in content_size)
+    return height, width
 
 
 def _content_size(original_size: tuple[int, int], config: PEMConfig) -> tuple[int, int]:

@@ -69,8 +69,7 @@ def hand_made() -> KeptResult:
     sizes = {
         "original_size": (50, 100),
         "shown_size": (50, 100),
-        "content_size": (60, 120),
-        "pixels": torch.zeros(1, 3, 64, 128),
+        "resized": np.zeros((60, 120, 3), np.uint8),
     }
     return KeptResult("", "", config, b"", output=output, evolution=evolution, layers=(layer,), stage_ms={}, **sizes)
 

@@ -15,10 +15,11 @@ import pytest
 from halves_model import HalvesModel, HalvesTwin
 
 from ui import storage
-from ui.engine import TWIN, Engine
+from ui.engine import TWIN, Engine, ResultGone
 from ui.storage import Storage, new_folder
 
 ROOT = Path(__file__).parent.parent
+PHOTO = np.zeros((96, 128, 3), np.uint8)
 # The server's own way to start and stop, with a page that takes no time to make.
 SERVE = """
 import signal
@@ -121,12 +122,48 @@ def test_folders_that_a_cleaner_removed_are_made_anew(kept: Storage) -> None:
     kept.make_room(1)
 
 
-def test_a_photo_and_what_was_made_of_it_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(HalvesModel(), twin=HalvesTwin())  # type: ignore[arg-type]
-    photo = np.zeros((96, 128, 3), np.uint8)
-    old, start = engine.run(photo), time.monotonic()
+def test_a_photo_and_what_was_made_of_it_are_forgotten(kept: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(HalvesModel(), twin=HalvesTwin(), storage=kept, budget_bytes=0)  # type: ignore[arg-type]
+    old, start = engine.run(PHOTO), time.monotonic()
     monkeypatch.setattr("ui.results.time.monotonic", lambda: start + storage.KEEP_SECONDS + 1)
-    new = engine.run(photo)
+    new = engine.run(PHOTO)
     engine.result(old + TWIN)
+    assert len([*kept.results.iterdir()]) == 3
     engine.results.forget_older(storage.KEEP_SECONDS)
     assert [engine.results.get(result_id) is None for result_id in (old, old + TWIN, new)] == [True, True, False]
+    assert len([*kept.results.iterdir()]) == 1
+
+
+def test_results_for_which_memory_has_no_room_are_read_from_files(kept: Storage) -> None:
+    engine = Engine(HalvesModel(), storage=kept, budget_bytes=0)  # type: ignore[arg-type]
+    first = engine.run(PHOTO, file_name="first.png")
+    before = engine.read(engine.result(first), "panoptic").segmentation.ids
+    engine.run(PHOTO[:, :64])
+    result = engine.result(first)
+    assert result.file_name == "first.png" and result.original_size == PHOTO.shape[:2]
+    assert np.array_equal(engine.read(result, "panoptic").segmentation.ids, before)
+
+
+def test_a_result_whose_file_made_room_is_gone(kept: Storage) -> None:
+    engine = Engine(HalvesModel(), storage=kept, budget_bytes=0)  # type: ignore[arg-type]
+    old, _ = engine.run(PHOTO), engine.run(PHOTO)
+    kept.quota_bytes = 0
+    kept.make_room(0)
+    with pytest.raises(ResultGone, match="no longer kept"):
+        engine.result(old)
+
+
+def test_without_a_place_on_the_disk_results_stay_in_memory(kept: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    kept.results.rmdir()
+    kept.results.write_bytes(b"")  # no folder: nothing can be written into it
+    engine = Engine(HalvesModel(), storage=kept)  # type: ignore[arg-type]
+    result_id = engine.run(PHOTO)
+    assert engine.result(result_id).original_size == PHOTO.shape[:2] and "stays in memory only" in caplog.text
+
+
+def test_no_id_leads_to_another_file(kept: Storage) -> None:
+    engine = Engine(HalvesModel(), storage=kept, budget_bytes=0)  # type: ignore[arg-type]
+    engine.run(PHOTO)
+    file = next(kept.results.iterdir())
+    for result_id in (file.name, str(file), f"../results/{file.name}"):
+        assert engine.results.get(result_id) is None

@@ -24,9 +24,11 @@ from pem.layers import mixed_precision
 from pem.outputs import PEMOutput, Segmentation
 from pem.photos import open_photo, to_array
 from pem.predict import READINGS
+from pem.preprocess import resize, to_pixels
 from pem.weights import DEFAULT_WEIGHTS
 from ui.gate import Gate, bytes_for
 from ui.results import KeptLayer, KeptOutput, KeptResult, ResultStore
+from ui.storage import Storage
 
 TASKS = ("panoptic", "semantic", "instance")
 # What the twin made of a photo has the same id, but for this at its end.
@@ -78,8 +80,9 @@ class ResultGone(LookupError):
 
 
 class Engine:
-    """One model and its kept results. ``on_gpu`` wraps the forward pass where a GPU is lent call by call.
+    """One model and its kept results; ``budget_bytes`` of them are in memory, all in the ``storage`` if there is one.
 
+    ``on_gpu`` wraps the forward pass where a GPU is lent call by call.
     The results of ``examples`` have the ids "example-NAME", and are made whenever they are asked for and not kept.
     ``twin`` is the same network trained with masked attention, for comparison. It runs on a photo when somebody asks
     for what it makes of it, by the id of the photo's result with TWIN at its end.
@@ -88,15 +91,16 @@ class Engine:
     def __init__(
         self,
         model: pem.PEM,
-        budget_bytes: int = 256 * 2**20,
+        budget_bytes: int = 64 * 2**20,
         on_gpu: Callable[[Callable], Callable] = lambda function: function,
         examples: Sequence[Path] = (),
         twin: pem.PEM | None = None,
+        storage: Storage | None = None,
     ) -> None:
         self.model = model
         self.twin = twin
         self.examples = {f"example-{path.stem}": path for path in examples}
-        self.results = ResultStore(budget_bytes)
+        self.results = ResultStore(budget_bytes, storage)
         self._forward = on_gpu(self._forward_on_cpu_tensors)
         self.gate = Gate()
         # The network runs on one photo at a time. What is asked of kept results goes on meanwhile.
@@ -110,22 +114,22 @@ class Engine:
         with self.network_gate.place(), self.gate.place(bytes_for(size_of(photo))):
             image = to_array(photo)
             start = time.perf_counter()
-            batch = pem.preprocess([image], self.model.config)
+            resized = resize(image, self.model.config)
+            pixels = to_pixels([resized], self.model.config)
             preprocess_ms = (time.perf_counter() - start) * 1000
-            passed = self._forward(batch.pixels, batch.content_sizes[0], False)
+            passed = self._forward(pixels, resized.shape[:2], False)
             passed["stage_ms"] = {"preprocess": preprocess_ms, **passed["stage_ms"]}
             result = KeptResult(
                 name=name,
                 file_name=file_name,
                 config=self.model.config,
                 jpeg=_encode_jpeg(image),
-                original_size=batch.original_sizes[0],
-                shown_size=_shown_size(batch.original_sizes[0]),
-                content_size=batch.content_sizes[0],
-                pixels=batch.pixels,
+                original_size=image.shape[:2],
+                shown_size=_shown_size(image.shape[:2]),
+                resized=resized,
                 **passed,
             )
-        return self.results.put(result, result_id)
+        return self._keep(result, result_id)
 
     def _run_twin(self, result_id: str) -> str:
         """The twin on what PEM saw, to the last bit, which the photo that is kept as a JPEG is not."""
@@ -134,7 +138,11 @@ class Engine:
         with self.network_gate.place(), self.gate.place():
             passed = self._forward(seen.pixels, seen.content_size, True)
         passed["stage_ms"] = seen.stage_ms | passed["stage_ms"]  # the photo was prepared once, for both
-        return self.results.put(dataclasses.replace(seen, config=self.twin.config, **passed), result_id)
+        return self._keep(dataclasses.replace(seen, config=self.twin.config, **passed), result_id)
+
+    def _keep(self, result: KeptResult, result_id: str) -> str:
+        with self.gate.place(result.num_bytes):
+            return self.results.put(result, result_id)
 
     def result(self, result_id: str) -> KeptResult:
         """Raises ResultGone where it is no longer kept, and Busy."""

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import io
+import logging
+import pickle
 import secrets
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from analysis.prototypes import Evolution
 from pem.config import PEMConfig
 from pem.outputs import Batch
+from pem.preprocess import padded_size, to_pixels
 from ui.file_names import safe_stem
+from ui.storage import Storage
+
+_log = logging.getLogger("pem")
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class KeptOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class KeptResult:
-    """One photo and what the network said of it: about 8 MiB for the bundled model."""
+    """One photo and what the network said of it: about 7 MiB for the bundled model."""
 
     name: str  # of an example photo; empty for the visitor's own
     file_name: str  # of either, without folders; empty where it is not known
@@ -55,8 +64,7 @@ class KeptResult:
     jpeg: bytes  # the photo in its own size, for exports
     original_size: tuple[int, int]
     shown_size: tuple[int, int]  # what the viewer draws; never larger than the original
-    content_size: tuple[int, int]  # what the network saw, without the padding ...
-    pixels: Tensor  # float32 [1, 3, H, W]: ... and all of it, padded
+    resized: np.ndarray  # uint8 [H, W, 3]: what the network saw, before it was normalised and padded
     output: KeptOutput
     evolution: Evolution
     layers: tuple[KeptLayer, ...]
@@ -68,9 +76,23 @@ class KeptResult:
         """What the names of files made of it begin with."""
         return self.name or safe_stem(self.file_name)
 
+    @property
+    def content_size(self) -> tuple[int, int]:
+        """The (height, width) of what the network saw, without the padding."""
+        return self.resized.shape[0], self.resized.shape[1]
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        return padded_size(self.content_size)
+
+    @property
+    def pixels(self) -> Tensor:
+        """What the network saw, float32 [1, 3, H, W]."""
+        return to_pixels([self.resized], self.config)
+
     def batch(self, size: tuple[int, int]) -> Batch:
-        """What the network saw, with the geometry that leads a reading to this size."""
-        return Batch(self.pixels, (size,), (self.content_size,))
+        """The geometry that leads a reading to this size; a reading looks at no pixel."""
+        return Batch(torch.empty(1, 3, *self.padded_size, device="meta"), (size,), (self.content_size,))
 
     @property
     def photo(self) -> Image.Image:
@@ -79,46 +101,86 @@ class KeptResult:
 
     @property
     def num_bytes(self) -> int:
-        arrays = [self.pixels, *self.output, self.evolution.masks]
+        arrays = [self.resized, *self.output, self.evolution.masks]
         for layer in self.layers:
             arrays += [layer.target, layer.key, layer.banned_bits, layer.similarity, layer.prototype_index]
         return len(self.jpeg) + sum(array.nbytes for array in arrays)
 
 
 class ResultStore:
-    """The most recently used results that fit into ``budget_bytes``, and always the newest one; safe across threads."""
+    """Results by their ids, safe across threads.
 
-    def __init__(self, budget_bytes: int) -> None:
-        self.budget_bytes = budget_bytes
-        self._results: OrderedDict[str, KeptResult] = OrderedDict()
+    The most recently used ones that fit into ``budget_bytes`` are in memory, and always the newest one. With a
+    ``storage`` all are also files there, as long as it keeps them, and come back when they are asked for.
+    """
+
+    def __init__(self, budget_bytes: int, storage: Storage | None = None) -> None:
+        self.budget_bytes, self.storage = budget_bytes, storage
+        self._in_memory: OrderedDict[str, KeptResult] = OrderedDict()
+        self._files: dict[str, tuple[Path, float]] = {}  # and when the photo arrived
         self._lock = threading.Lock()
 
     def put(self, result: KeptResult, result_id: str = "") -> str:
         """Keeps the result and returns its id; where none is given, one that nobody can guess."""
         result_id = result_id or secrets.token_urlsafe(12)
+        file = self._write(result)
         with self._lock:
-            self._results[result_id] = result
-            self._results.move_to_end(result_id)
-            total = sum(kept.num_bytes for kept in self._results.values())
-            while total > self.budget_bytes and len(self._results) > 1:
-                _, oldest = self._results.popitem(last=False)
-                total -= oldest.num_bytes
+            old, _ = self._files.pop(result_id, (None, None))
+            if file is not None:
+                self._files[result_id] = file, result.arrived
+            self._remember(result_id, result)
+        if old is not None:
+            old.unlink(missing_ok=True)
         return result_id
+
+    def get(self, result_id: str) -> KeptResult | None:
+        """The result of that id, or None where it had to make room for newer ones."""
+        with self._lock:
+            result = self._in_memory.get(result_id)
+            file, _ = self._files.get(result_id, (None, None))
+            if result is not None:
+                self._in_memory.move_to_end(result_id)
+        if result is None and file is not None:
+            try:
+                # The server wrote it itself, into a folder that nobody else can write to.
+                result = pickle.loads(file.read_bytes())
+            except OSError:  # it made room
+                return None
+            with self._lock:
+                self._remember(result_id, result)
+        return result
 
     def forget_older(self, keep_seconds: float) -> None:
         """Forgets the photos that arrived longer ago, and what was made of them."""
         oldest = time.monotonic() - keep_seconds
         with self._lock:
-            for result_id in [key for key, result in self._results.items() if result.arrived < oldest]:
-                del self._results[result_id]
+            for result_id in [key for key, result in self._in_memory.items() if result.arrived < oldest]:
+                del self._in_memory[result_id]
+            for result_id in [key for key, (_, arrived) in self._files.items() if arrived < oldest]:
+                self._files.pop(result_id)[0].unlink(missing_ok=True)
 
     def clear(self) -> None:
-        with self._lock:
-            self._results.clear()
+        self.forget_older(-1)
 
-    def get(self, result_id: str) -> KeptResult | None:
-        """The result of that id, or None where it had to make room for newer ones."""
-        with self._lock:
-            if result_id in self._results:
-                self._results.move_to_end(result_id)
-            return self._results.get(result_id)
+    def _remember(self, result_id: str, result: KeptResult) -> None:
+        self._in_memory[result_id] = result
+        self._in_memory.move_to_end(result_id)
+        total = sum(kept.num_bytes for kept in self._in_memory.values())
+        while total > self.budget_bytes and len(self._in_memory) > 1:
+            _, oldest = self._in_memory.popitem(last=False)
+            total -= oldest.num_bytes
+
+    def _write(self, result: KeptResult) -> Path | None:
+        if self.storage is None:
+            return None
+        file = self.storage.results / secrets.token_urlsafe(16)
+        try:
+            self.storage.make_room(result.num_bytes)
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # a cleaner may have removed it
+            file.write_bytes(pickle.dumps(result, protocol=5))
+        except OSError as error:
+            _log.warning("A result stays in memory only: %s", error)
+            with suppress(OSError):
+                file.unlink()
+            return None
+        return file

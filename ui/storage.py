@@ -49,7 +49,7 @@ class Storage:
         with suppress(OSError, NotImplementedError):  # where files cannot be locked, nobody takes it for abandoned
             self._lock.acquire(blocking=False)
         self._stopped = threading.Event()
-        for folder in (self.root, self.uploads, self.downloads):
+        for folder in (self.root, self.uploads, self.downloads, self.results):
             folder.mkdir(mode=0o700)
         atexit.register(self.remove)
 
@@ -60,6 +60,11 @@ class Storage:
     @property
     def downloads(self) -> Path:
         return self.root / "downloads"
+
+    @property
+    def results(self) -> Path:
+        """What the network said of photos."""
+        return self.root / "results"
 
     def remove(self) -> None:
         """Everything; more than once does no harm."""

@@ -51,7 +51,7 @@ def trace_json(result: KeptResult, query: int | None = None) -> dict[str, Any]:
             "width": result.original_size[1],
         },
         "content_size": list(result.content_size),
-        "padded_size": list(result.pixels.shape[2:]),
+        "padded_size": list(result.padded_size),
         "layers": [
             {"stride": layer.stride, "rows": layer.grid_size[0], "cols": layer.grid_size[1]} for layer in result.layers
         ],
@@ -98,7 +98,7 @@ def trace_arrays(result: KeptResult) -> dict[str, np.ndarray]:
         "categories": np.array([category.name for category in categories_for(result.config)]),
         "original_size": np.array(result.original_size),
         "content_size": np.array(result.content_size),
-        "padded_size": np.array(result.pixels.shape[2:]),
+        "padded_size": np.array(result.padded_size),
     }
 
 
