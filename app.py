@@ -8,7 +8,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ from ui.gate import Busy
 from ui.guard import MAX_PHOTO_MB, Guard
 from ui.image_input import SafeImage, Upload
 from ui.memory import use_few_arenas
+from ui.operations import Metrics, Operations, Status, finish, open_log, recorder
 from ui.precompute import EXAMPLES, FIRST_EXAMPLE
 from ui.settings import read_settings
 from ui.storage import KEEP_SECONDS, Storage
@@ -52,8 +55,12 @@ STORAGE = Storage()
 os.environ["GRADIO_TEMP_DIR"] = str(STORAGE.uploads)  # Gradio reads it when a page is built
 BACKBONE_NAMES = {"resnet50": "ResNet-50", "tf_efficientnet_lite2": "EfficientNet-lite2"}
 
-# What visitors press waits its turn: one photo at a time.
-NETWORK: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
+STATUS = Status()
+
+# Photos wait their turn. While the network runs on one, the files of another can be written.
+NETWORK: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 2}
+# Examples do not wait for photos. They come one at a time, so that the last one chosen is the last one shown.
+EXAMPLE: dict[str, Any] = {"concurrency_id": "example", "concurrency_limit": 1}
 
 HEADER = """
 <div class="title"><h1>PEM Studio</h1><span class="{kind}">{state}</span></div>
@@ -93,6 +100,7 @@ def build_page(
         gr.HTML(header(model, problem, bundled), apply_default_css=False, elem_id="header")
         if model is not None:
             engine = Engine(model, on_gpu=on_gpu, examples=EXAMPLES, twin=twin, storage=STORAGE)
+            STATUS.engine = engine
             STORAGE.sweep_with.append(lambda: engine.results.forget_older(KEEP_SECONDS))
             with gr.Tab("Studio"):
                 build_studio(page, engine, first=precompute.load() if bundled and settings.max_side is None else None)
@@ -131,6 +139,8 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
             if isinstance(photo, pem.ImageError):
                 raise photo
             result_id = engine.run(photo.path, name, file_name=photo.file_name)
+            if notice := engine.result(result_id).notice:
+                gr.Info(notice)
             return opened(result_id), name, gr.skip()
         except pem.ImageError as error:
             gr.Warning(escape(str(error), quote=False))  # Gradio shows markup
@@ -180,15 +190,22 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     shown_example = gr.Textbox(visible=False, label="shown example")
 
     private: dict[str, Any] = {"api_visibility": "private"}
-    on_result: dict[str, Any] = {"show_progress_on": result, **NETWORK, **private}
+    on_result: dict[str, Any] = {"show_progress_on": result, **private}
     # From now on it is the visitor's photo that Segment runs, even when its first run fails.
     photo.upload(None, None, shown_example, js="() => ''", **private)
     # Gradio drops an event while an older one of its kind waits. Of photos only the last is wanted; but "always_last"
     # forgets which example was meant, so these all have their turn.
-    photo.upload(run, [photo], [result, shown_example, photo], trigger_mode="always_last", **on_result)
-    segment_button.click(run, [photo, shown_example], [result, shown_example, photo], **on_result)
-    examples.select(pick_example, None, [photo, result, shown_example], trigger_mode="multiple", **on_result)
-    page.load(arrive, None, [result, shown_example], show_progress="hidden", **NETWORK, **private)
+    sent = photo.upload(
+        run, [photo], [result, shown_example, photo], trigger_mode="always_last", **on_result, **NETWORK
+    )
+    pressed = segment_button.click(run, [photo, shown_example], [result, shown_example, photo], **on_result, **NETWORK)
+    picked = examples.select(
+        pick_example, None, [photo, result, shown_example], trigger_mode="multiple", **on_result, **EXAMPLE
+    )
+    # Whoever chooses something else no longer waits for what he chose before, nor sees it when it is done.
+    photo.upload(None, cancels=[sent, pressed, picked])
+    examples.select(None, cancels=[sent, pressed])
+    page.load(arrive, None, [result, shown_example], show_progress="hidden", **on_result, **EXAMPLE)
     add_endpoints(engine, exports, NETWORK)
 
 
@@ -232,10 +249,17 @@ def class_list(model: pem.PEM, bundled: bool) -> str:
     return f"<details><summary>{title}</summary><ul>{items}</ul><p>{note}</p></details>"
 
 
-def launch(page: gr.Blocks, max_waiting: int = 200, host_names: Sequence[str] = (), **options) -> tuple:
+def launch(
+    page: gr.Blocks,
+    max_waiting: int = 200,
+    host_names: Sequence[str] = (),
+    record: Callable[[dict[str, Any]], None] | None = None,
+    **options,
+) -> tuple:
     """Serves the page. Returns what Blocks.launch returns: the FastAPI app, the local and the public address.
 
-    Requests to other host names are refused, where some are given; those from this machine itself are not.
+    Requests to other host names are refused, where some are given; those from this machine itself are not. ``record``
+    is called with what is known of every finished request.
     """
     theme = gr.themes.Base(
         primary_hue="teal",
@@ -276,6 +300,8 @@ def launch(page: gr.Blocks, max_waiting: int = 200, host_names: Sequence[str] = 
     if host_names:
         allowed = [*host_names, "127.0.0.1", "localhost"]
         guards.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False))
+    guards.insert(0, Middleware(Operations, status=STATUS, record=record))
+    STATUS.page = page
     return page.queue(max_size=None, default_concurrency_limit=4, api_open=False).launch(
         app_kwargs={"middleware": guards},
         theme=theme,
@@ -297,11 +323,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_few_arenas()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    page = build_page(settings=settings)
-    try:
-        launch(page, settings.queue, settings.host_names, server_name=settings.host, server_port=settings.port)
-    except (OSError, OverflowError) as error:  # of a port that is taken, for one
-        sys.exit(f"The page cannot be served ({first_line(error)}); choose another --port: make app PORT=8000.")
+    with ExitStack() as stack:
+        try:
+            log = stack.enter_context(open_log(settings.log))
+        except OSError as error:
+            sys.exit(f"The log {settings.log} cannot be written ({error.strerror}); choose another file with --log.")
+        try:
+            metrics = Metrics(STATUS, settings.host, settings.metrics_port) if settings.metrics_port else None
+        except ImportError:
+            sys.exit("--metrics-port needs the package prometheus-client: pip install -r requirements-metrics.txt")
+        except OSError as error:
+            sys.exit(f"The metrics cannot be served ({first_line(error)}); choose another --metrics-port.")
+        page = build_page(settings=settings)
+        where = {"server_name": settings.host, "server_port": settings.port}
+        try:
+            launch(
+                page,
+                settings.queue,
+                settings.host_names,
+                recorder(log, metrics),
+                prevent_thread_lock=True,
+                **where,
+            )
+        except (OSError, OverflowError) as error:  # of a port that is taken, for one
+            sys.exit(f"The page cannot be served ({first_line(error)}); choose another --port: make app PORT=8000.")
+        signals: list[int] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda told, _: signals.append(told))
+        while not signals:
+            time.sleep(0.1)
+        finish(STATUS, told_again=lambda: len(signals) > 1)
+        page.close(verbose=False)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def measure_here(
 ) -> Iterator[Measurement]:
     """Compares one layer at each of the three levels of an image of ``size_px``, then the whole decoder and its twin.
 
-    Gives a new Measurement after every round, for a progress bar; who asks for no more has cancelled the rest. Each
+    Gives a new Measurement after every run, for a progress bar; who asks for no more has cancelled the rest. Each
     comparison has an equal share of the time that is left, and is left out when fewer than three rounds fit into it;
     only the round in progress can run past ``seconds``. The decoder is the paper's, with random weights. Raises
     ValueError when a side of ``size_px`` is not a multiple of 32, or for an unknown precision.
@@ -88,7 +88,7 @@ def measure_here(
         share = (start + seconds - began) / (len(subjects) - i)
         measured: list[Round] = []
         for one in rounds(workloads, target, REPEATS, seconds=share):
-            if not one.is_warmup:
+            if one is not None and not one.is_warmup:
                 measured.append(one)
             part = max(len(measured) / REPEATS, min(1.0, (time.perf_counter() - began) / share))
             yield Measurement(*about, tuple(done), (i + part) / len(subjects), subject)

@@ -146,13 +146,14 @@ def rounds(
     repeats: int = 20,
     max_warmup: int = 20,
     seconds: float = math.inf,
-) -> Iterator[Round]:
+) -> Iterator[Round | None]:
     """Runs the workloads in turns, so that a machine that slows down slows all of them.
 
     In every round they come in another order (the same in every run): whoever follows one that frees large blocks of
     memory gets fresh pages, and takes up to half as long again. The first rounds warm up, until every workload is
     stable, but for ``max_warmup`` rounds or a third of ``seconds`` at most. Then come ``repeats`` rounds, fewer when
-    the next one would not end in time. To cancel, ask for no further round: none runs before it is asked for.
+    the next one would not end in time. Between two workloads of a round it gives None: nothing runs before it is asked
+    for, so that the caller can cancel, or let something else run.
     """
     start = time.perf_counter()
     totals_ms: dict[str, list[float]] = {name: [] for name in workloads}
@@ -167,10 +168,13 @@ def rounds(
             stable = all(is_stable(totals) for totals in totals_ms.values())
             is_warmup = not stable and num_rounds < max_warmup and before - start < seconds / 3
         order = random.Random(num_rounds).sample(list(workloads), len(workloads))
-        times_ms = {name: measure_ms(workloads[name], device) for name in order}
-        for name, parts in times_ms.items():
-            totals_ms[name].append(sum(parts))
-        took = time.perf_counter() - before
+        times_ms: dict[str, list[float]] = {}
+        for name in order:
+            if times_ms:
+                yield None
+            times_ms[name] = measure_ms(workloads[name], device)
+            totals_ms[name].append(sum(times_ms[name]))
+        took = sum(totals[-1] for totals in totals_ms.values()) / 1000
         num_rounds += 1
         num_measured += not is_warmup
         yield Round(times_ms, is_warmup)
@@ -196,7 +200,7 @@ def measure_rounds(
     Row i of every array comes from the same round, so that rivals may be compared in pairs. Raises ValueError when
     ``seconds`` leave no time for a single round after the warm-up.
     """
-    done = list(rounds(workloads, device, repeats, max_warmup, seconds))
+    done = [one for one in rounds(workloads, device, repeats, max_warmup, seconds) if one is not None]
     measured = [r.times_ms for r in done if not r.is_warmup]
     if not measured:
         raise ValueError(f"{seconds:g} s are too few for a single round; allow more, or measure something smaller.")

@@ -21,6 +21,7 @@ from pem.colours import to_srgb
 MIN_SIDE_PX = 8
 MAX_SIDE_PX = 65_500  # the longest that a JPEG can be
 MAX_PIXELS = 40_000_000
+MAX_SCANS = 64  # of a JPEG: usual ones have 10, and every one costs a pass over all pixels
 ROWS_AT_ONCE = 256
 # Pillow knows dozens more, some of which start other programs (EPS: Ghostscript), which a stranger's file must not.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
@@ -28,6 +29,7 @@ _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 # Said of every other exception: for broken data Pillow's parsers raise half a dozen unrelated types.
 _DAMAGED = "The image file is damaged or incomplete."
 
+_SLOW = "The image takes too long to decode; save it anew, as an ordinary JPEG or PNG."
 _MAX_METADATA_BYTES = 1 << 20
 
 _TURN_UPRIGHT = {
@@ -407,7 +409,11 @@ def _open_jpeg(file: IO[bytes], owns_file: bool) -> Image.Image:
         if marker < 0xFFE0 or marker in (0xFFE0, 0xFFEE) or 0xFFEF < marker < 0xFFFE:
             excerpt.add(begin, end)
         begin = end
-    excerpt.add(begin, max(begin, file.seek(0, io.SEEK_END)))
+    pixels = _read_at(file, begin, -1)
+    if pixels.count(b"\xff\xda") > MAX_SCANS:
+        raise ImageError(_SLOW)
+    excerpt.add(begin, begin + len(pixels))
+    del pixels
     try:
         image = Image.open(io.BufferedReader(excerpt), formats=["JPEG"])
     except Image.UnidentifiedImageError:

@@ -225,6 +225,26 @@ def test_a_forgotten_result_says_what_to_do() -> None:
         engine.result(old)
 
 
+def test_a_photo_that_the_gpu_has_no_memory_for_is_run_on_the_cpu_and_the_result_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = HalvesModel()
+    engine, plain = Engine(model), Engine(model)
+    devices = []
+
+    def forward(device: torch.device, *arguments):
+        devices.append(device.type)
+        if len(devices) == 1:
+            raise torch.OutOfMemoryError
+        return plain._forward_on(device, *arguments)
+
+    monkeypatch.setattr(engine, "_forward_on", forward)
+    result = engine.result(engine.run(PHOTO))
+    assert "the CPU segmented it" in result.notice and devices == ["cpu", "cpu"]
+    expected = plain.result(plain.run(PHOTO))
+    assert torch.equal(result.output.pred_masks, expected.output.pred_masks) and expected.notice == ""
+
+
 # ------------------------------------------------------------------------------------------------------------ payload
 
 

@@ -251,11 +251,11 @@ def test_one_visitor_has_three_places_and_a_full_queue_says_how_long_it_is() -> 
     network, reading = Mock(concurrency_id="network"), Mock(concurrency_id="reading")
     waiting = [Mock(session_hash=name, fn=network) for name in ("a", "a", "b", "c", "a")]
     page = Mock()
-    page._queue.event_queue_per_concurrency_id = {"network": Mock(concurrency_id="network", queue=waiting)}
+    page._queue.event_queue_per_concurrency_id = {"network": Mock(queue=waiting, concurrency_limit=2)}
     page._queue.process_time_per_fn = {network: Mock(avg_time=1.6)}
     check_queue(page, reading, "a", max_waiting=1)
     check_queue(page, network, "b", max_waiting=6)
-    with pytest.raises(Refused, match="You already have 3 photos waiting"):
+    with pytest.raises(Refused, match="You have 3 requests waiting"):
         check_queue(page, network, "a", max_waiting=6)
-    with pytest.raises(Refused, match="5 visitors are waiting, for about 8 s; please try again then"):
+    with pytest.raises(Refused, match="5 visitors are waiting, for about 4 s; please try again then"):
         check_queue(page, network, "b", max_waiting=5)

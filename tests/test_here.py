@@ -110,7 +110,7 @@ def test_cancelling_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     running = measure_here((64, 96), seconds=1000)
     next(running)
     running.close()
-    assert sorted(stage.calls) == ["masked", "prototype"]
+    assert len(stage.calls) == 1  # of the two in a round
 
 
 def test_what_cannot_be_measured_is_refused_in_one_sentence() -> None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from pem.photos import ImageError, load_image, open_photo, orientation, to_array, to_rgb
+from pem.photos import MAX_SCANS, ImageError, load_image, open_photo, orientation, to_array, to_rgb
 
 Image.init()
 HAS_AVIF = "AVIF" in Image.SAVE
@@ -550,6 +550,17 @@ def png_header(width: int, height: int) -> bytes:
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     checksum = struct.pack(">I", zlib.crc32(header))
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + checksum + struct.pack(">I", 1000) + b"IDAT"
+
+
+def test_a_jpeg_with_more_scans_than_anybody_needs_is_refused_before_it_is_decoded() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    assert load_image(io.BytesIO(content)).size == (16, 16)
+    many = content[:-2] + scan * MAX_SCANS + content[-2:]
+    with pytest.raises(ImageError, match="takes too long to decode"):
+        open_photo(io.BytesIO(many))
 
 
 @pytest.mark.parametrize(

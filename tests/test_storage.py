@@ -40,7 +40,6 @@ launch = app.launch
 def launch_and_say(page, *_, **__):
     launch(page, prevent_thread_lock=True, quiet=True)
     print(app.STORAGE.root, flush=True)
-    page.block_thread()
 
 app.build_page, app.launch = build_page, launch_and_say
 app.main()

@@ -7,6 +7,7 @@ import filecmp
 import io
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from ui.gate import Gate, bytes_for
 from ui.results import KeptLayer, KeptOutput, KeptResult, ResultStore
 from ui.storage import Storage
 
+_log = logging.getLogger("pem")
 TASKS = ("panoptic", "semantic", "instance")
 # What the twin made of a photo has the same id, but for this at its end.
 TWIN = "~masked"
@@ -59,7 +61,7 @@ def load_twin(model: pem.PEM, name: str) -> pem.PEM | None:
             other = f"another {unlike[0]}" if unlike else "the same attention"
             raise ValueError(f"{path} has {other}; it must be this network trained with masked attention.")
     except (OSError, ValueError) as error:
-        logging.getLogger("pem").warning("The page goes without a network to compare with: %s", error)
+        _log.warning("The page goes without a network to compare with: %s", error)
         return None
     return twin
 
@@ -105,6 +107,8 @@ class Engine:
         self.gate = Gate()
         # The network runs on one photo at a time. What is asked of kept results goes on meanwhile.
         self.network_gate = Gate(places=1, max_waiting=16, in_order=True)
+        self.num_runs = 0
+        self.run_ms: Counter[str] = Counter()  # by stage
 
     def run(self, photo: np.ndarray | Path, name: str = "", result_id: str = "", file_name: str = "") -> str:
         """Photo to the id of its kept result; ``name`` is of examples, ``file_name`` of any file.
@@ -141,6 +145,8 @@ class Engine:
         return self._keep(dataclasses.replace(seen, config=self.twin.config, **passed), result_id)
 
     def _keep(self, result: KeptResult, result_id: str) -> str:
+        self.num_runs += 1
+        self.run_ms.update(result.stage_ms)
         with self.gate.place(result.num_bytes):
             return self.results.put(result, result_id)
 
@@ -238,6 +244,20 @@ class Engine:
         # CPU in, CPU out: a lent GPU lives in another process.
         network = self._network(by_twin)
         device = next(network.parameters()).device
+        try:
+            return self._forward_on(device, network, pixels, content_size)
+        except torch.OutOfMemoryError:  # of a GPU
+            _log.warning("The GPU has too little memory for a photo; it runs on the CPU.")
+        torch.cuda.empty_cache()
+        try:
+            passed = self._forward_on(torch.device("cpu"), network.cpu(), pixels, content_size)
+        finally:
+            network.to(device)
+        return passed | {"notice": "The GPU had too little memory for this photo, so the CPU segmented it."}
+
+    def _forward_on(
+        self, device: torch.device, network: pem.PEM, pixels: Tensor, content_size: tuple[int, int]
+    ) -> dict[str, Any]:
         pixels = pixels.to(device)
         output: PEMOutput | None = None
 

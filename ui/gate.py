@@ -43,6 +43,11 @@ class Gate:
         self._changed = threading.Condition()
         self._mine = threading.local()
 
+    @property
+    def inside(self) -> int:
+        """How many places are taken."""
+        return self._inside
+
     @contextmanager
     def place(self, num_bytes: int = LEAST_BYTES) -> Iterator[None]:
         """A place for the block, unless the thread has one already. Raises Busy."""

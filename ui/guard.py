@@ -285,17 +285,17 @@ def check_parameters(content: dict[str, Any], function: BlockFunction, page: gr.
 def check_queue(page: gr.Blocks, function: BlockFunction, session_hash: str, max_waiting: int) -> None:
     """Whether one more may wait for what this function waits for. Gradio would count those of all functions."""
     queue = page._queue
-    waiting = [
-        event
-        for events in queue.event_queue_per_concurrency_id.values()
-        if events.concurrency_id == function.concurrency_id
-        for event in events.queue
-    ]
+    alike = queue.event_queue_per_concurrency_id.get(function.concurrency_id)
+    if alike is None:
+        return
+    waiting = alike.queue
     if sum(event.session_hash == session_hash for event in waiting) >= PLACES_PER_VISITOR:
-        raise Refused(429, f"You already have {PLACES_PER_VISITOR} photos waiting; please try again when one is done.")
+        raise Refused(429, f"You have {PLACES_PER_VISITOR} requests waiting; please try again when one is done.")
     if len(waiting) >= max_waiting:
         times = queue.process_time_per_fn
-        seconds = sum(times[event.fn].avg_time for event in waiting if event.fn in times)
+        seconds = sum(times[event.fn].avg_time for event in waiting if event.fn in times) / (
+            alike.concurrency_limit or 1
+        )
         raise Refused(429, f"{len(waiting)} visitors are waiting, for about {seconds:.0f} s; please try again then.")
 
 

@@ -69,6 +69,7 @@ class KeptResult:
     evolution: Evolution
     layers: tuple[KeptLayer, ...]
     stage_ms: dict[str, float]  # in the order in which the stages ran
+    notice: str = ""  # what the visitor should know of the run
     arrived: float = field(default_factory=lambda: time.monotonic())  # when the photo did
 
     @property

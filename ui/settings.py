@@ -46,6 +46,8 @@ OPTIONS = (
     ),
     Option("threads", "NUMBER", "threads of the CPU (all cores)", parse=whole(1, 1024)),
     Option("queue", "NUMBER", "how many visitors may wait at once", 200, whole(1, 10_000)),
+    Option("log", "FILE", "append one line of JSON per request to it; - is the standard output (none)"),
+    Option("metrics-port", "NUMBER", "serve numbers for Prometheus at this port (none)", parse=whole(1, 65_535)),
 )
 
 

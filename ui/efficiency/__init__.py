@@ -33,6 +33,7 @@ from ui.storage import new_folder
 FILES = [str(RESULTS), str(PAPER)]  # what the page must be allowed to serve
 SIZES = {"256 x 512 px": (256, 512), "512 x 1024 px": (512, 1024), "1024 x 2048 px": (1024, 2048)}
 CHARTS = tuple(stored_charts(""))
+MEASUREMENT = "measurement"  # the queue in which measurements wait
 REFRESH_S = 0.3  # progress is told no more often
 
 INTRODUCTION = """
@@ -46,7 +47,7 @@ tensors, in turns, warmed up. 1 MAC (multiply-accumulate) is 2 FLOPs.
 def add_tab(
     tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], export_root: Path, network_gate: Gate
 ) -> None:
-    """Fills the tab. A measurement passes the gate of the network, and gives way to photos after every round."""
+    """Fills the tab. A measurement passes the gate of the network, and gives way to photos after every run."""
 
     cancelled: set[str] = set()  # sessions that want their measurement to end
 
@@ -118,7 +119,7 @@ def add_tab(
         [size, queries, precision, seconds],
         shown,
         show_progress="hidden",
-        concurrency_id="measurement",
+        concurrency_id=MEASUREMENT,
         concurrency_limit=1,
         **private,
     )

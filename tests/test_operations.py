@@ -1,0 +1,194 @@
+"""What whoever runs the server is told, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from unittest.mock import Mock
+
+import httpx
+import numpy as np
+import processes
+import pytest
+from halves_model import HalvesModel
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+import app
+from ui.engine import Engine
+from ui.operations import Metrics, Operations, Status, finish, open_log, recorder, route_of
+
+ROOT = Path(__file__).parent.parent
+# The server's own way to start and stop, with a network that runs until a file appears.
+SERVE = """
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, "tests")
+from halves_model import HalvesModel
+
+import app
+
+build_page, forward = app.build_page, app.Engine._forward_on_cpu_tensors
+
+def run_until_told(*arguments):
+    print("running", flush=True)
+    while not Path(sys.argv[2]).exists():
+        time.sleep(0.05)
+    return forward(*arguments)
+
+app.Engine._forward_on_cpu_tensors = run_until_told
+app.build_page = lambda settings: build_page(HalvesModel())
+app.main(["--port", sys.argv[1]])
+"""
+
+
+def served(status: Status, record=None) -> TestClient:
+    inner = Starlette(
+        routes=[Route("/{path:path}", lambda request: PlainTextResponse("hello"), methods=["GET", "POST"])]
+    )
+    return TestClient(Operations(inner, status, record))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def test_the_page_is_healthy(page_url: str) -> None:
+    for path in ("health", "health/ready", "health/live"):
+        answer = httpx.get(page_url + path)
+        assert (answer.status_code, answer.json()) == (200, {"live": True, "ready": True})
+
+
+@pytest.mark.parametrize("status", [Status(), Status(engine=Mock(), is_ending=True)])
+def test_a_server_without_a_model_or_at_its_end_lives_but_is_not_ready(status: Status) -> None:
+    client = served(status)
+    codes = {path: client.get(path).status_code for path in ("/health", "/health/ready", "/health/live", "/")}
+    assert codes == {"/health": 503, "/health/ready": 503, "/health/live": 200, "/": 200}
+    assert client.get("/health").json() == {"live": True, "ready": False}
+
+
+def test_a_request_is_logged_in_one_line_that_names_no_file(tmp_path: Path) -> None:
+    with open_log(str(tmp_path / "log")) as log:
+        client = served(Status(engine=Mock()), recorder(log, None))
+        client.get("/gradio_api/file=/tmp/pem-studio-x/uploads/y/holiday.jpg")
+        client.post("/gradio_api/call/segment", content=b"holiday.jpg")
+        client.get("/holiday.jpg")
+    text = (tmp_path / "log").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert "holiday" not in text
+    assert [(line["method"], line["route"], line["status"], line["bytes"]) for line in lines] == [
+        ("GET", "file", 200, 5),
+        ("POST", "call", 200, 5),
+        ("GET", "other", 200, 5),
+    ]
+    assert all(set(line) == {"time", "method", "route", "status", "ms", "bytes"} for line in lines)
+
+
+def test_routes_are_of_a_few_kinds() -> None:
+    paths = ("/", "/gradio_api/upload?x", "/gradio_api/upload_progress", "/gradio_api/queue/data", "/config", "/x/y")
+    assert [route_of(path) for path in paths] == ["/", "upload", "upload_progress", "queue/data", "config", "other"]
+
+
+def test_prometheus_finds_requests_photos_and_what_waits() -> None:
+    pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+    engine, page = Engine(HalvesModel()), Mock()
+    engine.run(np.zeros((96, 128, 3), np.uint8))
+    page._queue.event_queue_per_concurrency_id = {"network": Mock(queue=[1, 2])}
+    status = Status(engine, page=page)
+    port = free_port()
+    metrics = Metrics(status, "127.0.0.1", port)
+    try:
+        served(status, recorder(None, metrics)).get("/config")
+        told = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    finally:
+        metrics.server.shutdown()
+        metrics.server.server_close()
+    assert 'pem_requests_total{route="config",status="200"} 1.0' in told
+    assert 'pem_request_seconds_count{route="config"} 1.0' in told
+    assert 'pem_waiting{queue="network"} 2.0' in told
+    assert "pem_ready 1.0" in told and "pem_photos_total 1.0" in told and "process_resident_memory_bytes" in told
+    assert 'pem_photo_seconds_total{stage="backbone"}' in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--log", "/there/is/no/folder"], "The log .* cannot be written .*; choose another file"),
+        (["--metrics-port", "TAKEN"], "The metrics cannot be served .*; choose another --metrics-port"),
+    ],
+)
+def test_a_log_or_port_that_cannot_be_is_told_in_a_sentence(arguments: list[str], sentence: str) -> None:
+    if "TAKEN" in arguments:
+        pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        with pytest.raises(SystemExit, match=sentence):
+            app.main([taken if argument == "TAKEN" else argument for argument in arguments])
+
+
+def test_without_prometheus_the_option_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(SystemExit, match="pip install -r requirements-metrics.txt"):
+        app.main(["--metrics-port", "9090"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Linux and macOS")
+def test_the_photo_that_runs_is_finished_before_the_server_ends(tmp_path: Path) -> None:
+    go_on, port = tmp_path / "go on", free_port()
+    api = f"http://127.0.0.1:{port}/gradio_api/"
+    command = [sys.executable, "-c", SERVE, str(port), go_on]
+    with processes.started(command, cwd=ROOT, stdout=subprocess.PIPE) as server, httpx.Client(timeout=200) as visitor:
+        assert server.stdout is not None
+        while "Running on" not in server.stdout.readline():
+            assert server.poll() is None
+        file = io.BytesIO()
+        Image.new("RGB", (128, 96)).save(file, "PNG")
+        (uploaded,) = visitor.post(f"{api}upload", files={"files": ("a.png", file.getvalue())}).json()
+        photo = {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
+        calls = [visitor.post(f"{api}call/segment", json={"data": [photo, "panoptic"]}).json() for _ in range(3)]
+        told: list[str] = []
+        reading = threading.Thread(
+            target=lambda: told.append(httpx.get(f"{api}call/segment/{calls[0]['event_id']}", timeout=200).text)
+        )
+        reading.start()
+        while "running" not in server.stdout.readline():
+            assert server.poll() is None
+        server.send_signal(signal.SIGTERM)
+        while httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
+            time.sleep(0.05)
+        refused = visitor.post(f"{api}call/segment", json={"data": [photo, "panoptic"]})
+        assert refused.status_code == 503 and "please try again in a minute" in refused.json()["detail"]
+        go_on.touch()
+        reading.join()
+        assert "event: complete" in told[0] and "result_id" in told[0]
+        assert server.wait() == 0
+        assert not Path(uploaded).exists()
+
+
+def test_who_is_told_twice_ends_at_once() -> None:
+    running = Mock(concurrency_id="network")
+    page = Mock()
+    page._queue.active_jobs, page._queue.event_queue_per_concurrency_id = [[running], None], {"network": Mock()}
+    status = Status(engine=Mock(), page=page)
+    finish(status, told_again=lambda: True)
+    assert status.is_ending and page._queue.event_queue_per_concurrency_id["network"].concurrency_limit == 0
+
+
+def test_a_measurement_is_not_waited_for() -> None:
+    page = Mock()
+    page._queue.active_jobs = [[Mock(concurrency_id="measurement")]]
+    page._queue.event_queue_per_concurrency_id = {}
+    finish(Status(page=page), told_again=lambda: pytest.fail("it waits"))  # type: ignore[arg-type]
