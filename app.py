@@ -36,7 +36,7 @@ import pem
 from analysis.results import RESULTS
 from pem.categories import categories_for
 from pem.layers import first_line
-from ui import efficiency, precompute
+from ui import efficiency, guard, precompute
 from ui.api import add_endpoints
 from ui.engine import TWIN, Engine, ResultGone, is_bundled, load_twin
 from ui.gate import Busy
@@ -57,10 +57,9 @@ BACKBONE_NAMES = {"resnet50": "ResNet-50", "tf_efficientnet_lite2": "EfficientNe
 
 STATUS = Status()
 
-# Photos wait their turn. While the network runs on one, the files of another can be written.
-NETWORK: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 2}
-# Examples do not wait for photos. They come one at a time, so that the last one chosen is the last one shown.
-EXAMPLE: dict[str, Any] = {"concurrency_id": "example", "concurrency_limit": 1}
+# One photo at a time, so that the last one chosen is the last one shown; and so for examples.
+NETWORK: dict[str, Any] = {"concurrency_id": guard.NETWORK, "concurrency_limit": 1}
+EXAMPLE: dict[str, Any] = {"concurrency_id": guard.EXAMPLE, "concurrency_limit": 1}
 
 HEADER = """
 <div class="title"><h1>PEM Studio</h1><span class="{kind}">{state}</span></div>
@@ -193,20 +192,17 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     on_result: dict[str, Any] = {"show_progress_on": result, **private}
     # From now on it is the visitor's photo that Segment runs, even when its first run fails.
     photo.upload(None, None, shown_example, js="() => ''", **private)
-    # Gradio drops an event while an older one of its kind waits. Of photos only the last is wanted; but "always_last"
-    # forgets which example was meant, so these all have their turn.
-    sent = photo.upload(
-        run, [photo], [result, shown_example, photo], trigger_mode="always_last", **on_result, **NETWORK
-    )
+    # Gradio would drop an event while an older one of its kind waits. The guard drops the older photos.
+    sent = photo.upload(run, [photo], [result, shown_example, photo], trigger_mode="multiple", **on_result, **NETWORK)
     pressed = segment_button.click(run, [photo, shown_example], [result, shown_example, photo], **on_result, **NETWORK)
     picked = examples.select(
         pick_example, None, [photo, result, shown_example], trigger_mode="multiple", **on_result, **EXAMPLE
     )
-    # Whoever chooses something else no longer waits for what he chose before, nor sees it when it is done.
-    photo.upload(None, cancels=[sent, pressed, picked])
+    # What ran for the other choice, and ended later, is not shown.
+    photo.upload(None, cancels=[picked])
     examples.select(None, cancels=[sent, pressed])
     page.load(arrive, None, [result, shown_example], show_progress="hidden", **on_result, **EXAMPLE)
-    add_endpoints(engine, exports, NETWORK)
+    add_endpoints(engine, exports)
 
 
 def header(model: pem.PEM | None, problem: str, bundled: bool = False) -> str:

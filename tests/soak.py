@@ -14,7 +14,6 @@ import io
 import json
 import os
 import random
-import re
 import socket
 import sys
 import threading
@@ -38,12 +37,28 @@ from pem.conditions import conditions  # noqa: E402
 SECONDS_OF_REST = 60
 
 
+class Page:
+    """What a visitor's browser knows of the page."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        config = httpx.get(f"{url}/config").raise_for_status().json()
+        ids = {component["props"].get("elem_id"): component["id"] for component in config["components"]}
+        self.viewer_id = ids["viewer"]
+        # The event of the photo field that runs the network.
+        self.upload_event = next(
+            event["id"]
+            for event in config["dependencies"]
+            if [ids["photo"], "upload"] in event["targets"] and event["backend_fn"] and event["inputs"]
+        )
+
+
 class Visitor:
     """One session of a browser, without the browser."""
 
-    def __init__(self, url: str, number: int, photos: list[bytes], viewer_id: int) -> None:
-        self.client = httpx.Client(base_url=f"{url}/gradio_api/", timeout=120)
-        self.session, self.viewer_id = f"visitor{number}", viewer_id
+    def __init__(self, page: Page, number: int, photos: list[bytes]) -> None:
+        self.client = httpx.Client(base_url=f"{page.url}/gradio_api/", timeout=120)
+        self.session, self.page = f"visitor{number}", page
         self.random, self.photos = random.Random(number), photos
         self.waited_s: dict[str, list[float]] = {"segment": [], "read": []}
         self.answers: Counter[str] = Counter()
@@ -72,16 +87,26 @@ class Visitor:
         if uploaded.status_code != 200:
             return self._count("segment", uploaded.text)
         file = {"path": uploaded.json()[0], "meta": {"_type": "gradio.FileData"}}
-        joined = self.client.post("call/segment", json={"data": [file, "panoptic"]})
+        event = {"session_hash": self.session, "fn_index": self.page.upload_event, "data": [file]}
+        joined = self.client.post("queue/join", json=event)
         if joined.status_code != 200:
             return self._count("segment", joined.text)
-        told = self.client.get(f"call/segment/{joined.json()['event_id']}").text
-        found = re.search(r'"result_id": ?"([^"]+)"', told)
-        return self._count("segment", "" if found else told) or (found.group(1) if found else None)
+        with self.client.stream("GET", "queue/data", params={"session_hash": self.session}) as messages:
+            for line in messages.iter_lines():
+                message = json.loads(line.removeprefix("data:") or "{}")
+                if message.get("msg") == "process_completed":
+                    break
+            else:
+                return self._count("segment", "The stream ended.")
+        shown = message["success"] and message["output"]["data"][0].get("value")
+        if not shown:
+            return self._count("segment", str(message["output"]))
+        self.answers["segment: answered"] += 1
+        return shown["id"]
 
     def _read(self, result_id: str) -> None:
         task, threshold = self.random.choice(("panoptic", "semantic", "instance")), self.random.random()
-        body = {"session_hash": self.session, "component_id": self.viewer_id, "fn_name": "read"}
+        body = {"session_hash": self.session, "component_id": self.page.viewer_id, "fn_name": "read"}
         answer = self.client.post("component_server", json=body | {"data": [result_id, task, threshold, 0.5]})
         self._count("read", answer.text if answer.status_code != 200 or "error" in answer.json() else "")
 
@@ -94,13 +119,12 @@ def memory_mib(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
-def wait_until_served(url: str) -> int:
-    """The id of the viewer, once the page is there."""
+def wait_until_served(url: str) -> None:
     for _ in range(600):
         try:
-            components = httpx.get(f"{url}/config").json()["components"]
-            return next(c["id"] for c in components if c["props"].get("elem_id") == "viewer")
-        except httpx.TransportError:
+            httpx.get(f"{url}/health/ready").raise_for_status()
+            return
+        except httpx.HTTPError:
             time.sleep(0.2)
     raise TimeoutError("The server does not answer.")
 
@@ -129,9 +153,9 @@ def main() -> None:
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, ROOT / "app.py", "--port", str(port)]
     with processes.started(command, cwd=ROOT, stdout=sys.stderr) as server:
-        viewer_id = wait_until_served(url)
-        photos = make_photos()
-        visitors = [Visitor(url, number, photos, viewer_id) for number in range(options.visitors)]
+        wait_until_served(url)
+        page, photos = Page(url), make_photos()
+        visitors = [Visitor(page, number, photos) for number in range(options.visitors)]
         visitors[0].visit(time.monotonic() + 1)  # what is loaded when it is first needed belongs to the rest
         time.sleep(2)
         series = [(0.0, memory_mib(server.pid))]

@@ -11,14 +11,15 @@ import pem
 from ui.engine import TASKS, Engine, Reading, ResultGone
 from ui.export import arrays_files, overlay_files, segments_files, trace_json, write
 from ui.gate import Busy, bytes_for
+from ui.guard import PROGRAMS, READING
 from ui.image_input import SafeImage, Upload
 from ui.results import KeptResult
 from ui.storage import cannot_write, new_folder
 from ui.viewer.payload import segment_json
 
 
-def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) -> None:
-    """Adds /segment, /read and /trace to the page that is being built; ``network`` queues what runs the network."""
+def add_endpoints(engine: Engine, export_root: Path) -> None:
+    """Adds /segment, /read and /trace to the page that is being built."""
     config = engine.model.config
 
     def answer(result_id: str, task: str, object_threshold: float | None, overlap_threshold: float | None):
@@ -54,7 +55,9 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
             raise refusal(error) from None
         return str(arrays), found
 
-    reading: dict[str, Any] = {"concurrency_id": "reading", "concurrency_limit": 2}
+    # While the network runs on one photo, the files of another are written.
+    programs: dict[str, Any] = {"concurrency_id": PROGRAMS, "concurrency_limit": 2}
+    reading: dict[str, Any] = {"concurrency_id": READING, "concurrency_limit": 2}
     # Endpoints take and give components; these are never drawn.
     with gr.Row(visible=False):
         photo = SafeImage(label="photo")
@@ -78,7 +81,7 @@ def add_endpoints(engine: Engine, export_root: Path, network: dict[str, Any]) ->
         "result_id the other endpoints take. That JSON names the photo's file and the model. Each of its segments has "
         "id, category, score, area, bbox (left, top, width, height; in pixels) and queries; each of its queries says "
         "what became of it.",
-        **network,
+        **programs,
     )
     gr.on(
         [],

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import gradio as gr
 from gradio.block_function import BlockFunction
+from gradio.server_messages import ProcessCompletedMessage
 from pydantic import BaseModel, Field, StrictInt, ValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -25,7 +26,9 @@ from ui.storage import Storage, cannot_write
 
 MAX_PHOTO_MB = 20
 MAX_UPLOAD_BYTES = MAX_PHOTO_MB * 2**20 + 2**16  # with what surrounds it; Gradio counts a MB as 2**20 bytes
-PLACES_PER_VISITOR = 3  # in the queue
+# What waits for what, by Gradio's "concurrency_id". Examples do not wait for photos, nor the page for programs.
+NETWORK, EXAMPLE, PROGRAMS, READING = "network", "example", "programs", "reading"
+PLACES_PER_VISITOR = 3  # in each queue
 MAX_BODY_BYTES = 1_000_000  # of JSON; the page sends a few hundred
 # A browser runs and loads nothing but what comes from here. Gradio builds functions from text, hence unsafe-eval.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -137,8 +140,10 @@ class Guard:
             await send(message)
 
         try:
-            receive = await self._admit(scope, receive)
+            receive, content = await self._admit(scope, receive)
             await self.app(scope, receive, send_with_headers)
+            if scope["path"].rstrip("/") == f"{API}queue/join":
+                drop_older_photos(scope["app"].get_blocks(), content)
         except Refused as refused:
             await refused.response(scope, receive, send_with_headers)
         except OSError as error:  # of an upload
@@ -146,23 +151,24 @@ class Guard:
                 raise
             await Refused(507, cannot_write(error)).response(scope, receive, send_with_headers)
 
-    async def _admit(self, scope: Scope, receive: Receive) -> Receive:
-        """From where Gradio receives the request. Raises Refused."""
+    async def _admit(self, scope: Scope, receive: Receive) -> tuple[Receive, dict[str, Any]]:
+        """From where Gradio receives the request, and its content if that is JSON. Raises Refused."""
         path = scope["path"]
         routes = {"GET": READ, "HEAD": READ, "POST": WRITE, "OPTIONS": WRITE}.get(scope["method"])
         if routes is None or not routes.fullmatch(path):
             raise Refused(404, "There is nothing at this address.")
         route = path.rstrip("/").removeprefix(API)
         if scope["method"] != "POST":
-            return receive
+            return receive, {}
         headers = Headers(scope=scope)
         if route == "upload":
             self._admit_upload(headers.get("content-length", ""))
-            return receive
+            return receive, {}
         if not headers.get("content-type", "").startswith("application/json"):
             raise Refused(415, "The request must be JSON.")
         content = parse_json(await read_body(receive))
-        return replay(check(content, route, scope["app"].get_blocks(), self.max_waiting), receive)
+        content = check(content, route, scope["app"].get_blocks(), self.max_waiting)
+        return replay(content, receive), content
 
     def _admit_upload(self, length: str) -> None:
         if not length.isdecimal():
@@ -297,6 +303,20 @@ def check_queue(page: gr.Blocks, function: BlockFunction, session_hash: str, max
             alike.concurrency_limit or 1
         )
         raise Refused(429, f"{len(waiting)} visitors are waiting, for about {seconds:.0f} s; please try again then.")
+
+
+def drop_older_photos(page: gr.Blocks, joined: dict[str, Any]) -> None:
+    """Of the photos that a visitor chose on the page one after the other, only the last one needs to wait."""
+    function = page.fns[joined["fn_index"]]
+    if function.concurrency_id not in (NETWORK, EXAMPLE):
+        return
+    waiting = page._queue.event_queue_per_concurrency_id.get(NETWORK)
+    of_visitor = [event for event in waiting.queue if event.session_hash == joined["session_hash"]] if waiting else []
+    for event in of_visitor[:-1] if function.concurrency_id == NETWORK else of_visitor:
+        waiting.queue.remove(event)
+        page._queue.event_ids_to_events.pop(event._id, None)
+        nothing_new = [gr.skip() for _ in event.fn.outputs]
+        page._queue.send_message(event, ProcessCompletedMessage(output={"data": nothing_new}, success=True))
 
 
 def first_problem(error: ValidationError) -> str:

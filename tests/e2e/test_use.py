@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from studio import on_photo, photo_box, rows, set_number, upload
+from studio import on_photo, photo_box, pixel, rows, set_number, upload
 
 from pem.photos import ImageError
+from ui.engine import Engine
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
 from playwright.sync_api import Page, Route, expect  # noqa: E402
@@ -123,6 +125,41 @@ def test_a_photo_whose_run_fails_stays_and_is_run_next(page: Page, tmp_path: Pat
     page.unroute("**/queue/join*")
     page.locator("#run").click()
     expect(page.locator("#copy-link")).to_be_disabled()  # it is the visitor's own
+
+
+def test_a_newer_photo_takes_the_place_of_one_that_still_waits(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, go_on, run = [], threading.Event(), Engine.run
+
+    def held(engine: Engine, photo: Path, name: str = "", result_id: str = "", file_name: str = "") -> str:
+        names.append(file_name)
+        go_on.wait(60)
+        return run(engine, photo, name, result_id, file_name)
+
+    def choose(name: str, grey: int) -> None:
+        Image.fromarray(np.full((480, 640, 3), grey, np.uint8)).save(tmp_path / name)
+        with page.expect_response("**/queue/join*"):
+            page.locator("#photo input[type=file]").set_input_files(tmp_path / name)
+
+    def clear() -> None:
+        page.get_by_label("Clear").or_(page.get_by_label("Remove Image")).first.click()
+
+    monkeypatch.setattr(Engine, "run", held)
+    choose("first.png", 20)  # it runs
+    clear()
+    choose("old.png", 60)
+    expect(page.locator("#viewer")).to_contain_text("queue")  # where it waits, as Gradio says it
+    clear()
+    choose("new.png", 128)
+    go_on.set()
+    page.locator("#opacity input").fill("0")
+    for _ in range(100):
+        if pixel(page, 0.5, 0.93) == (128, 128, 128):
+            break
+        page.wait_for_timeout(100)
+    assert pixel(page, 0.5, 0.93) == (128, 128, 128)
+    assert names == ["first.png", "new.png"]
 
 
 def test_markup_in_a_message_is_text(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
