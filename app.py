@@ -42,7 +42,7 @@ from ui.engine import TWIN, Engine, ResultGone, is_bundled, load_twin
 from ui.gate import Busy
 from ui.guard import MAX_PHOTO_MB, Guard
 from ui.image_input import SafeImage, Upload
-from ui.memory import use_few_arenas
+from ui.memory import hand_back_regularly, use_few_arenas
 from ui.operations import Metrics, Operations, Status, finish, open_log, recorder
 from ui.precompute import EXAMPLES, FIRST_EXAMPLE
 from ui.settings import read_settings
@@ -343,6 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         except (OSError, OverflowError) as error:  # of a port that is taken, for one
             sys.exit(f"The page cannot be served ({first_line(error)}); choose another --port: make app PORT=8000.")
+        hand_back_regularly()
         signals: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda told, _: signals.append(told))

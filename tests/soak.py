@@ -1,6 +1,6 @@
 """Many visitors at once, as a command: what they wait, who is refused, and what memory stays.
 
-    .venv/bin/python tests/soak.py --visitors 50 --seconds 210 --out soak.json
+    .venv/bin/python tests/soak.py --visitors 50 --seconds 210 --out soak.json --figure soak.png
 
 Starts a server of its own with the bundled model. Each visitor uploads a photo, has it segmented, and then reads it
 again five times with other tasks and thresholds, with pauses of a second or two as people make them. Prints the share
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import matplotlib.pyplot as plt
 import numpy as np
 import processes
 from PIL import Image
@@ -35,6 +36,7 @@ sys.path.insert(0, str(ROOT))
 from pem.conditions import conditions  # noqa: E402
 
 SECONDS_OF_REST = 60
+POINTS = 400  # of the memory's course, in the file
 
 
 class Page:
@@ -98,8 +100,8 @@ class Visitor:
                     break
             else:
                 return self._count("segment", "The stream ended.")
-        shown = message["success"] and message["output"]["data"][0].get("value")
-        if not shown:
+        shown = message["output"]["data"][0] if message["success"] else {}
+        if "id" not in shown:
             return self._count("segment", str(message["output"]))
         self.answers["segment: answered"] += 1
         return shown["id"]
@@ -142,11 +144,23 @@ def make_photos() -> list[bytes]:
     return made
 
 
+def draw(found: dict[str, Any], file: Path) -> None:
+    """The course of the server's memory."""
+    seconds, mib = zip(*found["memory_series_s_mib"])
+    figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
+    axes.plot(np.array(seconds) / 60, mib)
+    axes.axvline(found["seconds"] / 60, color="grey", linestyle="--", linewidth=1)
+    axes.set(xlabel="minutes; no photo is sent after the line", ylabel="memory of the server, MiB", ylim=(0, None))
+    axes.set_title(f"{found['visitors']} visitors on {found['cores']} cores, {found['workers']} worker(s)")
+    figure.savefig(file, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--visitors", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=210)
     parser.add_argument("--out", type=Path, default=Path("soak.json"))
+    parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -178,6 +192,7 @@ def main() -> None:
     found = {
         "visitors": options.visitors,
         "seconds": options.seconds,
+        "workers": 1,
         "cores": os.cpu_count(),
         "conditions": conditions("cpu"),
         "answers": dict(answers.most_common()),
@@ -187,9 +202,11 @@ def main() -> None:
             for what, values in waited.items()
         },
         "memory_mib": {"before": memory[0], "most": max(memory), "after": memory[-1]},
-        "memory_series_s_mib": series,
+        "memory_series_s_mib": [(round(s, 1), round(mib)) for s, mib in series[:: len(series) // POINTS + 1]],
     }
-    options.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    options.out.write_text(json.dumps(found), encoding="utf-8")
+    if options.figure:
+        draw(found, options.figure)
     print(json.dumps({key: value for key, value in found.items() if key != "memory_series_s_mib"}, indent=1))
 
 

@@ -93,7 +93,7 @@ class Engine:
     def __init__(
         self,
         model: pem.PEM,
-        budget_bytes: int = 64 * 2**20,
+        budget_bytes: int = 32 * 2**20,
         on_gpu: Callable[[Callable], Callable] = lambda function: function,
         examples: Sequence[Path] = (),
         twin: pem.PEM | None = None,
