@@ -149,7 +149,7 @@ def test_without_prometheus_the_option_says_what_to_install(monkeypatch: pytest.
 def test_the_photo_that_runs_is_finished_before_the_server_ends(tmp_path: Path) -> None:
     go_on, port = tmp_path / "go on", free_port()
     api = f"http://127.0.0.1:{port}/gradio_api/"
-    command = [sys.executable, "-c", SERVE, str(port), go_on]
+    command = [sys.executable, "-u", "-c", SERVE, str(port), go_on]
     with processes.started(command, cwd=ROOT, stdout=subprocess.PIPE) as server, httpx.Client(timeout=200) as visitor:
         assert server.stdout is not None
         while "Running on" not in server.stdout.readline():
