@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/soak.py --visitors 50 --seconds 210 --out soak.json --figure soak.png
 
-Starts a server of its own with the bundled model. Each visitor uploads a photo, has it segmented, and then reads it
+Starts a server of its own with the bundled model, or several --workers behind HAProxy. Each visitor uploads a photo, has it segmented, and then reads it
 again five times with other tasks and thresholds, with pauses of a second or two as people make them. Prints the share
 of requests that were refused, the waiting times, and the server's memory before, at its highest and 60 s after.
 """
@@ -10,15 +10,18 @@ of requests that were refused, the waiting times, and the server's memory before
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import random
-import socket
+import re
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import processes
 from PIL import Image
+from proxied import free_ports, wait_until_ready, workers
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -116,19 +120,29 @@ class Visitor:
         self.answers[f"{what}: {refusal[:100]}" if refusal else f"{what}: answered"] += 1
 
 
-def memory_mib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+def memory_mib(pids: list[int]) -> float:
+    """What the processes hold together."""
+    statuses = [Path(f"/proc/{pid}/status").read_text(encoding="utf-8") for pid in pids]
+    return sum(int(kib) for status in statuses for kib in re.findall(r"VmRSS:\s+(\d+)", status)) / 1024
 
 
-def wait_until_served(url: str) -> None:
-    for _ in range(600):
-        try:
-            httpx.get(f"{url}/health/ready").raise_for_status()
-            return
-        except httpx.HTTPError:
-            time.sleep(0.2)
-    raise TimeoutError("The server does not answer.")
+@contextlib.contextmanager
+def served(num_workers: int) -> Iterator[tuple[str, list[int]]]:
+    """The address of a server, or of a proxy before several, and the ids of their processes."""
+    threads = max(1, (os.cpu_count() or 1) // num_workers)
+
+    def command(port: int) -> list[str]:
+        return [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--threads", str(threads)]
+
+    if num_workers == 1:
+        (port,) = free_ports(1)
+        with processes.started(command(port), cwd=ROOT, stdout=sys.stderr) as server:
+            wait_until_ready(f"http://127.0.0.1:{port}", server)
+            yield f"http://127.0.0.1:{port}", [server.pid]
+    else:
+        names = [f"worker{number}" for number in range(num_workers)]
+        with tempfile.TemporaryDirectory() as folder, workers(command, Path(folder), names) as (url, servers):
+            yield url, [server.pid for server in servers.values()]
 
 
 def make_photos() -> list[bytes]:
@@ -159,25 +173,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--visitors", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=210)
+    parser.add_argument("--workers", type=int, default=1, help="behind HAProxy, if more than one")
     parser.add_argument("--out", type=Path, default=Path("soak.json"))
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, ROOT / "app.py", "--port", str(port)]
-    with processes.started(command, cwd=ROOT, stdout=sys.stderr) as server:
-        wait_until_served(url)
+    with served(options.workers) as (url, pids):
         page, photos = Page(url), make_photos()
         visitors = [Visitor(page, number, photos) for number in range(options.visitors)]
-        visitors[0].visit(time.monotonic() + 1)  # what is loaded when it is first needed belongs to the rest
+        # What is loaded when it is first needed belongs to the rest. Each worker has one of the first visitors.
+        with ThreadPoolExecutor(options.workers) as pool:
+            list(pool.map(lambda visitor: visitor.visit(time.monotonic() + 1), visitors[: options.workers]))
         time.sleep(2)
-        series = [(0.0, memory_mib(server.pid))]
+        series = [(0.0, memory_mib(pids))]
         start, stop = time.monotonic(), threading.Event()
 
         def watch() -> None:
             while not stop.wait(0.5):
-                series.append((time.monotonic() - start, memory_mib(server.pid)))
+                series.append((time.monotonic() - start, memory_mib(pids)))
 
         watching = threading.Thread(target=watch)
         watching.start()
@@ -192,7 +204,7 @@ def main() -> None:
     found = {
         "visitors": options.visitors,
         "seconds": options.seconds,
-        "workers": 1,
+        "workers": options.workers,
         "cores": os.cpu_count(),
         "conditions": conditions("cpu"),
         "answers": dict(answers.most_common()),
