@@ -2,9 +2,10 @@
 
     .venv/bin/python tests/soak.py --visitors 50 --seconds 210 --out soak.json --figure soak.png
 
-Starts a server of its own with the bundled model, or several --workers behind HAProxy. Each visitor uploads a photo, has it segmented, and then reads it
-again five times with other tasks and thresholds, with pauses of a second or two as people make them. Prints the share
-of requests that were refused, the waiting times, and the server's memory before, at its highest and 60 s after.
+Starts a server of its own with the bundled model, or several --workers behind HAProxy. Each visitor uploads a photo,
+has it segmented, and then reads it again five times with other tasks and thresholds, with pauses of a second or two as
+people make them. Prints the share of requests that were refused, the waiting times, and the memory of the server (of
+all workers together) before, at its highest and 60 s after.
 """
 
 from __future__ import annotations
