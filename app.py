@@ -105,7 +105,7 @@ def build_page(
                 build_studio(page, engine, first=precompute.load() if bundled and settings.max_side is None else None)
             with gr.Tab("Efficiency", elem_id="efficiency") as tab:
                 device = next(model.parameters()).device.type
-                efficiency.add_tab(tab, device, on_gpu, STORAGE.downloads, engine.network_gate)
+                efficiency.add_tab(tab, device, on_gpu, STORAGE, engine.network_gate)
     return page
 
 
@@ -183,8 +183,7 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
         )
         segment_button = gr.Button("Segment", variant="primary", elem_id="run")
     gr.HTML(PRIVACY, apply_default_css=False, elem_id="privacy")
-    exports = STORAGE.downloads
-    result = viewer(first, server_functions(engine, exports))
+    result = viewer(first, server_functions(engine, STORAGE))
     # The name of the example that is shown, if one is; in the browser, which knows of an upload whatever becomes of it.
     shown_example = gr.Textbox(visible=False, label="shown example")
 
@@ -202,7 +201,7 @@ def build_studio(page: gr.Blocks, engine: Engine, first: dict[str, Any] | None) 
     photo.upload(None, cancels=[picked])
     examples.select(None, cancels=[sent, pressed])
     page.load(arrive, None, [result, shown_example], show_progress="hidden", **on_result, **EXAMPLE)
-    add_endpoints(engine, exports)
+    add_endpoints(engine, STORAGE)
 
 
 def header(model: pem.PEM | None, problem: str, bundled: bool = False) -> str:

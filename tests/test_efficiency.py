@@ -12,6 +12,7 @@ from analysis.here import Comparison, Measurement
 from ui import efficiency
 from ui.efficiency import charts, tables
 from ui.gate import Gate
+from ui.storage import Storage
 
 CONDITIONS = {"device": "Test CPU", "threads": 2, "precision": "float32", "command": "python -m analysis.attention"}
 
@@ -203,7 +204,7 @@ def test_a_precision_is_offered_where_the_machine_has_it(
 ) -> None:
     monkeypatch.setattr(efficiency, "has_bfloat16", lambda device: fast)
     with gr.Blocks() as page, gr.Tab("Efficiency") as tab:
-        efficiency.add_tab(tab, device, lambda function: function, tmp_path, Gate())
+        efficiency.add_tab(tab, device, lambda function: function, Storage(tmp_path), Gate())
     (precision,) = [block for block in page.blocks.values() if getattr(block, "label", "") == "Precision"]
     assert [choice for _, choice in precision.choices] == offered
     assert (precision.info is not None) == (offered == ["float32"])

@@ -21,6 +21,7 @@ from small_model import small_model
 import pem
 from ui.engine import MAX_SHOWN_PX, TASKS, TWIN, Engine, Reading, ResultGone
 from ui.results import KeptResult, ResultStore
+from ui.storage import Storage
 from ui.viewer.payload import reading_payload, result_payload
 from ui.viewer.server import open_result, server_functions
 
@@ -305,7 +306,7 @@ def test_a_payload_is_json_of_at_most_a_megabyte_and_is_shown_in_the_photo_s_sha
 
 
 def test_the_server_answers_the_viewer_with_json_or_one_sentence(engine: Engine, result_id: str, tmp_path) -> None:
-    read, other, choice, export = server_functions(engine, tmp_path)
+    read, other, choice, export = server_functions(engine, Storage(tmp_path))
     assert other([result_id, "semantic"])["id"] == result_id  # there is no other network
     assert [s["category"] for s in read([result_id, "panoptic", 0.7, 0.6])["segments"]] == ["cat"]
     with pytest.raises(HTTPException, match="Argument 2: input should be less than or equal to 1"):
@@ -315,17 +316,17 @@ def test_the_server_answers_the_viewer_with_json_or_one_sentence(engine: Engine,
     assert choice([result_id, 0, 9, 2])["error"].startswith("There is no layer 9")
     answer = export([result_id, "panoptic", 0.5, 0.6, 0.5, "overlay"])
     file = Path(answer["url"].partition("file=")[2])
-    assert file.parent.parent == tmp_path and Image.open(file).size == (128, 96)
+    assert file.parents[3] == tmp_path and Image.open(file).size == (128, 96)
     assert "error" in export([result_id, "panoptic", 0.5, 0.6, 0.5, "nonsense"])
 
 
 def test_a_disk_that_is_full_gets_one_sentence(
     engine: Engine, result_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(parent: Path) -> Path:
+    def full(storage: Storage) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ui.viewer.server.new_folder", full)
-    export = server_functions(engine, tmp_path)[-1]
+    monkeypatch.setattr(Storage, "new_download", full)
+    export = server_functions(engine, Storage(tmp_path))[-1]
     said = "The server cannot write the file now (No space left on device); please try again later."
     assert export([result_id, "panoptic", 0.5, 0.6, 0.5, "overlay"]) == {"error": said}

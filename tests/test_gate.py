@@ -19,6 +19,7 @@ from processes import run
 
 from ui.engine import Engine
 from ui.gate import Busy, Gate, bytes_for
+from ui.storage import Storage
 from ui.viewer.server import server_functions
 
 BUSY = "The server is busy; please try again in a moment."
@@ -134,7 +135,7 @@ def test_all_that_is_asked_of_the_page_passes_the_gate(tmp_path: Path) -> None:
     engine = Engine(HalvesModel())  # type: ignore[arg-type]
     photo = np.zeros((96, 128, 3), np.uint8)
     result_id = engine.run(photo)
-    read, other, choice, export = server_functions(engine, tmp_path)
+    read, other, choice, export = server_functions(engine, Storage(tmp_path))
     engine.gate = Gate(places=1, max_waiting=0)
     with held(engine.gate):
         for function, arguments in (

@@ -114,6 +114,14 @@ def test_the_oldest_files_make_room_for_new_ones(kept: Storage) -> None:
     assert [file.name for file in files if file.exists()] == ["example"]
 
 
+def test_downloads_make_room_too(kept: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept.quota_bytes = 200
+    monkeypatch.setattr(storage, "LARGEST_DOWNLOAD_BYTES", 150)
+    for _ in range(5):
+        (kept.new_download() / "overlay.png").write_bytes(bytes(100))
+    assert len([*kept.downloads.rglob("*.png")]) == 1
+
+
 def test_folders_that_a_cleaner_removed_are_made_anew(kept: Storage) -> None:
     kept.root.rename(kept.root.with_name("elsewhere"))
     assert new_folder(kept.downloads).is_dir() and kept.downloads.is_dir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,11 +13,11 @@ from ui.gate import Busy, bytes_for
 from ui.guard import PROGRAMS, READING
 from ui.image_input import SafeImage, Upload
 from ui.results import KeptResult
-from ui.storage import cannot_write, new_folder
+from ui.storage import Storage, cannot_write
 from ui.viewer.payload import segment_json
 
 
-def add_endpoints(engine: Engine, export_root: Path) -> None:
+def add_endpoints(engine: Engine, storage: Storage) -> None:
     """Adds /segment, /read and /trace to the page that is being built."""
     config = engine.model.config
 
@@ -27,7 +26,7 @@ def add_endpoints(engine: Engine, export_root: Path) -> None:
             result = engine.result(result_id or "")
             with engine.gate.place(bytes_for(result.original_size)):
                 reading = engine.read(result, task, object_threshold, overlap_threshold)
-                folder = new_folder(export_root)
+                folder = storage.new_download()
                 segments = write(segments_files(result, reading.segmentation), result, "segments", folder)
                 overlay = write(overlay_files(result, reading.segmentation), result, "overlay", folder)
         except (ResultGone, Busy, ValueError, OSError) as error:
@@ -50,7 +49,7 @@ def add_endpoints(engine: Engine, export_root: Path) -> None:
             result = engine.result(result_id or "")
             with engine.gate.place():
                 found = trace_json(result, query=int(query))
-                arrays = write(arrays_files(result), result, "trace-npz", new_folder(export_root))
+                arrays = write(arrays_files(result), result, "trace-npz", storage.new_download())
         except (ResultGone, Busy, ValueError, OSError) as error:
             raise refusal(error) from None
         return str(arrays), found

@@ -24,6 +24,7 @@ PREFIX = "pem-studio-"
 SWEEP_SECONDS = 300
 KEEP_SECONDS = 3600 - SWEEP_SECONDS - 60  # so that all is gone after an hour
 QUOTA_BYTES = 2 * 2**30
+LARGEST_DOWNLOAD_BYTES = 2**28  # more than the largest photo as PNGs
 _log = logging.getLogger("pem")
 
 
@@ -65,6 +66,11 @@ class Storage:
     def results(self) -> Path:
         """What the network said of photos."""
         return self.root / "results"
+
+    def new_download(self) -> Path:
+        """A new folder for the files of one download, for which there is room."""
+        self.make_room(LARGEST_DOWNLOAD_BYTES)
+        return new_folder(self.downloads)
 
     def remove(self) -> None:
         """Everything; more than once does no harm."""

@@ -28,7 +28,7 @@ from ui.efficiency.charts import (
 )
 from ui.efficiency.tables import paper_table, twins_table
 from ui.gate import Busy, Gate
-from ui.storage import new_folder
+from ui.storage import Storage
 
 FILES = [str(RESULTS), str(PAPER)]  # what the page must be allowed to serve
 SIZES = {"256 x 512 px": (256, 512), "512 x 1024 px": (512, 1024), "1024 x 2048 px": (1024, 2048)}
@@ -45,7 +45,7 @@ tensors, in turns, warmed up. 1 MAC (multiply-accumulate) is 2 FLOPs.
 
 
 def add_tab(
-    tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], export_root: Path, network_gate: Gate
+    tab: gr.Tab, device: str, on_gpu: Callable[[Callable], Callable], storage: Storage, network_gate: Gate
 ) -> None:
     """Fills the tab. A measurement passes the gate of the network, and gives way to photos after every run."""
 
@@ -90,7 +90,7 @@ def add_tab(
                 )
             yield progress(measurement), figure, found(measurement), gr.skip()
         assert measurement is not None  # the last one has everything
-        file = new_folder(export_root) / "measured_here.json"
+        file = storage.new_download() / "measured_here.json"
         file.write_text(json.dumps(dataclasses.asdict(measurement), indent=1), encoding="utf-8")
         yield progress(measurement), gr.skip(), found(measurement), gr.update(value=str(file), interactive=True)
 

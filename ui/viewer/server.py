@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -18,7 +17,7 @@ from ui.export import export_file
 from ui.gate import Busy, bytes_for
 from ui.guard import first_problem
 from ui.prototypes import choice_payload
-from ui.storage import cannot_write, new_folder
+from ui.storage import Storage, cannot_write
 from ui.viewer.payload import reading_payload, result_payload
 
 Text = Annotated[str, Field(max_length=100)]
@@ -33,11 +32,11 @@ def open_result(engine: Engine, result_id: str, task: str) -> dict[str, Any]:
     return {**payload, "readings": [reading_payload(reading)]}
 
 
-def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
+def server_functions(engine: Engine, storage: Storage) -> list[Callable]:
     """The functions that scripts in the browser call as ``server.NAME(...)``; Gradio hands over one list of arguments.
 
     An answer with an ``error`` says in one sentence what is wrong; arguments that no script of ours sends get a status
-    of 422 and a sentence. Files are written into new folders below ``export_root``, from where Gradio must be allowed
+    of 422 and a sentence. Files are written into the downloads of the ``storage``, from where Gradio must be allowed
     to serve them.
     """
 
@@ -87,7 +86,7 @@ def server_functions(engine: Engine, export_root: Path) -> list[Callable]:
         names: bool = False,
         hidden: Annotated[list[tuple[int, int]], Field(max_length=1000)] = [],  # noqa: B006 (pydantic copies it)
     ) -> dict[str, Any]:
-        folder = new_folder(export_root)
+        folder = storage.new_download()
         reading = (task, object_threshold, overlap_threshold)
         painting = (opacity, outlines, names, hidden)
         result = engine.result(result_id)
