@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, NO_FILE, Refused, check_queue
+from ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, NO_FILE, Refused, Unread, check_queue
 from ui.storage import Storage
 
 # In every place of a request where something else belongs.
@@ -259,3 +261,21 @@ def test_one_visitor_has_three_places_and_a_full_queue_says_how_long_it_is() -> 
         check_queue(page, network, "a", max_waiting=6)
     with pytest.raises(Refused, match="5 visitors are waiting, for about 4 s; please try again then"):
         check_queue(page, network, "b", max_waiting=5)
+
+
+def test_answers_that_nobody_fetches_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> list[int]:
+        messages: dict[str, asyncio.Queue] = {"reads": asyncio.Queue(), "does not": asyncio.Queue()}
+        unread = Unread()
+        for round_number in range(1, 4):
+            for queue in messages.values():
+                queue.put_nowait(object())
+            monkeypatch.setattr("ui.guard.time.monotonic", lambda now=time.monotonic() + 100 * round_number: now)
+            unread.forget(messages)
+            unread.forget(messages)  # too soon to tell
+            if round_number == 1:
+                sizes = [queue.qsize() for queue in messages.values()]
+            messages["reads"].get_nowait()
+        return sizes + [queue.qsize() for queue in messages.values()]
+
+    assert asyncio.run(run()) == [1, 1, 0, 1]

@@ -7,9 +7,11 @@ as ``{"detail": ...}`` and a status of 400 to 499.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +31,7 @@ MAX_UPLOAD_BYTES = MAX_PHOTO_MB * 2**20 + 2**16  # with what surrounds it; Gradi
 # What waits for what, by Gradio's "concurrency_id". Examples do not wait for photos, nor the page for programs.
 NETWORK, EXAMPLE, PROGRAMS, READING = "network", "example", "programs", "reading"
 PLACES_PER_VISITOR = 3  # in each queue
+UNREAD_SECONDS = 60  # answers that wait longer for their visitor are dropped
 MAX_BODY_BYTES = 1_000_000  # of JSON; the page sends a few hundred
 # A browser runs and loads nothing but what comes from here. Gradio builds functions from text, hence unsafe-eval.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -123,6 +126,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, storage: Storage, max_waiting: int) -> None:
         self.app, self.storage, self.max_waiting = app, storage, max_waiting
+        self.unread = Unread()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -167,7 +171,9 @@ class Guard:
         if not headers.get("content-type", "").startswith("application/json"):
             raise Refused(415, "The request must be JSON.")
         content = parse_json(await read_body(receive))
-        content = check(content, route, scope["app"].get_blocks(), self.max_waiting)
+        page = scope["app"].get_blocks()
+        self.unread.forget(page._queue.pending_messages_per_session)
+        content = check(content, route, page, self.max_waiting)
         return replay(content, receive), content
 
     def _admit_upload(self, length: str) -> None:
@@ -176,6 +182,30 @@ class Guard:
         if int(length) > MAX_UPLOAD_BYTES:
             raise Refused(413, f"A photo may have at most {MAX_PHOTO_MB} MB; make it smaller.")
         self.storage.make_room(int(length))
+
+
+class Unread:
+    """Answers that nobody fetches. Gradio keeps those of 2,000 sessions, and one may take some megabytes."""
+
+    def __init__(self) -> None:
+        self._looked_at = time.monotonic()
+        self._first: dict[str, Any] = {}  # of the messages of each session, when they were last looked at
+
+    def forget(self, messages_of: Mapping[str, asyncio.Queue]) -> None:
+        """Drops those of sessions that have fetched nothing since it last looked, a minute ago or more."""
+        if time.monotonic() - self._looked_at < UNREAD_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        unread = {session: messages for session, messages in messages_of.items() if not messages.empty()}
+        for session, messages in unread.items():
+            if first_of(messages) is self._first.get(session):
+                while not messages.empty():
+                    messages.get_nowait()
+        self._first = {session: first_of(messages) for session, messages in unread.items() if not messages.empty()}
+
+
+def first_of(messages: asyncio.Queue) -> Any:
+    return messages._queue[0]  # type: ignore[attr-defined]
 
 
 async def read_body(receive: Receive) -> bytes:
