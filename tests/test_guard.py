@@ -266,11 +266,13 @@ def test_one_visitor_has_three_places_and_a_full_queue_says_how_long_it_is() -> 
 def test_answers_that_nobody_fetches_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> list[int]:
         messages: dict[str, asyncio.Queue] = {"reads": asyncio.Queue(), "does not": asyncio.Queue()}
+        now = [time.monotonic()]
+        monkeypatch.setattr("ui.guard.time.monotonic", lambda: now[0])
         unread = Unread()
         for round_number in range(1, 4):
             for queue in messages.values():
                 queue.put_nowait(object())
-            monkeypatch.setattr("ui.guard.time.monotonic", lambda now=time.monotonic() + 100 * round_number: now)
+            now[0] += 100
             unread.forget(messages)
             unread.forget(messages)  # too soon to tell
             if round_number == 1:

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
