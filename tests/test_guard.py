@@ -212,6 +212,10 @@ def test_odd_fields_of_a_request_get_a_sentence(stranger: httpx.Client, viewer_i
                 assert_refused(post(stranger, route, content), 404, 422)
 
 
+def test_a_browser_may_ask_what_it_may_send(stranger: httpx.Client) -> None:
+    assert stranger.options("queue/join").status_code < 500
+
+
 def test_functions_that_are_not_the_viewer_s_cannot_be_called(stranger: httpx.Client, viewer_id: int) -> None:
     for name in ("preprocess", "__init__", "get_config", "read "):
         ask = {"session_hash": "s", "component_id": viewer_id, "fn_name": name, "data": []}

@@ -146,7 +146,7 @@ class Guard:
         try:
             receive, content = await self._admit(scope, receive)
             await self.app(scope, receive, send_with_headers)
-            if scope["path"].rstrip("/") == f"{API}queue/join":
+            if content and scope["path"].rstrip("/") == f"{API}queue/join":
                 drop_older_photos(scope["app"].get_blocks(), content)
         except Refused as refused:
             await refused.response(scope, receive, send_with_headers)
