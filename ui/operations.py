@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
@@ -167,7 +168,8 @@ def finish(status: Status, told_again: Callable[[], bool]) -> None:
     assert status.page is not None
     queue = status.page._queue
     for events in queue.event_queue_per_concurrency_id.values():
-        events.concurrency_limit = 0  # what waits does not begin any more
+        # What waits does not begin any more. Gradio divides by this number, so it is not 0.
+        events.concurrency_limit = -math.inf
 
     def is_busy() -> bool:
         running = [event for job in queue.active_jobs for event in job or ()]
