@@ -268,20 +268,16 @@ def test_one_visitor_has_three_places_and_a_full_queue_says_how_long_it_is() -> 
 
 
 def test_answers_that_nobody_fetches_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run() -> list[int]:
-        messages: dict[str, asyncio.Queue] = {"reads": asyncio.Queue(), "does not": asyncio.Queue()}
-        now = [time.monotonic()]
-        monkeypatch.setattr("ui.guard.time.monotonic", lambda: now[0])
-        unread = Unread()
-        for round_number in range(1, 4):
-            for queue in messages.values():
-                queue.put_nowait(object())
-            now[0] += 100
-            unread.forget(messages)
-            unread.forget(messages)  # too soon to tell
-            if round_number == 1:
-                sizes = [queue.qsize() for queue in messages.values()]
-            messages["reads"].get_nowait()
-        return sizes + [queue.qsize() for queue in messages.values()]
-
-    assert asyncio.run(run()) == [1, 1, 0, 1]
+    messages: dict[str, asyncio.Queue] = {"reads": asyncio.Queue(), "does not": asyncio.Queue()}
+    now, sizes = [time.monotonic()], []
+    monkeypatch.setattr("ui.guard.time.monotonic", lambda: now[0])
+    unread = Unread()
+    for _ in range(3):
+        for queue in messages.values():
+            queue.put_nowait(object())
+        now[0] += 100
+        unread.forget(messages)
+        unread.forget(messages)  # too soon to tell
+        sizes.append([queue.qsize() for queue in messages.values()])
+        messages["reads"].get_nowait()
+    assert sizes == [[1, 1], [1, 0], [1, 1]]

@@ -29,7 +29,7 @@ import socket
 connect, look_up = socket.socket.connect, socket.getaddrinfo
 
 def refuse(host):
-    with open(os.environ["ASKED_FOR"], "a") as file:
+    with open(os.environ["ASKED_FOR"], "a", encoding="utf-8") as file:
         print(host, file=file)
     raise OSError(f"{host} is outside")
 
@@ -104,7 +104,7 @@ def test_the_space_serves_the_page_without_the_internet(
         *_, answer = client.predict(photo, "panoptic", api_name="/segment")
         assert "cat" in {segment["category"] for segment in answer["segments"]}
         client.close()
-    assert not asked_for.exists(), asked_for.read_text()
+    assert not asked_for.exists(), asked_for.read_text(encoding="utf-8")
 
 
 def test_a_space_says_what_it_runs_on_and_installs(tmp_path: Path) -> None:
