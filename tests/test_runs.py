@@ -335,6 +335,36 @@ def test_a_run_whose_terminal_or_reader_is_gone_saves_its_checkpoint(tmp_path: P
     assert step_of(tmp_path / "run") >= 20
 
 
+def test_a_run_that_ended_while_the_next_one_was_prepared_is_not_replaced(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = command.prepare
+
+    def meanwhile(*arguments):
+        (tmp_path / "run" / "checkpoint.pt").write_bytes(b"of the first")
+        return prepare(*arguments)
+
+    monkeypatch.setattr(command, "prepare", meanwhile)
+    with pytest.raises(SystemExit, match="Another training has ended in .*run meanwhile; run the command again"):
+        run("--iterations", "1")
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == b"of the first"
+
+
+def test_a_file_that_cannot_be_read_loses_no_step(tmp_path: Path) -> None:
+    class Loader:
+        num_workers = 0
+
+        def __iter__(self):
+            yield "a batch"
+            raise ValueError("5.png cannot be read; replace the file.")
+
+    saved: list[Path] = []
+    trainer = SimpleNamespace(step=3, save=saved.append)
+    with pytest.raises(ValueError, match="5.png cannot be read"):
+        list(command.batches_of(Loader(), trainer, tmp_path / "checkpoint.pt"))  # type: ignore[arg-type]
+    assert saved == [tmp_path / "checkpoint.pt"]
+
+
 def test_a_second_run_in_a_folder_is_refused_while_the_first_runs(run: Run, tmp_path: Path) -> None:
     run("--iterations", "1")
     with command.claimed(tmp_path / "run"), pytest.raises(SystemExit, match="Another training runs in .*run; wait for"):
@@ -425,6 +455,13 @@ def test_a_model_is_run_at_a_size_that_it_was_trained_at(run: Run, tmp_path: Pat
     run("--short-sides", "64", "80", "72")
     config = pem.load_model(tmp_path / "run" / "model.safetensors", device="cpu").config
     assert (config.short_side_px, config.max_long_side_px) == (72, 144)
+
+
+def test_sides_that_the_preset_would_cap_are_trained_at(run: Run, tmp_path: Path) -> None:
+    assert CONFIG.training.max_long_side_px < 1280
+    run("--short-sides", "640")
+    config = pem.load_model(tmp_path / "run" / "model.safetensors", device="cpu").config
+    assert (config.short_side_px, config.max_long_side_px, config.training.max_long_side_px) == (640, 1280, 1280)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems end the children of a killed process later")

@@ -110,7 +110,10 @@ def train(
 
 
 def batches_of(loader: DataLoader, trainer: Trainer, checkpoint: Path) -> Iterator[tuple[Tensor, list]]:
-    """The batches. Saves the last step when the system has ended a process that loads photos, and raises OSError."""
+    """The batches. Saves the last step when the next batch cannot be had, as of a file that is damaged.
+
+    Raises OSError when the system has ended a process that loads photos.
+    """
     batches = iter(loader)
     if loader.num_workers:
         let_loaders_end_quietly()
@@ -119,12 +122,12 @@ def batches_of(loader: DataLoader, trainer: Trainer, checkpoint: Path) -> Iterat
             batch = next(batches)
         except StopIteration:
             return
-        except (RuntimeError, OSError, EOFError) as error:
-            if not is_of_a_lost_loader(error):
-                raise
+        except Exception as error:
             saved = trainer.step > 0 and rank_and_world_size()[0] == 0
             if saved:
                 trainer.save(checkpoint)
+            if not is_of_a_lost_loader(error):
+                raise
             raise OSError(
                 "A process that loads photos was ended from outside, mostly for lack of memory; use fewer --workers, or"
                 f" --workers 0. {'The same command goes on.' if saved else ''}".strip()
@@ -325,6 +328,8 @@ def configure(arguments: argparse.Namespace) -> PEMConfig:
         side = sorted(arguments.short_sides)[len(arguments.short_sides) // 2]
         long_side = round(side * config.max_long_side_px / config.short_side_px)
         config = dataclasses.replace(config, short_side_px=side, max_long_side_px=long_side)
+        longest = round(max(arguments.short_sides) * config.max_long_side_px / config.short_side_px)
+        changes["max_long_side_px"] = max(config.training.max_long_side_px, longest)
     return dataclasses.replace(
         config,
         # The name of a folder need not be text.
@@ -373,6 +378,11 @@ def run(arguments: argparse.Namespace, device: torch.device) -> None:
         check_writable(arguments.out)
     try:
         with claimed(arguments.out) if rank == 0 else nullcontext():
+            if rank == 0 and checkpoint.is_file() and not (resumes or arguments.anew):
+                raise ValueError(
+                    f"Another training has ended in {arguments.out} meanwhile; run the command again to go on with it, "
+                    "or give another --out."
+                )
             train(trainer, dataset, arguments.out, arguments.workers, save_minutes=arguments.save_minutes)
     except Stopped:
         if rank == 0:
