@@ -140,7 +140,9 @@ def load_weights(model: PEM, path: str | os.PathLike[str]) -> LoadReport:
         problems.append(f"has {len(shapes)} of another shape ({_some(shapes, '; ')})")
     if report.unknown:
         problems.append(f"has {len(report.unknown)} that the model does not know ({_some(report.unknown)})")
-    if spoilt := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+    # torch does not look into floats of 8 bits.
+    finite = {n: (t.float() if t.dtype.itemsize == 1 else t).isfinite().all() for n, t in tensors.items()}
+    if spoilt := [name for name, is_finite in finite.items() if not is_finite]:
         problems.append(f"has {len(spoilt)} with values that are not finite ({_some(spoilt)})")
     if problems:
         raise WeightsError(f"{path} does not fit this model ({model.config.name}): it {', '.join(problems)}.")

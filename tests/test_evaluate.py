@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 from pathlib import Path
@@ -222,6 +223,19 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pyte
     assert result["conditions"]["split"] == "val"
     assert {"commit", "command", "threads"} <= set(result["conditions"])
     assert 0 <= result["overall"]["miou"] <= 1
+
+
+def test_scores_for_which_the_disk_has_no_room_are_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    data, out = write_photos(tmp_path), tmp_path / "scores.json"
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(SystemExit, match=r"scores.json cannot be written \(No space left on device\); the scores are"):
+        module.main(["--data", str(data), "--device", "cpu", "--out", str(out)])
+    assert "person" in capsys.readouterr().out and not out.exists()
 
 
 def test_the_bundled_model_is_known_by_its_preset_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -623,6 +623,15 @@ def test_a_tensor_that_is_no_plain_one_is_refused_before_anything_changes(tmp_pa
     assert same(model, small_model(seed=2))
 
 
+def test_weights_in_floats_of_8_bits_are_read(tmp_path) -> None:
+    model = small_model(seed=2)
+    coarse = {k: v.to(torch.float8_e4m3fn) if v.ndim > 1 else v for k, v in model.state_dict().items()}
+    torch.save(coarse, tmp_path / "model.pth")
+    pem.load_weights(model, tmp_path / "model.pth")
+    name = "decoder.class_embed.weight"
+    assert torch.equal(model.state_dict()[name], coarse[name].float())
+
+
 def test_values_that_are_not_finite_are_refused_by_name(tmp_path) -> None:
     model = small_model(seed=2)
     state = model.state_dict()

@@ -205,9 +205,15 @@ def _run(options: argparse.Namespace) -> None:
     dataset = open_split(options.data, options.split, model.config)
     result = evaluate(model, model.config, dataset, options.limit)
     result["conditions"]["split"] = options.split
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    problem = ""
+    try:
+        if options.out:
+            options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        problem = f"{options.out} cannot be written ({error.strerror}); the scores are above, make room for the file."
     print(format_table(result), flush=True)
+    if problem:
+        raise OSError(problem)
 
 
 def _number(value: torch.Tensor) -> float | None:
