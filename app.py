@@ -324,7 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except OSError as error:
             sys.exit(f"The log {settings.log} cannot be written ({error.strerror}); choose another file with --log.")
         try:
-            metrics = Metrics(STATUS, settings.host, settings.metrics_port) if settings.metrics_port else None
+            host = settings.host or "127.0.0.1"  # like the page; prometheus takes none for all addresses
+            metrics = Metrics(STATUS, host, settings.metrics_port) if settings.metrics_port else None
         except ImportError:
             sys.exit("--metrics-port needs the package prometheus-client: pip install -r requirements-metrics.txt")
         except OSError as error:

@@ -139,6 +139,19 @@ def test_a_log_or_port_that_cannot_be_is_told_in_a_sentence(arguments: list[str]
             app.main([taken if argument == "TAKEN" else argument for argument in arguments])
 
 
+def test_metrics_are_served_where_the_page_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(status: Status, host: str, port: int) -> None:
+        hosts.append(host)
+        raise OSError("enough")
+
+    hosts: list[str] = []
+    monkeypatch.setattr(app, "Metrics", refuse)
+    for arguments in ([], ["--host", "0.0.0.0"]):
+        with pytest.raises(SystemExit, match="The metrics cannot be served"):
+            app.main(["--metrics-port", "9090", *arguments])
+    assert hosts == ["127.0.0.1", "0.0.0.0"]
+
+
 def test_without_prometheus_the_option_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(SystemExit, match="pip install -r requirements-metrics.txt"):
