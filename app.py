@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -318,39 +317,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_few_arenas()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    with ExitStack() as stack:
-        try:
-            log = stack.enter_context(open_log(settings.log))
-        except OSError as error:
-            sys.exit(f"The log {settings.log} cannot be written ({error.strerror}); choose another file with --log.")
-        try:
-            host = settings.host or "127.0.0.1"  # like the page; prometheus takes none for all addresses
-            metrics = Metrics(STATUS, host, settings.metrics_port) if settings.metrics_port else None
-        except ImportError:
-            sys.exit("--metrics-port needs the package prometheus-client: pip install -r requirements-metrics.txt")
-        except OSError as error:
-            sys.exit(f"The metrics cannot be served ({first_line(error)}); choose another --metrics-port.")
-        page = build_page(settings=settings)
-        where = {"server_name": settings.host, "server_port": settings.port}
-        try:
-            launch(
-                page,
-                settings.queue,
-                settings.host_names,
-                recorder(log, metrics),
-                prevent_thread_lock=True,
-                **where,
-            )
-        except (OSError, OverflowError) as error:  # of a port that is taken, for one
-            sys.exit(f"The page cannot be served ({first_line(error)}); choose another --port: make app PORT=8000.")
-        hand_back_regularly()
-        signals: list[int] = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda told, _: signals.append(told))
-        while not signals:
-            time.sleep(0.1)
-        finish(STATUS, told_again=lambda: len(signals) > 1)
-        page.close(verbose=False)
+    try:
+        log = open_log(settings.log)
+    except OSError as error:
+        sys.exit(f"The log {settings.log} cannot be written ({error.strerror}); choose another file with --log.")
+    try:
+        host = settings.host or "127.0.0.1"  # like the page; prometheus takes none for all addresses
+        metrics = Metrics(STATUS, host, settings.metrics_port) if settings.metrics_port else None
+    except ImportError:
+        sys.exit("--metrics-port needs the package prometheus-client: pip install -r requirements-metrics.txt")
+    except OSError as error:
+        sys.exit(f"The metrics cannot be served ({first_line(error)}); choose another --metrics-port.")
+    page = build_page(settings=settings)
+    where: dict[str, Any] = {"server_name": settings.host, "server_port": settings.port}
+    try:
+        launch(page, settings.queue, settings.host_names, recorder(log, metrics), prevent_thread_lock=True, **where)
+    except (OSError, OverflowError) as error:  # of a port that is taken, for one
+        sys.exit(f"The page cannot be served ({first_line(error)}); choose another --port: make app PORT=8000.")
+    hand_back_regularly()
+    signals: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda told, _: signals.append(told))
+    while not signals:
+        time.sleep(0.1)
+    finish(STATUS, told_again=lambda: len(signals) > 1)
+    page.close(verbose=False)
 
 
 if __name__ == "__main__":

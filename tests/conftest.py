@@ -4,7 +4,6 @@ were skipped; and the end of a run that does not end by itself."""
 from __future__ import annotations
 
 import faulthandler
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -18,14 +17,13 @@ SECONDS_TO_EXIT = 60
 def page_url() -> Iterator[str]:
     """The address of the real page with a model whose answers are known."""
     from halves_model import HalvesModel, HalvesTwin
+    from processes import free_port
 
     import app  # Gradio takes seconds to import, and most tests do without it
 
     page = app.build_page(HalvesModel(), HalvesTwin())
     # Two processes of tests that look for a free port one after the other, as Gradio does, may find the same one.
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    _, url, _ = app.launch(page, server_port=port, prevent_thread_lock=True, quiet=True)
+    _, url, _ = app.launch(page, server_port=free_port(), prevent_thread_lock=True, quiet=True)
     yield url
     page.close(verbose=False)
 

@@ -9,12 +9,24 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 PR_SET_PDEATHSIG = 1  # of Linux, in sys/prctl.h
+
+
+def free_ports(number: int) -> list[int]:
+    """Different ones, of which none was in use a moment ago."""
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [free.getsockname()[1] for free in taken]
+
+
+def free_port() -> int:
+    return free_ports(1)[0]
 
 
 def end_with_parent() -> None:

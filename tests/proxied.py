@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -19,12 +18,6 @@ ROOT = Path(__file__).parent.parent
 NAMES = ("one", "two")  # of the workers in the file
 
 Command = Sequence["str | os.PathLike[str]"]
-
-
-def free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-        return [free.getsockname()[1] for free in taken]
 
 
 def wait_until_ready(url: str, server: subprocess.Popen[str]) -> None:
@@ -41,7 +34,7 @@ def workers(
     command: Callable[[int], Command], folder: Path, names: Sequence[str] = NAMES
 ) -> Iterator[tuple[str, dict[str, subprocess.Popen[str]]]]:
     """The address of the proxy, and the workers by their names; ``command`` starts one at a port."""
-    front, *ports = free_ports(1 + len(names))
+    front, *ports = processes.free_ports(1 + len(names))
     text = (ROOT / "hosting" / "haproxy.cfg").read_text(encoding="utf-8")
     text = text.replace("bind :7860", f"bind 127.0.0.1:{front}", 1)
     lines = [f"    server {name} 127.0.0.1:{port} cookie {name}\n" for name, port in zip(names, ports)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,12 +63,6 @@ def write_data(folder: Path, is_thing: tuple[int, ...] = (1, 1, 1), size: tuple[
         {"id": i, "name": f"class {i}", "isthing": isthing} for i, isthing in zip(classes, is_thing)
     ]
     (folder / "panoptic_train.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def run_command(data: Path, out: Path, *options: str) -> None:

@@ -33,7 +33,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import processes
 from PIL import Image
-from proxied import free_ports, wait_until_ready, workers
+from proxied import wait_until_ready, workers
+from stranger import as_file, component_ids
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -49,13 +50,12 @@ class Page:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        config = httpx.get(f"{url}/config").raise_for_status().json()
-        ids = {component["props"].get("elem_id"): component["id"] for component in config["components"]}
+        ids = component_ids(url)
         self.viewer_id = ids["viewer"]
         # The event of the photo field that runs the network.
         self.upload_event = next(
             event["id"]
-            for event in config["dependencies"]
+            for event in httpx.get(f"{url}/config").raise_for_status().json()["dependencies"]
             if [ids["photo"], "upload"] in event["targets"] and event["backend_fn"] and event["inputs"]
         )
 
@@ -93,7 +93,7 @@ class Visitor:
         uploaded = self.client.post("upload", files={"files": photo})
         if uploaded.status_code != 200:
             return self._count("segment", uploaded.text)
-        file = {"path": uploaded.json()[0], "meta": {"_type": "gradio.FileData"}}
+        file = as_file(uploaded.json()[0])
         event = {"session_hash": self.session, "fn_index": self.page.upload_event, "data": [file]}
         joined = self.client.post("queue/join", json=event)
         if joined.status_code != 200:
@@ -136,7 +136,7 @@ def served(num_workers: int) -> Iterator[tuple[str, list[int]]]:
         return [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--threads", str(threads)]
 
     if num_workers == 1:
-        (port,) = free_ports(1)
+        port = processes.free_port()
         with processes.started(command(port), cwd=ROOT, stdout=sys.stderr) as server:
             wait_until_ready(f"http://127.0.0.1:{port}", server)
             yield f"http://127.0.0.1:{port}", [server.pid]

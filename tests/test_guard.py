@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from stranger import as_file, component_ids, post, segment, upload
 
 from ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, NO_FILE, Refused, Unread, check_queue
 from ui.storage import Storage
@@ -33,9 +34,8 @@ def stranger(page_url: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def viewer_id(stranger: httpx.Client, page_url: str) -> int:
-    components = stranger.get(f"{page_url}config").json()["components"]
-    return next(c["id"] for c in components if c["props"].get("elem_id") == "viewer")
+def viewer_id(page_url: str) -> int:
+    return component_ids(page_url)["viewer"]
 
 
 @pytest.fixture
@@ -43,22 +43,7 @@ def uploaded(stranger: httpx.Client) -> str:
     """Where the server keeps a photo that it received."""
     file = io.BytesIO()
     Image.fromarray(np.zeros((96, 128, 3), np.uint8)).save(file, "PNG")
-    return stranger.post("upload", files={"files": ("photo.png", file.getvalue())}).json()[0]
-
-
-def as_file(path: str) -> dict[str, Any]:
-    return {"path": path, "meta": {"_type": "gradio.FileData"}}
-
-
-def post(stranger: httpx.Client, route: str, content: Any) -> httpx.Response:
-    return stranger.post(route, content=json.dumps(content), headers=JSON)
-
-
-def segment(stranger: httpx.Client, path: str) -> str:
-    """What the server sends in the end."""
-    answer = post(stranger, "call/segment", {"data": [as_file(path), "panoptic"]})
-    assert answer.status_code == 200, answer.text
-    return stranger.get(f"call/segment/{answer.json()['event_id']}").text
+    return upload(stranger, file.getvalue())
 
 
 def assert_refused(answer: httpx.Response, *statuses: int) -> None:

@@ -19,10 +19,12 @@ import processes
 import pytest
 from halves_model import HalvesModel
 from PIL import Image
+from processes import free_port
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from stranger import as_file, call_segment, post, upload
 
 import app
 from ui.engine import Engine
@@ -59,11 +61,6 @@ def served(status: Status, record=None) -> TestClient:
         routes=[Route("/{path:path}", lambda request: PlainTextResponse("hello"), methods=["GET", "POST"])]
     )
     return TestClient(Operations(inner, status, record))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 def test_the_page_is_healthy(page_url: str) -> None:
@@ -163,18 +160,20 @@ def test_the_photo_that_runs_is_finished_before_the_server_ends(tmp_path: Path) 
     go_on, port = tmp_path / "go on", free_port()
     api = f"http://127.0.0.1:{port}/gradio_api/"
     command = [sys.executable, "-u", "-c", SERVE, str(port), go_on]
-    with processes.started(command, cwd=ROOT, stdout=subprocess.PIPE) as server, httpx.Client(timeout=200) as visitor:
+    with (
+        processes.started(command, cwd=ROOT, stdout=subprocess.PIPE) as server,
+        httpx.Client(base_url=api, timeout=200) as visitor,
+    ):
         assert server.stdout is not None
         while "Running on" not in server.stdout.readline():
             assert server.poll() is None
         file = io.BytesIO()
         Image.new("RGB", (128, 96)).save(file, "PNG")
-        (uploaded,) = visitor.post(f"{api}upload", files={"files": ("a.png", file.getvalue())}).json()
-        photo = {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
-        calls = [visitor.post(f"{api}call/segment", json={"data": [photo, "panoptic"]}).json() for _ in range(3)]
+        photo = upload(visitor, file.getvalue())
+        events = [call_segment(visitor, photo) for _ in range(3)]
         told: list[str] = []
         reading = threading.Thread(
-            target=lambda: told.append(httpx.get(f"{api}call/segment/{calls[0]['event_id']}", timeout=200).text)
+            target=lambda: told.append(httpx.get(f"{api}call/segment/{events[0]}", timeout=200).text)
         )
         reading.start()
         while "running" not in server.stdout.readline():
@@ -182,13 +181,13 @@ def test_the_photo_that_runs_is_finished_before_the_server_ends(tmp_path: Path) 
         server.send_signal(signal.SIGTERM)
         while httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
             time.sleep(0.05)
-        refused = visitor.post(f"{api}call/segment", json={"data": [photo, "panoptic"]})
+        refused = post(visitor, "call/segment", {"data": [as_file(photo), "panoptic"]})
         assert refused.status_code == 503 and "please try again in a minute" in refused.json()["detail"]
         go_on.touch()
         reading.join()
         assert "event: complete" in told[0] and "result_id" in told[0]
         assert server.wait() == 0
-        assert not Path(uploaded).exists()
+        assert not Path(photo).exists()
 
 
 def test_who_is_told_twice_ends_at_once() -> None:

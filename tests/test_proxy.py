@@ -14,6 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 from proxied import NAMES, workers
+from stranger import component_ids, segment, upload
 
 SERVE = """
 import sys
@@ -39,14 +40,10 @@ class Visitor:
         return self.client.cookies["worker"]
 
     def arrive(self) -> None:
-        components = self.client.get(f"{self.url}/config").json()["components"]
-        self.viewer_id = next(c["id"] for c in components if c["props"].get("elem_id") == "viewer")
+        self.viewer_id = component_ids(self.url, self.client)["viewer"]
 
     def segment(self) -> str:
-        (path,) = self.client.post("upload", files={"files": ("a.png", self.photo.read_bytes())}).json()
-        photo = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        call = self.client.post("call/segment", json={"data": [photo, "panoptic"]}).json()
-        told = self.client.get(f"call/segment/{call['event_id']}").text
+        told = segment(self.client, upload(self.client, self.photo.read_bytes()))
         overlay = re.search(r'"path": ?("[^"]+overlay[^"]*")', told)
         assert overlay and self.client.get(f"file={json.loads(overlay[1])}").status_code == 200
         found = re.search(r'"result_id": ?"([^"]+)"', told)

@@ -24,8 +24,9 @@ import pytest
 import safetensors
 import torch
 from PIL import Image
+from processes import free_port
 from safetensors.torch import load_file
-from small_run import CONFIG, free_port, run_command, write_data
+from small_run import CONFIG, run_command, write_data
 from torch import multiprocessing
 
 import pem

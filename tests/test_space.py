@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -61,8 +60,8 @@ def interpreter(space: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(sys.executable)
     environment = tmp_path_factory.mktemp("environment")
     python = environment / "bin" / "python"
-    for command in ([sys.executable, "-m", "venv", environment], [python, "-m", "pip", "install", "-q", "-r"]):
-        subprocess.run([*command, space / "requirements.txt"] if "pip" in command else command, check=True)
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "-r", space / "requirements.txt"], check=True)
     return python
 
 
@@ -84,8 +83,7 @@ def test_the_space_serves_the_page_without_the_internet(
     if not with_spaces and importlib.util.find_spec("spaces"):
         pytest.skip("The package spaces is installed.")
     asked_for = tmp_path / "asked for"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = processes.free_port()
     environment = {
         **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
         "PYTHONUNBUFFERED": "1",

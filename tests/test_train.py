@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import free_port
 from small_model import small_config, small_model
-from small_run import CONFIG, free_port, write_data
+from small_run import CONFIG, write_data
 from timm.layers import convert_sync_batchnorm
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel

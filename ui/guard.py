@@ -329,9 +329,8 @@ def check_queue(page: gr.Blocks, function: BlockFunction, session_hash: str, max
         raise Refused(429, f"You have {PLACES_PER_VISITOR} requests waiting; please try again when one is done.")
     if len(waiting) >= max_waiting:
         times = queue.process_time_per_fn
-        seconds = sum(times[event.fn].avg_time for event in waiting if event.fn in times) / (
-            alike.concurrency_limit or 1
-        )
+        of_each = [times[event.fn].avg_time for event in waiting if event.fn in times]
+        seconds = sum(of_each) / (alike.concurrency_limit or 1)
         raise Refused(429, f"{len(waiting)} visitors are waiting, for about {seconds:.0f} s; please try again then.")
 
 

@@ -8,7 +8,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -105,10 +104,10 @@ def recorder(log: TextIO | None, metrics: Metrics | None) -> Callable[[dict[str,
     return record
 
 
-def open_log(name: str | None) -> AbstractContextManager[TextIO | None]:
+def open_log(name: str | None) -> TextIO | None:
     """The file of a name to append to; ``-`` is the standard output."""
     if name is None or name == "-":
-        return nullcontext(sys.stdout if name else None)
+        return sys.stdout if name else None
     return Path(name).open("a", encoding="utf-8")
 
 

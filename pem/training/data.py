@@ -23,7 +23,7 @@ from pem.categories import named_categories
 from pem.config import PEMConfig
 from pem.layers import first_line
 from pem.photos import orientation, to_rgb
-from pem.preprocess import SIZE_DIVISOR
+from pem.preprocess import padded_size
 from pem.training.augmentation import draw_crop, jitter_colour, paste
 from pem.training.coco import (
     check_files,
@@ -178,7 +178,7 @@ def _draw(choices: list[int]) -> int:
 def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, list[Target]]:
     """A batch: uint8 [B, 3, H, W], padded to the largest image and to multiples of 32, and the B targets."""
     largest = [max(image.shape[axis] for image, _ in samples) for axis in (1, 2)]
-    height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in largest)
+    height, width = padded_size(largest)
     pixels = torch.full((len(samples), 3, height, width), _IMAGE_PADDING, dtype=torch.uint8)
     targets = []
     for padded, (image, target) in zip(pixels, samples):

@@ -326,9 +326,9 @@ def configure(arguments: argparse.Namespace) -> PEMConfig:
     changes = {name: value for name, value in changes.items() if value is not None}
     if arguments.short_sides:  # a model is run at a size that it was trained at
         side = sorted(arguments.short_sides)[len(arguments.short_sides) // 2]
-        long_side = round(side * config.max_long_side_px / config.short_side_px)
-        config = dataclasses.replace(config, short_side_px=side, max_long_side_px=long_side)
-        longest = round(max(arguments.short_sides) * config.max_long_side_px / config.short_side_px)
+        ratio = config.max_long_side_px / config.short_side_px
+        config = dataclasses.replace(config, short_side_px=side, max_long_side_px=round(side * ratio))
+        longest = round(max(arguments.short_sides) * ratio)
         changes["max_long_side_px"] = max(config.training.max_long_side_px, longest)
     return dataclasses.replace(
         config,

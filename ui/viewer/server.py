@@ -86,12 +86,11 @@ def server_functions(engine: Engine, storage: Storage) -> list[Callable]:
         names: bool = False,
         hidden: Annotated[list[tuple[int, int]], Field(max_length=1000)] = [],  # noqa: B006 (pydantic copies it)
     ) -> dict[str, Any]:
-        folder = storage.new_download()
         reading = (task, object_threshold, overlap_threshold)
         painting = (opacity, outlines, names, hidden)
         result = engine.result(result_id)
         with engine.gate.place(bytes_for(result.original_size)):
-            path = export_file(engine, result, what, folder, *reading, *painting)
+            path = export_file(engine, result, what, storage.new_download(), *reading, *painting)
         return {"url": f"gradio_api/file={quote(path.as_posix())}", "name": path.name}
 
     return [read, other, choice, export]
