@@ -9,12 +9,13 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+MOST_QUERIES = 10_000
 # The least and the largest value of a number. Where nothing is said here, whole numbers start at 1 and others at 0.
 _RANGES = {
     # Beyond what anybody trains, and little enough that a file of nonsense takes no memory.
     **dict.fromkeys(("hidden_dim", "ffn_dim", "num_heads", "num_layers"), (1, 8192)),
     **dict.fromkeys(("short_side_px", "max_long_side_px"), (1, 16_384)),
-    "num_queries": (1, 10_000),
+    "num_queries": (1, MOST_QUERIES),
     "num_classes": (1, 100_000),
     "conv_dim": (2, 8192),
     "warmup_iterations": (0, math.inf),

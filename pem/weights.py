@@ -352,6 +352,8 @@ def _match(state: dict[str, Any], wanted: dict[str, Tensor]) -> tuple[LoadReport
             value = torch.tensor(float(value))  # such as the counter of a norm
         if not isinstance(value, Tensor):
             raise TypeError(f"it has a {type(value).__name__} under {name!r}, where a tensor should be")
+        if wanted[ours].is_floating_point() and not value.is_floating_point():
+            raise TypeError(f"it has {value.dtype} numbers under {name!r}, where weights are floats")
         if value.shape != wanted[ours].shape:
             mismatched[ours] = (tuple(wanted[ours].shape), tuple(value.shape))
         else:
@@ -442,14 +444,17 @@ def _read(path: Path) -> dict[str, Any]:
         return {str(name): _to_tensor(name, value) for name, value in _weights_in(content).items()}
 
 
-def read_torch_weights(path: Path) -> dict[str, Any]:
-    """What any torch file holds by name, whatever its ending, without the prefixes of wrappers. Runs no code from it.
+def read_tensors(path: Path) -> dict[str, Any]:
+    """What a safetensors file, or a torch file of any ending, holds by name, without the prefixes of wrappers.
+
+    Runs no code from it.
 
     Raises FileNotFoundError and WeightsError as ``load_weights``.
     """
     _check_is_file(path)
     with _naming(path):
-        return {_unwrapped(str(name)): value for name, value in _weights_in(_read_torch(path)).items()}
+        read = _READERS[".safetensors"] if path.suffix.lower() == ".safetensors" else _read_torch
+        return {_unwrapped(str(name)): value for name, value in _weights_in(read(path)).items()}
 
 
 def _is_checkpoint(content: Any) -> bool:
@@ -502,14 +507,17 @@ def _read_torch(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_NUMPY_IN_TORCH):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own message recommends to switch the protection off.
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        # torch's own messages are long, and some recommend to switch the protection off.
+        reason = "torch cannot read it"
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
             reason = f"it wants {refused[1]}, but weights need only tensors"
-        else:
-            numbers = re.search(r"it has an array of .*", str(error))
-            reason = numbers[0] if numbers else "torch cannot read it"
+        elif numbers := re.search(r"it has an array of .*", str(error)):
+            reason = numbers[0]
+        elif "TorchScript" in str(error):
+            reason = "it is a TorchScript program; save the model's state_dict instead"
         raise pickle.UnpicklingError(reason) from None
 
 

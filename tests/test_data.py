@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import json
 import lzma
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -450,7 +451,7 @@ def test_a_wrong_json_is_refused_by_file_id_and_remedy(tmp_path: Path, what: str
 def sound_spellings(content: dict[str, Any]) -> None:
     for category, spelling in zip(content["categories"], ("isthing", "is_thing", "isThing"), strict=True):
         category[spelling] = bool(category.pop("isthing"))
-    content["categories"][0]["isthing"] = "0"
+    content["categories"][0]["isthing"] = "0.0"
     content["images"][0]["id"], content["annotations"][0]["image_id"] = 7, "7"
     segments = content["annotations"][0]["segments_info"]
     segments[0].update(id="70000", category_id=9.0, iscrowd=False)
@@ -645,6 +646,37 @@ def test_of_a_large_split_some_labels_are_checked_at_once_and_the_others_when_th
         read(0)
         with pytest.raises(ValueError, match="has no pixel of segment 5, which the JSON lists"):
             read(1)
+
+
+def test_of_a_large_split_a_damaged_file_may_be_replaced_by_one_of_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pem.training.coco.CHECKED_FILES", 1)
+    folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
+    labels = folder / "panoptic_val" / "photo.png"
+    shutil.copy(labels, labels.with_name("second.png"))
+
+    def with_a_second(content: dict[str, Any]) -> None:
+        content["images"].append({"id": 8, "file_name": "photo.png"})
+        content["annotations"].append(dict(content["annotations"][0], image_id=8, file_name="second.png"))
+
+    edit_json(folder, with_a_second)
+    whole = open_split(folder, "val", config_for()).fingerprint
+    labels.with_name("second.png").write_bytes(labels.read_bytes()[:60])
+    damaged = open_split(folder, "val", config_for())
+    with pytest.raises(ValueError, match="second.png"):
+        damaged.original(1)
+    assert damaged.fingerprint == whole, "a run that saw the damaged file goes on with the whole one"
+
+
+def test_letters_with_accents_are_the_same_however_they_are_stored(tmp_path: Path) -> None:
+    composed, decomposed = "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}"
+    folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
+    edit_json(folder, lambda content: content["categories"][0].update(name=decomposed))
+    assert composed in [category["name"] for category in open_split(folder, "val", config_for()).categories]
+    edit_json(folder, lambda content: content["categories"][1].update(name=composed))
+    with pytest.raises(ValueError, match="two categories of the name"):
+        open_split(folder, "val", config_for())
 
 
 def test_a_photo_beyond_the_limits_is_refused_by_name(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from processes import free_port
 from small_model import small_config, small_model
@@ -381,7 +382,14 @@ def test_a_backbone_starts_from_a_file(backbone: str, prefix: str, tmp_path: Pat
     for name, tensor in model.backbone.state_dict().items():
         assert torch.equal(tensor, source.backbone.state_dict()[name]), name
     torch.save({"fc.weight": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="imagenet.tar does not hold the weights of this backbone"):
+    with pytest.raises(
+        ValueError, match=r"imagenet.tar does not hold .* this backbone: .*, but the file lacks it\.$"
+    ):
+        load_imagenet_backbone(model, path)
+    torch.save({name: tensor[None] for name, tensor in state.items()}, path)
+    with pytest.raises(
+        ValueError, match=r"imagenet.tar does not hold .* this backbone: .* file has it as \(1, "
+    ):
         load_imagenet_backbone(model, path)
     path.write_text("no weights", encoding="utf-8")
     with pytest.raises(ValueError, match="imagenet.tar is damaged or not a file of weights"):
@@ -389,6 +397,15 @@ def test_a_backbone_starts_from_a_file(backbone: str, prefix: str, tmp_path: Pat
     path.unlink()
     with pytest.raises(FileNotFoundError, match="There is no weights file .*imagenet.tar"):
         load_imagenet_backbone(model, path)
+
+
+def test_a_backbone_starts_from_safetensors_under_the_names_of_a_whole_model_without_counters(tmp_path: Path) -> None:
+    source, model = small_model(seed=1, backbone="stdc1"), small_model(seed=2, backbone="stdc1")
+    weights = {f"backbone.{name}": x for name, x in source.backbone.state_dict().items() if "num_batches" not in name}
+    safetensors.torch.save_file(weights, tmp_path / "imagenet.safetensors")
+    load_imagenet_backbone(model, tmp_path / "imagenet.safetensors")
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
 
 
 def test_a_batch_that_cannot_be_is_refused(dataset: PanopticDataset) -> None:

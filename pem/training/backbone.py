@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pem.model import PEM
-from pem.weights import read_torch_weights
+from pem.weights import read_tensors
 
 
 def load_imagenet_backbone(model: PEM, path: Path | None = None) -> None:
@@ -18,9 +18,10 @@ def load_imagenet_backbone(model: PEM, path: Path | None = None) -> None:
     - resnet50: torchvision's IMAGENET1K_V1, the kind that the published models started from.
     - any other timm backbone: timm's own weights.
 
-    The last two are downloaded once when they are not in the cache. ``path`` is a torch file with the tensor names of
-    torchvision (resnet50) or of STDC's authors; their classifiers may be in it. Raises ValueError, with the remedy,
-    when there are no such weights or they cannot be had, and FileNotFoundError when there is no file ``path``.
+    The last two are downloaded once when they are not in the cache. ``path`` is a torch or safetensors file with the
+    tensor names of torchvision (resnet50) or of STDC's authors; their classifiers may be in it. Raises ValueError,
+    with the remedy, when there are no such weights or they cannot be had, and FileNotFoundError when there is no file
+    ``path``.
     """
     name = model.config.backbone
     if path is not None:
@@ -39,12 +40,18 @@ def load_imagenet_backbone(model: PEM, path: Path | None = None) -> None:
 
 
 def _load_file(backbone: nn.Module, path: Path) -> None:
-    state = read_torch_weights(path)
-    found = {name: state[name] for name in backbone.state_dict() if name in state}
-    try:
-        backbone.load_state_dict(found)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not hold the weights of this backbone: {str(error).splitlines()[1]}") from error
+    state = {name.removeprefix("backbone."): value for name, value in read_tensors(path).items()}
+    wanted = backbone.state_dict()
+    for name, ours in wanted.items():
+        if name not in state and name.endswith("num_batches_tracked"):
+            state[name] = ours  # older files do without the counter
+        if getattr(state.get(name), "shape", None) != ours.shape:
+            found = f"has it as {tuple(state[name].shape)}" if name in state else "lacks it"
+            raise ValueError(
+                f"{path} does not hold the weights of this backbone: {name} is {tuple(ours.shape)}, but the file "
+                f"{found}."
+            )
+    backbone.load_state_dict({name: state[name] for name in wanted})
 
 
 def _efficientnet_lite2() -> dict[str, Tensor]:

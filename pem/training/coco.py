@@ -43,7 +43,7 @@ CHECKED_FILES = 1_000  # when a split is opened; the others are checked when the
 LOSSLESS = ("PNG", "TIFF", "BMP")
 # The format's own spelling comes first.
 _IS_THING, _IS_CROWD = ("isthing", "is_thing", "isThing"), ("iscrowd", "is_crowd", "isCrowd")
-_FLAGS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "no": False, "yes": True}
 # Of its 150 classes, ADE20K's own list has one under a name that the benchmark's list does not know.
 _ALIASES = {"swimming pool": "pool"}
 _log = logging.getLogger("pem")
@@ -105,7 +105,7 @@ def read_categories(content: dict[str, Any], path: Path) -> list[dict[str, Any]]
     found: list[dict[str, Any]] = []
     for entry in content["categories"]:
         with _at(path, f"category {entry.get('name', entry.get('id'))!r}"):
-            name = " ".join(str(entry["name"] if isinstance(entry["name"], (str, int)) else "").split())
+            name = _nfc(" ".join(str(entry["name"] if isinstance(entry["name"], (str, int)) else "").split()))
             if not name:
                 raise ValueError(f"its name is {entry['name']!r}; give it one")
             if (thing := _flag(entry, _IS_THING, None)) is None:
@@ -281,7 +281,12 @@ def _annotations_by_image(content: dict[str, Any], path: Path) -> dict[str, dict
 
 def plain_name(name: str) -> str:
     """The spellings of a class have this in common: "Road, route" and "road" are the same one."""
-    return name.split(",")[0].strip().lower()
+    return _nfc(name).split(",")[0].strip().lower()
+
+
+def _nfc(name: str) -> str:
+    """A letter with an accent may be stored as one sign or as two; the names of classes have it as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _match_categories(
@@ -332,7 +337,7 @@ def _match_categories(
 
 def _spellings(name: str) -> list[str]:
     """Lower case: the whole name, then the synonyms that commas part in it, the usual one first."""
-    parts = [part.strip().lower() for part in name.split(",")]
+    parts = [part.strip().lower() for part in _nfc(name).split(",")]
     return list(dict.fromkeys((", ".join(parts), *parts, *(_ALIASES[part] for part in parts if part in _ALIASES))))
 
 
@@ -398,9 +403,8 @@ def _repeated(values: Iterable[Any]) -> Any:
 def check_files(split: Split, json_name: str) -> tuple[str, set[int]]:
     """Holds photos and label PNGs against the JSON, CHECKED_FILES of them at even distances.
 
-    Returns a hash of all labels (of what the JSON says, the ids in the files that were read, and the sizes of the
-    others) and the indices of the images that were checked. Raises ValueError for the first image that is wrong, and
-    says how many more are.
+    Returns a hash of all labels (of what the JSON says and the ids in the files that were read) and the indices of the
+    images that were checked. Raises ValueError for the first image that is wrong, and says how many more are.
     """
     count = len(split.records)
     chosen = {step * count // min(count, CHECKED_FILES) for step in range(min(count, CHECKED_FILES))}
@@ -410,7 +414,7 @@ def check_files(split: Split, json_name: str) -> tuple[str, set[int]]:
         """What is wrong with an image, what is odd, and the state of its labels."""
         record = split.records[index]
         if index not in chosen:
-            return "", "", str(record.panoptic_path.stat().st_size)
+            return "", "", ""  # not even its size: a damaged file may be replaced while a run waits
         try:
             _, panoptic, _ = open_pair(record)
             with naming(record.panoptic_path):

@@ -190,8 +190,11 @@ def _place_for(path: Path | None) -> Iterator[None]:
     """Tries whether the file can be written, or the work would be lost at its end; leaves none without a result."""
     is_new = path is not None and not path.exists()
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a", encoding="utf-8").close()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a", encoding="utf-8").close()
+        except OSError as error:
+            raise OSError(f"{path} cannot be written ({error.strerror}); give another --out.") from error
     try:
         yield
     finally:

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pem.config import PEMConfig, TrainingConfig, get_config
+from pem.config import MOST_QUERIES, PEMConfig, TrainingConfig, get_config
 from pem.layers import first_line, has_bfloat16, is_out_of_memory
 from pem.model import PEM
 from pem.terminal import INTERRUPTED, escape_missing_letters, lasting_output
@@ -358,7 +358,8 @@ def run(arguments: argparse.Namespace, device: torch.device) -> None:
     if rank == 0 and dataset.max_segments > config.num_queries:
         _log.warning(
             f"A photo has {dataset.max_segments} segments and the model {config.num_queries} queries, so it learns no "
-            f"more of them; --num-queries {dataset.max_segments} is enough for all."
+            f"more of them; --num-queries {min(dataset.max_segments, MOST_QUERIES)} learns "
+            f"{'all' if dataset.max_segments <= MOST_QUERIES else 'the most'}."
         )
     model = PEM(config)
     origin = {"labels": dataset.fingerprint, "start": prepare(model, arguments, resumes)}
