@@ -50,7 +50,10 @@ from ui.viewer import STYLES, viewer
 from ui.viewer.server import open_result, server_functions
 
 ROOT = Path(__file__).parent
-STORAGE = Storage()
+try:
+    STORAGE = Storage()
+except OSError as error:
+    sys.exit(f"There is no folder for photos ({first_line(error)}); set TMPDIR to one that can be written to.")
 os.environ["GRADIO_TEMP_DIR"] = str(STORAGE.uploads)  # Gradio reads it when a page is built
 BACKBONE_NAMES = {"resnet50": "ResNet-50", "tf_efficientnet_lite2": "EfficientNet-lite2"}
 
@@ -94,6 +97,7 @@ def build_page(
                     network.config = limit_side(network.config, settings.max_side)
         except (OSError, ValueError) as error:
             problem = f"Nothing can be segmented yet: {error}"
+            print(problem, file=sys.stderr)
     with gr.Blocks(title="PEM Studio") as page:
         gr.HTML(header(model, problem, bundled), apply_default_css=False, elem_id="header")
         if model is not None:
@@ -329,11 +333,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         sys.exit(f"The metrics cannot be served ({first_line(error)}); choose another --metrics-port.")
     page = build_page(settings=settings)
-    where: dict[str, Any] = {"server_name": settings.host, "server_port": settings.port}
+    where: dict[str, Any] = {"server_name": settings.host, "server_port": settings.port, "quiet": settings.log == "-"}
     try:
         launch(page, settings.queue, settings.host_names, recorder(log, metrics), prevent_thread_lock=True, **where)
-    except (OSError, OverflowError) as error:  # of a port that is taken, for one
-        sys.exit(f"The page cannot be served ({first_line(error)}); choose another --port: make app PORT=8000.")
+    except (OSError, OverflowError):  # Gradio takes every reason for a port that is taken
+        place = f"port {settings.port} of {host}" if settings.port else host
+        sys.exit(
+            f"The page cannot be served at {place}: the port is taken, or the address is not this machine's; choose "
+            "another --port (make app PORT=8000) or --host."
+        )
     hand_back_regularly()
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

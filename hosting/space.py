@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("app.py", "pem", "ui", "analysis", "assets", "docs", "LICENSE", "README.md", "SECURITY.md", "requirements.txt")
+PARTS = ("app.py", "pem", "ui", "analysis", "assets", "LICENSE", "README.md", "SECURITY.md", "requirements.txt")
 LARGE = ("*.safetensors", "*.png", "*.jpg", "*.gz")  # the Hub takes such files by LFS only
 # ZeroGPU brings its own torch and lends a GPU call by call. A CPU needs none of the 4 GB of libraries for GPUs.
 HARDWARE = {"zero": "zero-a10g", "cpu": "cpu-basic"}
@@ -79,8 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         lay_out(options.out, options.hardware, options.model)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"{options.out} cannot be written ({error.strerror}); choose another --out.")
     print(f"Upload it: hf upload OWNER/SPACE {options.out} . --repo-type space")
 
 

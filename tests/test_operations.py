@@ -94,6 +94,12 @@ def test_a_request_is_logged_in_one_line_that_names_no_file(tmp_path: Path) -> N
     assert all(set(line) == {"time", "method", "route", "status", "ms", "bytes"} for line in lines)
 
 
+def test_what_is_refused_at_the_end_is_logged_too() -> None:
+    told: list[dict] = []
+    served(Status(engine=Mock(), is_ending=True), told.append).post("/gradio_api/queue/join")
+    assert [(line["route"], line["status"]) for line in told] == [("queue/join", 503)]
+
+
 def test_routes_are_of_a_few_kinds() -> None:
     paths = ("/", "/gradio_api/upload?x", "/gradio_api/upload_progress", "/gradio_api/queue/data", "/config", "/x/y")
     assert [route_of(path) for path in paths] == ["/", "upload", "upload_progress", "queue/data", "config", "other"]

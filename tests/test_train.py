@@ -382,14 +382,10 @@ def test_a_backbone_starts_from_a_file(backbone: str, prefix: str, tmp_path: Pat
     for name, tensor in model.backbone.state_dict().items():
         assert torch.equal(tensor, source.backbone.state_dict()[name]), name
     torch.save({"fc.weight": torch.zeros(3)}, path)
-    with pytest.raises(
-        ValueError, match=r"imagenet.tar does not hold .* this backbone: .*, but the file lacks it\.$"
-    ):
+    with pytest.raises(ValueError, match=r"imagenet.tar does not hold .* this backbone: .*, but the file lacks it\.$"):
         load_imagenet_backbone(model, path)
     torch.save({name: tensor[None] for name, tensor in state.items()}, path)
-    with pytest.raises(
-        ValueError, match=r"imagenet.tar does not hold .* this backbone: .* file has it as \(1, "
-    ):
+    with pytest.raises(ValueError, match=r"imagenet.tar does not hold .* this backbone: .* file has it as \(1, "):
         load_imagenet_backbone(model, path)
     path.write_text("no weights", encoding="utf-8")
     with pytest.raises(ValueError, match="imagenet.tar is damaged or not a file of weights"):

@@ -57,10 +57,10 @@ class Operations:
             ready = self.status.is_ready
             code = 200 if ready or scope["path"] == "/health/live" else 503
             return await JSONResponse({"live": True, "ready": ready}, code)(scope, receive, send)
-        if self.status.is_ending and scope["method"] == "POST":
-            return await JSONResponse({"detail": ENDING}, 503)(scope, receive, send)
+        refused = self.status.is_ending and scope["method"] == "POST"
+        app = JSONResponse({"detail": ENDING}, 503) if refused else self.app
         if self.record is None:
-            return await self.app(scope, receive, send)
+            return await app(scope, receive, send)
         start, status, num_bytes = time.perf_counter(), 500, 0
 
         async def watch(message: Message) -> None:
@@ -70,7 +70,7 @@ class Operations:
             await send(message)
 
         try:
-            await self.app(scope, receive, watch)
+            await app(scope, receive, watch)
         finally:
             self.record(
                 {

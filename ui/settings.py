@@ -65,8 +65,14 @@ def read_settings(arguments: Sequence[str] = (), environment: Mapping[str, str] 
         parser.add_argument(
             f"--{option.name}",
             type=option.parse,
-            default=environment.get(option.variable) or option.default,
+            default=option.default,
             metavar=option.metavar,
             help=option.meaning,
         )
+    for option in OPTIONS:
+        if told := environment.get(option.variable):
+            try:
+                parser.set_defaults(**{option.name.replace("-", "_"): option.parse(told)})
+            except argparse.ArgumentTypeError as error:
+                parser.error(f"{option.variable}: {error}")
     return parser.parse_args(arguments)
