@@ -22,7 +22,6 @@ import pem
 from analysis.arguments import json_file, natural, parse_device, parse_preset, parse_size
 from analysis.results import result_path, save_tables
 from pem.conditions import conditions
-from pem.outputs import PEMOutput
 from pem.preprocess import check_size
 
 MIB = 2**20
@@ -75,10 +74,9 @@ def measure_latency(
 ) -> LatencyResult:
     """Times ``model`` on its own device, from pixels [batch, 3, *size] to full-size mask logits.
 
-    Stages are timed by calling the model's parts one after the other, which is all that its forward does: nothing is
-    hooked, and each run's stages add up to its total. ``warmup`` runs at most precede the ``repeats`` that count, fewer
-    when the times are stable before. Raises ValueError for a model in training mode and for a size that is no multiple
-    of 32.
+    The model's own forward pass tells when a stage is done, and each run's stages add up to its total. ``warmup`` runs
+    at most precede the ``repeats`` that count, fewer when the times are stable before. Raises ValueError for a model in
+    training mode and for a size that is no multiple of 32.
     """
     run = model_workload(model, size, batch, precision)
     device = next(model.parameters()).device
@@ -107,24 +105,10 @@ def model_workload(model: pem.PEM, size: tuple[int, int], batch: int = 1, precis
     @torch.inference_mode()
     def run(stage_done: Callable[[], None]) -> None:
         with at_precision(precision, pixels.device):
-            _ = forward_in_stages(model, pixels, stage_done).pred_masks
+            _ = model(pixels, stage_done=stage_done).pred_masks
             stage_done()
 
     return run
-
-
-def forward_in_stages(
-    model: pem.PEM, pixels: torch.Tensor, stage_done: Callable[[], None], trace: bool = False
-) -> PEMOutput:
-    """``model(pixels, trace)``, which calls ``stage_done`` after backbone, pixel decoder and decoder."""
-    features = model.backbone(pixels)
-    stage_done()
-    mask_features, levels = model.pixel_decoder(features)
-    del features  # as in the model, whose decoder does not keep them alive
-    stage_done()
-    output = model.decoder(mask_features, levels, trace)
-    stage_done()
-    return output
 
 
 def compile_stages(model: pem.PEM) -> None:

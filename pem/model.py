@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -23,10 +25,11 @@ class PEM(nn.Module):
         self.pixel_decoder = PixelDecoder(self.backbone.channels, config.conv_dim, config.hidden_dim)
         self.decoder = Decoder(config)
 
-    def forward(self, pixels: Tensor, trace: bool = False) -> PEMOutput:
+    def forward(self, pixels: Tensor, trace: bool = False, stage_done: Callable[[], None] = lambda: None) -> PEMOutput:
         """Normalised pixels [B, 3, H, W], H and W multiples of 32 (see pem.preprocess), to what the queries found.
 
-        ``trace=True`` also returns what each layer did; it changes no bit of the rest.
+        ``trace=True`` also returns what each layer did; it changes no bit of the rest. ``stage_done`` is called after
+        the backbone, the pixel decoder and the decoder.
         Padding is not masked anywhere: images of different sizes in one batch influence their own results.
         Raises ValueError for other sizes, and for a model whose parameters are in half precision.
         """
@@ -34,8 +37,14 @@ class PEM(nn.Module):
         if dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"The model is in {dtype}; keep it in float32 and run it under torch.autocast instead.")
         check_size((pixels.shape[-2], pixels.shape[-1]))
-        mask_features, levels = self.pixel_decoder(self.backbone(pixels))
-        return self.decoder(mask_features, levels, trace)
+        features = self.backbone(pixels)
+        stage_done()
+        mask_features, levels = self.pixel_decoder(features)
+        del features  # the decoder does not need them
+        stage_done()
+        output = self.decoder(mask_features, levels, trace)
+        stage_done()
+        return output
 
 
 def build_model(config: PEMConfig) -> PEM:

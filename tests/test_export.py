@@ -16,7 +16,7 @@ from PIL import Image
 from small_model import small_model
 
 import pem
-from analysis.prototypes import Evolution
+from pem.explain import Evolution
 from pem.render import render
 from ui.engine import Engine
 from ui.export import KINDS, export_file, trace_arrays, trace_json

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from analysis.plain import plain_panoptic
-from analysis.prototypes import evolution, match_queries
+from pem.explain import evolution, match_queries
 from pem.outputs import PEMOutput
 from pem.postprocess import Reading, instances, panoptic, semantic
 

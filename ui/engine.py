@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 import pem
-from analysis.latency import forward_in_stages, measure_ms
-from analysis.prototypes import Choice, evolution, explain_choice, match_queries
+from analysis.latency import measure_ms
+from pem.explain import Choice, evolution, explain_choice, match_queries
 from pem.layers import mixed_precision
 from pem.outputs import PEMOutput, Segmentation
 from pem.photos import open_photo, to_array
@@ -263,7 +263,7 @@ class Engine:
 
         def run(stage_done: Callable[[], None]) -> None:
             nonlocal output
-            output = forward_in_stages(network, pixels, stage_done, trace=True)
+            output = network(pixels, trace=True, stage_done=stage_done)
 
         with mixed_precision(device):
             times_ms = measure_ms(run, device)

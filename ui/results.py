@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from analysis.prototypes import Evolution
 from pem.config import PEMConfig
+from pem.explain import Evolution
 from pem.outputs import Batch
 from pem.preprocess import padded_size, to_pixels
 from ui.file_names import safe_stem

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.prototypes import cell_centres
 from pem.categories import categories_for
+from pem.explain import cell_centres
 from pem.layers import to_float
 from ui.results import KeptLayer, KeptResult
 

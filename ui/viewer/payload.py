@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from analysis.prototypes import cell_centres
 from pem.categories import categories_for, has_background
 from pem.config import PEMConfig
+from pem.explain import cell_centres
 from pem.outputs import Segment
 from pem.tiles import MASK_STRIDE
 from ui.engine import Engine, Reading

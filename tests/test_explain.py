@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_model import clear_choices, small_model
 
-from analysis.prototypes import Choice, cell_centres, evolution, explain_choice, match_queries
+from pem.explain import Choice, cell_centres, evolution, explain_choice, match_queries
 from pem.outputs import PEMOutput, Prediction
 
 
