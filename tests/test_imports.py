@@ -17,7 +17,7 @@ LEVELS = (
     {"pem.categories"},
     {"pem.layers"},
     {"pem.deform_conv", "pem.names", "pem.preprocess", "pem.tiles"},
-    {"pem.postprocess", "pem.render"},
+    {"pem.explain", "pem.postprocess", "pem.render"},
     {"pem.backbones", "pem.pixel_decoder", "pem.attention"},
     {"pem.decoder", "pem.conditions"},
     {"pem.model"},
