@@ -28,7 +28,7 @@ from analysis.results import RESULTS, save_tables
 from analysis.validation import Score, judge, mean_iou, panoptic_quality
 from pem.conditions import conditions
 from pem.config import PEMConfig
-from pem.layers import conv_norm, has_bfloat16
+from pem.layers import has_bfloat16
 from pem.pixel_decoder import DeformableUpsample
 from pem.training.data import PanopticDataset, open_split
 from pem.training.start import raise_prototypes
@@ -56,7 +56,7 @@ class PlainUpsample(DeformableUpsample):
         del self.offset, self.weight
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        level = conv_norm(self.convolution, self.norm, x).relu()
+        level = self.norm(self.convolution(x)).relu()
         return level, self.upsample_norm(self.upsample(level)).relu_()
 
 
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=json_file, default=RESULTS / "ablations.json")
     arguments = parser.parse_args()
-    start = pem.load_model(arguments.start, device="cpu")
+    start = pem.load_model(arguments.start, device="cpu", fast=False)
     # As published where the default recipe has moved on since the stored run.
     schedule = dataclasses.replace(
         start.config.training,

@@ -27,6 +27,7 @@ from analysis.results import result_path, save_tables
 from analysis.roofline import Roofline, measure_roofline
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 from pem.conditions import conditions
+from pem.fast.attention import FastPrototypeCrossAttention
 
 DIM, NUM_HEADS = 256, 8
 # PEM-CA; masked attention by torch's fused kernel with a boolean mask, spelled out, and by FlexAttention.
@@ -133,9 +134,10 @@ def attention_workloads(
     """
     inputs = random_inputs(tokens, num_queries, device, precision)
     prototype = PrototypeCrossAttention(DIM, num_heads, empty_mask="reference").eval().to(device)
+    fast = FastPrototypeCrossAttention(prototype)
     masked = MaskedCrossAttention(DIM, num_heads).eval().to(device)
     layers: dict[str, tuple[nn.Module, Layer]] = {
-        "prototype": (prototype, lambda *inputs: prototype(*inputs)[0]),
+        "prototype": (prototype, lambda *inputs: (prototype if backward else fast)(*inputs)[0]),
         "sdpa": (masked, lambda *inputs: masked(*inputs)[0]),
         "softmax": (masked, partial(softmax_attention, masked)),
         "flex": (masked, flex_attention_layer(masked)),

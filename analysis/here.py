@@ -18,6 +18,7 @@ from analysis.latency import Round, Workload, at_precision, percentiles, rounds
 from analysis.results import machine
 from pem.conditions import conditions
 from pem.decoder import STRIDES, Decoder
+from pem.fast import accelerate_decoder
 from pem.preprocess import check_size
 from pem.tiles import MASK_STRIDE
 
@@ -129,6 +130,7 @@ def decoder_workloads(
         return run
 
     prototype = Decoder(config).eval().to(device)
+    accelerate_decoder(prototype)
     masked = Decoder(dataclasses.replace(config, attention="masked")).eval().to(device)
     return {"prototype": workload(prototype), "masked": workload(masked)}
 

@@ -279,7 +279,7 @@ def main() -> None:
     print(f"{'preset':26} {'stage':14} {'median ms':>10} {'p10':>8} {'p90':>8} {'peak MiB':>9}")
     rows = []
     for preset in args.preset:
-        model = pem.build_model(pem.get_config(preset)).to(args.device)
+        model = pem.accelerate(pem.build_model(pem.get_config(preset))).to(args.device)
         if args.compiled:
             compile_stages(model)
         result = measure_latency(model, args.size, args.batch, args.repeats, args.warmup, args.precision)

@@ -219,6 +219,8 @@ def compare_networks(
 
     def workload(peer: Peer) -> Callable[[Callable[[], None]], None]:
         model = peer.build(size).eval().to(device)
+        if isinstance(model, pem.PEM):
+            model = pem.accelerate(model)
 
         @torch.inference_mode()
         def run(done: Callable[[], None]) -> None:

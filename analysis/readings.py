@@ -17,7 +17,7 @@ from PIL import Image
 import pem
 from analysis.arguments import json_file, natural, one_sentence, parse_device, title
 from analysis.latency import Workload, measure_rounds, percentiles
-from analysis.plain import plain_panoptic
+from analysis.plain_panoptic import plain_panoptic
 from analysis.results import result_path, save_tables
 from pem.conditions import conditions
 from pem.photos import ImageError, to_array

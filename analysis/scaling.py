@@ -81,7 +81,7 @@ def measure_point(point: Point, device: torch.device, precision: str, repeats: i
     configs = {"PEM": config, "masked twin": dataclasses.replace(config, attention="masked")}
     tokens = (point.size_px[0] // 8, point.size_px[1] // 8)
     workloads: dict[str, Workload] = {
-        name: model_workload(pem.build_model(config).to(device), point.size_px, precision=precision)
+        name: model_workload(pem.accelerate(pem.build_model(config)).to(device), point.size_px, precision=precision)
         for name, config in configs.items()
     }
     layers = attention_workloads(tokens, point.num_queries, device, list(METHODS.values()), point.num_heads, precision)

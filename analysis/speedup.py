@@ -1,4 +1,4 @@
-"""The network beside its plain path: time and memory before and after, over resolution and queries, in one run.
+"""The network and its fast copy: time and memory before and after, over resolution and queries, in one run.
 
 The two compute the same (tests/test_fast_path.py); both take turns, so that a busy machine slows both.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,32 +16,17 @@ import pem
 from analysis.arguments import json_file, natural, parse_device, parse_size, title
 from analysis.latency import (
     PRECISIONS,
-    Workload,
-    at_precision,
     measure_peak_mib,
     measure_rounds,
     model_workload,
     percentiles,
 )
-from analysis.plain import plain_backbone, plain_decoder, plain_pixel_decoder
 from analysis.results import result_path, save_tables
 from pem.conditions import conditions
 from pem.config import PRESETS
 
 STAGES = ("backbone", "decoders", "total")  # the second: pixel decoder, decoder and masks
 BASE_SIZE, BASE_QUERIES = (512, 1024), 100
-
-
-def plain_workload(model: pem.PEM, pixels: torch.Tensor, precision: str) -> Workload:
-    @torch.inference_mode()
-    def run(stage_done: Callable[[], None]) -> None:
-        with at_precision(precision, pixels.device):
-            features = plain_backbone(model, pixels)
-            stage_done()
-            plain_decoder(model.decoder, *plain_pixel_decoder(model.pixel_decoder, features))
-            stage_done()
-
-    return run
 
 
 def compare(
@@ -54,10 +38,9 @@ def compare(
     """
     torch.manual_seed(0)
     model = pem.build_model(dataclasses.replace(pem.get_config(preset), num_queries=num_queries)).to(device)
-    pixels = torch.randn(1, 3, *size, device=device)
     workloads = {
-        "plain": plain_workload(model, pixels, precision),
-        "fast": model_workload(model, size, precision=precision),
+        "plain": model_workload(model, size, precision=precision),
+        "fast": model_workload(pem.accelerate(model), size, precision=precision),
     }
     parts, _ = measure_rounds(workloads, device, repeats)
     # Each has the backbone as its first part; all others are what stands here as decoders.
@@ -87,9 +70,7 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.speedup", description=title(__doc__))
-    # The backbones that are written plainly.
-    presets = [name for name, config in PRESETS.items() if config.backbone in ("resnet50", "stdc1", "stdc2")]
-    parser.add_argument("--preset", choices=presets, default="cityscapes-panoptic-r50", metavar="PRESET")
+    parser.add_argument("--preset", choices=PRESETS, default="cityscapes-panoptic-r50", metavar="PRESET")
     parser.add_argument(
         "--sizes",
         type=parse_size,

@@ -1,6 +1,7 @@
 """PEM, Prototype-based Efficient MaskFormer: the network, its weights, and the readings of its output."""
 
 from pem.config import PEMConfig, get_config
+from pem.fast import accelerate
 from pem.model import PEM, build_model
 from pem.outputs import Batch, LayerTrace, PEMOutput, Prediction, QueryOutcome, Segment, Segmentation
 from pem.photos import ImageError, load_image
@@ -23,6 +24,7 @@ __all__ = [
     "Segment",
     "Segmentation",
     "WeightsError",
+    "accelerate",
     "build_model",
     "get_config",
     "instances",

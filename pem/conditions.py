@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pem.attention import native
+from pem.fast import native
 
 
 def conditions(device: str | torch.device, precision: str = "float32") -> dict[str, Any]:

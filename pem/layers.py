@@ -8,11 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import _get_current_dispatch_mode
-
-# Added to the score of a banned token: the score is lost in rounding, so that among banned tokens the first one wins.
-# Finite, because 0 * infinity is not 0.
-BAN = -1e38
 
 
 def to_float(tensor: Tensor) -> Tensor:
@@ -38,61 +33,20 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def is_watched() -> bool:
-    """Whether gradients are recorded, or operators traced or counted: code that is none of them would not be seen."""
-    return (
-        torch.is_grad_enabled()
-        or torch.jit.is_tracing()
-        or (not torch.compiler.is_compiling() and _get_current_dispatch_mode() is not None)
-    )
-
-
 def first_line(error: Exception) -> str:
     """What an error says, in one line without a full stop; its type where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def l2_normalize(x: Tensor, dim: int, in_place: bool = False) -> Tensor:
+def l2_normalize(x: Tensor, dim: int) -> Tensor:
     """Unit vectors along ``dim``. In float32 at least: the floor of 1e-12 is 0 in half precision."""
-    x = to_float(x)
-    length = torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(1e-12)
-    return x.div_(length) if in_place else x / length
+    return F.normalize(to_float(x), dim=dim)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """[B, n, D] -> [B, h, n, D/h]."""
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
-def norm_as_affine(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
-    """What a batch norm does out of training: times ``scale``, plus ``shift``, both [C]."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return scale, norm.bias - norm.running_mean * scale
-
-
-def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(conv(x))`` of a Conv2d without bias and a batch norm; out of training as one convolution.
-
-    The folded weights are made anew each time: it takes 1 % of the convolutions, and they are never out of date.
-    """
-    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm) and conv.bias is None
-    if norm.training:
-        return norm(conv(x))
-    scale, shift = norm_as_affine(norm)
-    weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
-
-
-def bans_every_token(banned: Tensor) -> Tensor:
-    """Whether all of banned [B, Q, N] is True for a query: bool [B, Q]."""
-    if banned.device.type == "cpu":
-        # Tokens lie first in memory, and all(dim=2) goes through them one by one. Halves combine whole rows at a time.
-        while banned.shape[2] % 2 == 0:
-            first, second = banned.chunk(2, dim=2)
-            banned = first & second
-    return banned.all(dim=2)
 
 
 class ConvBNReLU(nn.Sequential):
@@ -101,10 +55,7 @@ class ConvBNReLU(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         nn.init.kaiming_normal_(conv.weight, a=1)
-        super().__init__(conv, nn.BatchNorm2d(out_channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return conv_norm(self[0], self[1], x).relu_()
+        super().__init__(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 class MLP(nn.Sequential):

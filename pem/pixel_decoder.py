@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pem.deform_conv import modulated_deform_conv2d
-from pem.layers import ConvBNReLU, norm_as_affine
+from pem.layers import ConvBNReLU
 
 
 class ContextSelfModulation(nn.Module):
@@ -31,7 +30,10 @@ class DeformableUpsample(nn.Module):
     """Deformable 3x3 convolution, then a transposed convolution that doubles the size.
 
     Returns both: the convolved map is a level for the decoder, the doubled one goes on to the next finer level.
+    ``deform_conv`` may be replaced by another function that computes the same (see pem.fast).
     """
+
+    deform_conv = staticmethod(modulated_deform_conv2d)
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,16 +53,8 @@ class DeformableUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         offset, modulation = self.offset(x).split((18, 9), dim=1)
-        taps = (x, offset, modulation.sigmoid())
-        if self.norm.training:
-            level = self.norm(modulated_deform_conv2d(*taps, self.weight)).relu_()
-            return level, self.upsample_norm(self.upsample(level)).relu_()
-        # The norms as factors of the weights, and as biases.
-        scale, shift = norm_as_affine(self.norm)
-        level = modulated_deform_conv2d(*taps, self.weight * scale[:, None, None, None], shift).relu_()
-        scale, shift = norm_as_affine(self.upsample_norm)
-        weight = self.upsample.weight * scale[:, None, None]
-        return level, F.conv_transpose2d(level, weight, shift, stride=2, padding=1).relu_()
+        level = self.norm(self.deform_conv(x, offset, modulation.sigmoid(), self.weight)).relu_()
+        return level, self.upsample_norm(self.upsample(level)).relu_()
 
 
 class PixelDecoder(nn.Module):

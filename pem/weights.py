@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from pem.config import PRESETS, PEMConfig, TrainingConfig, get_config
+from pem.fast import FastPEM, accelerate
 from pem.layers import first_line
 from pem.model import PEM, build_model
 
@@ -123,8 +124,9 @@ def load_weights(model: PEM, path: str | os.PathLike[str]) -> LoadReport:
     Numbers and texts beside the weights are ignored, and so are the prefixes that wrappers add to names.
     Strict: raises WeightsError, which names the tensors, when one is missing, unknown, of another shape or not finite;
     also when the file is damaged. FileNotFoundError when there is no such file.
-    Values are converted to the model's own dtype and device.
+    Values are converted to the model's own dtype and device. Raises ValueError for a fast copy of a model.
     """
+    _check_is_plain(model)
     path = Path(path)
     state = _read(path)
     with _naming(path):
@@ -140,9 +142,8 @@ def load_weights(model: PEM, path: str | os.PathLike[str]) -> LoadReport:
         problems.append(f"has {len(shapes)} of another shape ({_some(shapes, '; ')})")
     if report.unknown:
         problems.append(f"has {len(report.unknown)} that the model does not know ({_some(report.unknown)})")
-    # torch does not look into floats of 8 bits.
-    finite = {n: (t.float() if t.dtype.itemsize == 1 else t).isfinite().all() for n, t in tensors.items()}
-    if spoilt := [name for name, is_finite in finite.items() if not is_finite]:
+    own = model.state_dict()  # where a float64 may be infinite
+    if spoilt := [name for name, tensor in tensors.items() if not tensor.to(own[name].dtype).isfinite().all()]:
         problems.append(f"has {len(spoilt)} with values that are not finite ({_some(spoilt)})")
     if problems:
         raise WeightsError(f"{path} does not fit this model ({model.config.name}): it {', '.join(problems)}.")
@@ -160,8 +161,9 @@ def save_weights(
 
     ``dtype=torch.float16`` halves the file. Vectors (norms, biases, running statistics) keep their precision: they
     weigh nothing, and a variance may exceed the range of float16. The file appears whole or not at all. Raises
-    ValueError for a name with another ending, by which ``load_model`` could not tell what it is.
+    ValueError for a name with another ending, by which ``load_model`` could not tell what it is, and for a fast copy.
     """
+    _check_is_plain(model)
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise ValueError(f"{path} has another ending than .safetensors; add it, or load_model cannot read the file.")
@@ -184,10 +186,18 @@ def save_weights(
         partial.unlink(missing_ok=True)
 
 
+def _check_is_plain(model: PEM) -> None:
+    if isinstance(model, FastPEM):
+        raise ValueError(
+            "This is a fast copy of a model, with other weights; take the model itself (load_model with fast=False)."
+        )
+
+
 def load_model(
     name_or_path: str | os.PathLike[str] = "default",
     device: str | torch.device = "auto",
     weights: str | os.PathLike[str] | None = None,
+    fast: bool = True,
 ) -> PEM:
     """A model with its weights, in eval mode and float32.
 
@@ -198,6 +208,8 @@ def load_model(
             downloaded: its ``model.safetensors``, once, with a progress bar.
         device: "auto" is "cuda" where there is one, else "cpu".
         weights: a file for that preset, of any kind that ``load_weights`` reads.
+        fast: whether to return the fast copy for inference (see pem.fast) instead of the plain network, which can be
+            trained and saved. The environment variable PEM_FAST=0 switches it off everywhere.
 
     Raises:
         FileNotFoundError, WeightsError or another ValueError, each with one sentence that says what to do.
@@ -223,7 +235,8 @@ def load_model(
         config = own
     model = build_model(config)
     load_weights(model, path)
-    return model.to(target)
+    is_fast = fast and os.environ.get("PEM_FAST", "1") != "0"
+    return (accelerate(model) if is_fast else model).to(target)
 
 
 def _locate(name: str) -> Path:

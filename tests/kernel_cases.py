@@ -8,7 +8,11 @@ import small_attention
 import torch
 from small_model import clear_choices, small_model
 
-from pem.attention import PrototypeCrossAttention, gpu, kernels, prototype
+import pem
+from pem.attention import PrototypeCrossAttention
+from pem.fast import attention as fast_attention
+from pem.fast import blocks, kernels
+from pem.fast.attention import FastPrototypeCrossAttention, by_kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -17,10 +21,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def use_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the interpreter, also for tensors on a CPU."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(
-            gpu, "can_run", lambda query, source, heads: not torch.is_grad_enabled() and gpu.run_on(source.device)
-        )
-        monkeypatch.setattr(prototype.native, "can_run", lambda *args: False)
+        monkeypatch.setattr(fast_attention, "pick_backend", lambda *args: by_kernels)
 
 
 def attention(dim: int, num_heads: int, empty_mask: str = "reference") -> PrototypeCrossAttention:
@@ -32,9 +33,7 @@ def random_inputs(size: tuple[int, int], dim: int = 64, queries: int = 7, batch:
 
 
 def assert_equals_plain(layer: PrototypeCrossAttention, inputs: tuple[torch.Tensor, ...]) -> None:
-    with torch.no_grad():
-        assert gpu.can_run(inputs[0], inputs[2], layer.num_heads)
-    small_attention.assert_equals_plain(layer, inputs, atol=1e-5)
+    small_attention.assert_equals_plain(by_kernels, layer, inputs, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +72,7 @@ def test_of_equal_tokens_the_first_allowed_one_is_chosen() -> None:
     first = torch.tensor([0, 1, 63, 64, 65, 190, 199], device=DEVICE)
     banned = (torch.arange(200, device=DEVICE) < first[:, None])[None]
     with torch.no_grad():
-        _, attended = layer(*inputs, banned, trace=True)
+        _, attended = by_kernels(layer, *inputs, banned, True)
     assert torch.equal(attended.prototype_index, first.expand(1, 4, 7))
     assert torch.equal(attended.similarity[0].cpu(), score)
 
@@ -81,7 +80,9 @@ def test_of_equal_tokens_the_first_allowed_one_is_chosen() -> None:
 def test_what_is_no_number_stays_none_and_reads_nothing_beyond() -> None:
     query, query_embed, source, *rest = random_inputs((2, 33))
     with torch.no_grad():
-        new_query, attended = attention(64, 4)(query, query_embed, torch.full_like(source, torch.nan), *rest, True)
+        new_query, attended = by_kernels(
+            attention(64, 4), query, query_embed, torch.full_like(source, torch.nan), *rest, True
+        )
     assert new_query.isnan().all()
     assert (attended.prototype_index >= 0).all() and (attended.prototype_index < 66).all()
 
@@ -92,13 +93,16 @@ def test_half_precision_chooses_among_the_same_keys(dtype: torch.dtype) -> None:
     layer, (query, _, source, position, banned) = attention(64, 4), random_inputs((4, 18))
     source, position = source.to(dtype), position.to(dtype)
     with torch.no_grad():
-        convolved = kernels.convolve(layer.key_norm, layer.key_conv, source, position)
-        expected = layer.normalize_and_convolve(source.float() + position.float()).flatten(2).transpose(1, 2)
+        norm, conv = layer.key_norm, layer.key_conv
+        of_norm = norm.weight, norm.bias, norm.running_mean, norm.running_var
+        convolved = kernels.convolve(source, position, *of_norm, conv.weight, conv.bias, norm.eps)
+        expected = conv(norm(source.float() + position.float())).flatten(2).transpose(1, 2)
         assert convolved.dtype == dtype
         torch.testing.assert_close(convolved, expected.to(dtype), rtol=1e-2, atol=1e-2)
         key = torch.nn.functional.normalize(convolved.float(), dim=-1)
         banned = small_attention.with_clear_choices(key, query, banned, 4)
-        prototypes, index, similarity = kernels.choose(convolved, query, banned, layer.bans(banned), 4)
+        ban = blocks.bans(banned, "reference")
+        prototypes, index, similarity = kernels.choose(convolved, query, banned, ban, 4)
         expected_index, expected_similarity = layer.select(key, query, banned)
         assert torch.equal(index, expected_index)
         torch.testing.assert_close(similarity, expected_similarity, rtol=1e-4, atol=1e-5)
@@ -109,24 +113,24 @@ def test_the_network_is_the_same_with_them() -> None:
     model = small_model(hidden_dim=64, num_heads=4).to(DEVICE)
     pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(9)).to(DEVICE)
     with torch.no_grad():
-        ours = clear_choices(model(pixels, trace=True), num_heads=4)
-    plain = model(pixels, trace=True)
+        plain = clear_choices(model(pixels, trace=True), num_heads=4)
+        ours = pem.accelerate(model)(pixels, trace=True)
     for layer, expected in zip(ours.trace, plain.trace, strict=True):
         assert torch.equal(layer.prototype_index, expected.prototype_index)
     torch.testing.assert_close(ours.pred_masks, plain.pred_masks, rtol=1e-4, atol=1e-4)
 
 
 def test_torch_compile_takes_them_as_operators() -> None:
-    layer, (*inputs, banned) = attention(64, 4), random_inputs((3, 17))
+    layer, (*inputs, banned) = FastPrototypeCrossAttention(attention(64, 4)), random_inputs((3, 17))
     banned[...] = torch.arange(51, device=DEVICE) != 40  # so that no choice hangs on rounding
     inputs = *inputs, banned
     backend = "aot_eager" if DEVICE == "cpu" else "inductor"
     with torch.no_grad():
         new_query, attended = torch.compile(layer, fullgraph=True, dynamic=False, backend=backend)(*inputs, trace=True)
-        expected_query, expected = layer(*inputs, trace=True)
+        expected_query, expected = layer.plain(*inputs, trace=True)
     torch.testing.assert_close(new_query, expected_query, rtol=1e-4, atol=1e-5)
     assert torch.equal(attended.prototype_index, expected.prototype_index)
 
 
 def test_their_own_check_passes() -> None:
-    gpu.check(torch.device(DEVICE))
+    fast_attention.check(by_kernels, torch.device(DEVICE))

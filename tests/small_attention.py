@@ -1,12 +1,12 @@
-"""A layer of prototype attention with something to look at, and the test that a fast way computes what it computes."""
+"""A layer of prototype attention with something to look at, and the test that a backend computes what it computes."""
 
 from __future__ import annotations
 
 import torch
 from small_model import CLEAR
 
-from analysis.plain import plain_prototype_attention
 from pem.attention import PrototypeCrossAttention
+from pem.fast.attention import Backend
 from pem.layers import split_heads
 
 
@@ -71,22 +71,21 @@ def with_clear_choices(key: torch.Tensor, target: torch.Tensor, banned: torch.Te
         banned |= near
 
 
+@torch.no_grad()
 def assert_equals_plain(
-    layer: PrototypeCrossAttention, inputs: tuple[torch.Tensor, ...], rtol: float = 1e-4, atol: float = 2e-6
+    backend: Backend,
+    layer: PrototypeCrossAttention,
+    inputs: tuple[torch.Tensor, ...],
+    rtol: float = 1e-4,
+    atol: float = 2e-6,
 ) -> None:
-    """The way that is taken without gradients, beside PyTorch's operators and the plain path."""
     *others, banned = inputs
     seen = layer(*inputs, trace=True)[1]
-    inputs = *others, with_clear_choices(seen.key.detach(), seen.target.detach(), banned, layer.num_heads)
-    with torch.no_grad():
-        new_query, attended = layer(*inputs, trace=True)
-        untraced, nothing = layer(*inputs)
+    inputs = *others, with_clear_choices(seen.key, seen.target, banned, layer.num_heads)
+    new_query, attended = backend(layer, *inputs, True)
+    untraced, nothing = backend(layer, *inputs, False)
     assert torch.equal(untraced, new_query) and nothing is None
-    slow_query, slow = layer(*inputs, trace=True)  # with gradients, by PyTorch's operators
-    assert slow_query.requires_grad and not new_query.requires_grad
-    assert torch.equal(attended.prototype_index, slow.prototype_index)
-    for ours, expected in zip((new_query, *attended[1:]), (slow_query, *slow[1:])):
-        torch.testing.assert_close(ours, expected, rtol=rtol, atol=atol, check_stride=False)
-    plain_query, plain_index = plain_prototype_attention(layer, *inputs)
-    assert torch.equal(attended.prototype_index, plain_index)
-    torch.testing.assert_close(new_query, plain_query, rtol=rtol, atol=atol)
+    expected_query, expected = layer(*inputs, trace=True)
+    assert torch.equal(attended.prototype_index, expected.prototype_index)
+    for ours, plain in zip((new_query, *attended[1:]), (expected_query, *expected[1:])):
+        torch.testing.assert_close(ours, plain, rtol=rtol, atol=atol, check_stride=False)

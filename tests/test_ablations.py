@@ -17,7 +17,6 @@ import pem
 from analysis import ablations, twins
 from analysis.ablations import VARIANTS, build
 from pem.config import TrainingConfig
-from pem.layers import conv_norm
 from pem.pixel_decoder import DeformableUpsample
 
 
@@ -59,7 +58,7 @@ def test_a_plain_convolution_is_a_deformable_one_that_does_not_move(start: pem.P
         still.weight.copy_(plain.convolution.weight)
         still.offset.bias[18:] = 40  # the sigmoid of which is 1
         x = torch.randn(1, start.config.conv_dim, 4, 6)
-        torch.testing.assert_close(conv_norm(plain.convolution, plain.norm, x).relu(), still(x)[0])
+        torch.testing.assert_close(plain.norm(plain.convolution(x)).relu(), still(x)[0])
 
 
 def test_the_command_trains_goes_on_and_writes_a_table(

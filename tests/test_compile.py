@@ -6,10 +6,12 @@ import pytest
 import torch
 from small_model import clear_choices, small_model
 
+import pem
+
 
 @pytest.mark.parametrize(("attention", "trace"), [("prototype", False), ("prototype", True), ("masked", False)])
 def test_the_network_is_one_graph_that_computes_the_same(attention: str, trace: bool) -> None:
-    model = small_model(attention=attention)
+    model = pem.accelerate(small_model(attention=attention))
     pixels = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(11))
     # aot_eager: everything that torch.compile does but the code that it makes, which takes a minute.
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")

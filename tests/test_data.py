@@ -669,6 +669,24 @@ def test_of_a_large_split_a_damaged_file_may_be_replaced_by_one_of_another_size(
     assert damaged.fingerprint == whole, "a run that saw the damaged file goes on with the whole one"
 
 
+def test_a_list_of_exhaustive_categories_names_whole_classes_before_synonyms(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS, image_fields={"exhaustive": "a"})
+    names = "chair, office", "chair, garden", "sky"
+
+    def with_names(content: dict[str, Any], listed: list[str]) -> None:
+        content["exhaustive"] = {"a": listed}
+        for category, name in zip(content["categories"], names, strict=True):
+            category["name"] = name
+
+    edit_json(folder, lambda content: with_names(content, ["chair, office", "Sky, heaven"]))
+    dataset = open_split(folder, "val", config_for())
+    exhaustive = dict(zip([c["name"] for c in dataset.categories], dataset.records[0].exhaustive, strict=True))
+    assert exhaustive == {"chair, office": True, "chair, garden": False, "sky": True}
+    edit_json(folder, lambda content: with_names(content, ["chair"]))
+    with pytest.raises(ValueError, match="names 'chair', which may be several categories; give its whole name"):
+        open_split(folder, "val", config_for())
+
+
 def test_letters_with_accents_are_the_same_however_they_are_stored(tmp_path: Path) -> None:
     composed, decomposed = "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}"
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)

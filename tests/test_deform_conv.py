@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from pem.deform_conv import by_torchvision, modulated_deform_conv2d
+from pem.deform_conv import modulated_deform_conv2d
+from pem.fast.deform_conv import fast_deform_conv2d
 
 
 def inputs(size: tuple[int, int], spread: float, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -24,7 +25,7 @@ def inputs(size: tuple[int, int], spread: float, dtype: torch.dtype = torch.floa
 @pytest.mark.parametrize("spread", [0.3, 4.0])
 def test_values_and_gradients_equal_torchvision(size, spread) -> None:
     ours, theirs = inputs(size, spread), inputs(size, spread)
-    result = modulated_deform_conv2d(*ours)
+    result = fast_deform_conv2d(*ours)
     x, offset, modulation, weight = theirs
     expected = deform_conv2d(x, offset, weight, padding=1, mask=modulation)
     torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
@@ -39,8 +40,8 @@ def test_values_and_gradients_equal_torchvision(size, spread) -> None:
 def test_a_bias_is_added() -> None:
     x, offset, modulation, weight = inputs((5, 7), 0.3)
     bias = torch.arange(6, dtype=x.dtype)
-    result = modulated_deform_conv2d(x, offset, modulation, weight, bias)
-    torch.testing.assert_close(result, modulated_deform_conv2d(x, offset, modulation, weight) + bias[:, None, None])
+    result = fast_deform_conv2d(x, offset, modulation, weight, bias)
+    torch.testing.assert_close(result, fast_deform_conv2d(x, offset, modulation, weight) + bias[:, None, None])
 
 
 def test_an_offset_that_is_no_number_spoils_its_own_cell_only() -> None:
@@ -48,13 +49,13 @@ def test_an_offset_that_is_no_number_spoils_its_own_cell_only() -> None:
     with torch.no_grad():
         x, offset, modulation, weight = inputs((5, 7), 0.3)
         offset[0, 3, 2, 4] = torch.nan
-        result = modulated_deform_conv2d(x, offset, modulation, weight)
+        result = fast_deform_conv2d(x, offset, modulation, weight)
     assert result[0, :, 2, 4].isnan().all() and result.isnan().sum() == 6
 
 
 def test_without_offsets_it_is_a_plain_convolution() -> None:
     x, offset, modulation, weight = inputs((6, 8), 0.0)
-    result = modulated_deform_conv2d(x, offset, torch.ones_like(modulation), weight)
+    result = fast_deform_conv2d(x, offset, torch.ones_like(modulation), weight)
     torch.testing.assert_close(result, F.conv2d(x, weight, padding=1))
 
 
@@ -64,7 +65,7 @@ def test_even_channels_are_row_offsets() -> None:
     offset = torch.zeros(2, 18, 6, 8, dtype=x.dtype)
     offset[:, 0::2] = 1
     moved = F.pad(x, (0, 0, 0, 1))[:, :, 1:]
-    result = modulated_deform_conv2d(x, offset, torch.ones_like(modulation), weight)
+    result = fast_deform_conv2d(x, offset, torch.ones_like(modulation), weight)
     # Not the first row: its upper taps read row 0 of x, which the moved image has lost.
     torch.testing.assert_close(result[:, :, 1:], F.conv2d(moved, weight, padding=1)[:, :, 1:])
 
@@ -73,8 +74,8 @@ def test_even_channels_are_row_offsets() -> None:
 def test_torchvision_s_kernel_takes_half_precision_beside_float32(dtype) -> None:
     with torch.no_grad():
         x, offset, modulation, weight = inputs((5, 7), 1.0, torch.float32)
-        result = by_torchvision(x.to(dtype), offset, modulation, weight)
-        expected = modulated_deform_conv2d(x.to(dtype).float(), offset, modulation, weight)
+        result = modulated_deform_conv2d(x.to(dtype), offset, modulation, weight)
+        expected = fast_deform_conv2d(x.to(dtype).float(), offset, modulation, weight)
     torch.testing.assert_close(result, expected.to(dtype), rtol=2e-2, atol=2e-2)
 
 
@@ -83,7 +84,7 @@ def test_torchvision_s_kernel_takes_half_precision_beside_float32(dtype) -> None
 def test_cuda_equals_cpu(dtype) -> None:
     with torch.no_grad():
         x, offset, modulation, weight = inputs((6, 8), 1.0, torch.float32)
-        expected = modulated_deform_conv2d(x, offset, modulation, weight)
-        result = modulated_deform_conv2d(x.cuda().to(dtype), offset.cuda(), modulation.cuda(), weight.cuda())
+        expected = fast_deform_conv2d(x, offset, modulation, weight)
+        result = fast_deform_conv2d(x.cuda().to(dtype), offset.cuda(), modulation.cuda(), weight.cuda())
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     torch.testing.assert_close(result.cpu().float(), expected, rtol=tolerance, atol=tolerance)

@@ -1,32 +1,35 @@
-"""Out of training the network takes shortcuts. Each is exact: it computes what ``analysis.plain`` computes."""
+"""The fast copy of a network computes what the network computes."""
 
 from __future__ import annotations
 
-import io
-
 import pytest
+import small_attention
 import torch
+from small_attention import attention, random_inputs
 from small_model import clear_choices, small_model
+from torch import nn
 
 import pem
-from analysis.plain import plain_forward
-from pem.attention import PrototypeCrossAttention, prototype
-from pem.layers import ConvBNReLU, bans_every_token
+from pem.fast import blocks, compute_the_same
+from pem.fast.attention import by_blocks
+from pem.fast.folding import fold_norms
 
 
 def random_pixels(batch: int = 2, size: tuple[int, int] = (64, 96), seed: int = 5) -> torch.Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def assert_equals_plain_path(model: pem.PEM, pixels: torch.Tensor, rounding: float = 1e-9) -> None:
+def assert_equals_plain_network(model: pem.PEM, pixels: torch.Tensor, rounding: float = 1e-9) -> None:
+    fast = pem.accelerate(model)
     with torch.no_grad():
-        output = model(pixels, trace=True)
-    logits, masks, prototypes = plain_forward(model, pixels)
-    for ours, logit, mask in zip((*output.aux_outputs, output), logits, masks, strict=True):
-        torch.testing.assert_close(ours.pred_logits, logit, rtol=rounding, atol=rounding)
-        torch.testing.assert_close(ours.pred_masks, mask, rtol=rounding, atol=rounding)
-    for layer, index in zip(output.trace, prototypes):
-        assert torch.equal(layer.prototype_index, index)
+        ours, plain = fast(pixels, trace=True), model(pixels, trace=True)
+    for output, expected in zip((*ours.aux_outputs, ours), (*plain.aux_outputs, plain), strict=True):
+        torch.testing.assert_close(output.pred_logits, expected.pred_logits, rtol=rounding, atol=rounding)
+        torch.testing.assert_close(output.pred_masks, expected.pred_masks, rtol=rounding, atol=rounding)
+    for layer, expected_layer in zip(ours.trace, plain.trace, strict=True):
+        assert torch.equal(layer.prototype_index, expected_layer.prototype_index)
+        assert torch.equal(layer.banned, expected_layer.banned)
+        torch.testing.assert_close(layer.similarity, expected_layer.similarity, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize(
@@ -34,112 +37,129 @@ def assert_equals_plain_path(model: pem.PEM, pixels: torch.Tensor, rounding: flo
     [{}, {"empty_mask": "release"}, {"attention": "masked"}, {"backbone": "resnet50"}],
     ids=["prototype", "release", "masked", "resnet50"],
 )
-def test_the_network_equals_its_plain_path(changes: dict[str, str]) -> None:
-    assert_equals_plain_path(small_model(**changes).double(), random_pixels())
+def test_a_fast_copy_equals_the_network(changes: dict[str, str]) -> None:
+    assert_equals_plain_network(small_model(**changes).double(), random_pixels())
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 128), (96, 32), (288, 256)])
 def test_it_does_at_sizes_of_few_cells_and_of_several_blocks(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prototype, "SCORES_AT_ONCE", 4 * 12 * 100)
-    assert_equals_plain_path(small_model().double(), random_pixels(1, size))
+    monkeypatch.setattr(blocks, "SCORES_AT_ONCE", 4 * 12 * 100)
+    assert_equals_plain_network(small_model().double(), random_pixels(1, size))
 
 
 def test_it_does_in_float32() -> None:
     model, pixels = small_model(), random_pixels(seed=10).float()
     with torch.no_grad():
         clear_choices(model(pixels, trace=True), model.config.num_heads)
-    assert_equals_plain_path(model, pixels, rounding=1e-4)
+    assert_equals_plain_network(model, pixels, rounding=1e-4)
 
 
-def train_a_step(model: pem.PEM) -> None:
-    model.train()
-    output = model(random_pixels())
-    (output.pred_logits.square().mean() + output.pred_masks.square().mean()).backward()
-    torch.optim.SGD(model.parameters(), lr=0.01).step()
-    model.eval()
-
-
-def load_other_weights(model: pem.PEM) -> None:
-    model.load_state_dict(small_model(seed=1).state_dict())
-
-
-def load_a_pickled_copy(model: pem.PEM) -> None:
-    file = io.BytesIO()
-    torch.save(small_model(seed=2).double().state_dict(), file)
-    file.seek(0)
-    model.load_state_dict(torch.load(file, weights_only=True), assign=True)
-
-
-def write_behind_autograd(model: pem.PEM) -> None:
-    for parameter in model.parameters():
-        parameter.data.mul_(1.1)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [train_a_step, load_other_weights, load_a_pickled_copy, write_behind_autograd, lambda m: m.half().double()],
-    ids=["training step", "load_state_dict", "assign", "data", "to another type and back"],
-)
-def test_no_folded_weight_is_out_of_date(change) -> None:
+def test_a_copy_stays_as_it_is_and_follows_to_another_type_and_back() -> None:
     model, pixels = small_model().double(), random_pixels()
+    fast = pem.accelerate(model)
     with torch.no_grad():
-        before = model(pixels).pred_masks
-    change(model)
-    assert_equals_plain_path(model, pixels)
-    with torch.no_grad():
-        assert not torch.equal(model(pixels).pred_masks, before)
+        before = fast(pixels).pred_masks
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+        assert torch.equal(fast(pixels).pred_masks, before)
+        torch.testing.assert_close(fast.float().double()(pixels).pred_masks, before, rtol=1e-3, atol=1e-3)
 
 
-def test_a_folded_norm_has_the_gradients_of_a_plain_one() -> None:
-    layer = ConvBNReLU(4, 6).double().eval()
-    conv, norm = layer
-    torch.nn.init.normal_(norm.running_mean)
-    torch.nn.init.uniform_(norm.running_var, 0.5, 2)
-    x = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
-    learnt = [x, *layer.parameters()]
-    direction = torch.randn(2, 6, 3, 5, dtype=torch.float64)
-    ours = torch.autograd.grad(layer(x), learnt, direction)
-    plain = torch.autograd.grad(norm(conv(x)).relu(), learnt, direction)
-    for gradient, expected in zip(ours, plain, strict=True):
-        torch.testing.assert_close(gradient, expected)
+def test_a_copy_is_for_inference_alone(tmp_path) -> None:
+    model = small_model()
+    fast = pem.accelerate(model)
+    assert not fast.eval().training and not any(parameter.requires_grad for parameter in fast.parameters())
+    with pytest.raises(ValueError, match="fast copy of a model is for inference; train the model itself"):
+        fast.train()
+    for use in (pem.save_weights, pem.load_weights):
+        with pytest.raises(ValueError, match="fast copy of a model, with other weights; take the model itself"):
+            use(fast, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="training mode; call model.eval"):
+        pem.accelerate(model.train())
+    assert pem.accelerate(fast) is fast
+
+
+@pytest.mark.parametrize(("fast", "variable", "is_fast"), [(True, "", True), (False, "", False), (True, "0", False)])
+def test_a_model_is_loaded_fast_unless_it_is_switched_off(
+    fast: bool, variable: str, is_fast: bool, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEM_FAST", variable)
+    pem.save_weights(small_model(), tmp_path / "model.safetensors")
+    model = pem.load_model(tmp_path / "model.safetensors", device="cpu", fast=fast)
+    assert isinstance(model, pem.fast.FastPEM) == is_fast
+
+
+def test_no_norm_is_left_of_backbone_and_pixel_decoder() -> None:
+    for backbone in ("stdc1", "resnet50", "tf_efficientnet_lite2"):
+        fast = pem.accelerate(small_model(backbone=backbone))
+        for part in (fast.backbone, fast.pixel_decoder):
+            assert not [module for module in part.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def test_a_backbone_whose_norm_stands_elsewhere_than_it_is_applied_is_not_folded() -> None:
+    class Crossed(nn.Module):
+        """The norm stands behind the convolution, and is applied before it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            nn.init.constant_(self.norm.running_mean, 0.5)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"res2": self.conv(self.norm(x).relu())}
+
+    plain, folded = Crossed().eval(), Crossed().eval()
+    folded.load_state_dict(plain.state_dict())
+    assert compute_the_same(plain, folded)
+    fold_norms(folded)
+    assert not compute_the_same(plain, folded)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 1), (2, 2), (4, 5)])
 def test_the_norm_before_the_keys_is_folded_up_to_the_border(size: tuple[int, int]) -> None:
     """Zero padding comes after the norm, so that its shift is missing outside the image."""
-    attention = PrototypeCrossAttention(8, 2, "reference").double().eval()
-    norm = attention.key_norm
-    for tensor in (norm.weight, norm.bias, norm.running_mean):
-        torch.nn.init.normal_(tensor)
-    torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    conv, norm = nn.Conv2d(8, 8, 3, padding=1, groups=8).double(), nn.BatchNorm2d(8).double().eval()
+    scale, shift = torch.randn(2, 8, dtype=torch.float64)
+    scale[0] = 0  # a channel that only has its shift
+    norm.weight.data, norm.bias.data, norm.running_var.data = scale, shift, 1 - norm.eps * torch.ones_like(scale)
     x = torch.randn(2, 8, *size, dtype=torch.float64)
     with torch.no_grad():
-        expected = attention.key_conv(norm(x))
-        torch.testing.assert_close(attention.normalize_and_convolve(x), expected)
-        norm.weight[0] = 0  # a channel that only has its shift
-        torch.testing.assert_close(attention.normalize_and_convolve(x), attention.key_conv(norm(x)))
+        torch.testing.assert_close(blocks.convolve(x, scale, shift, conv.weight, conv.bias), conv(norm(x)))
 
 
 def test_a_tie_between_blocks_of_tokens_goes_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prototype, "SCORES_AT_ONCE", 2 * 3 * 100)  # of 2 heads and 3 queries: 100 tokens
-    attention = PrototypeCrossAttention(8, 2, "reference")
+    monkeypatch.setattr(blocks, "SCORES_AT_ONCE", 2 * 3 * 100)  # of 2 heads and 3 queries: 100 tokens
     key, target = torch.ones(1, 230, 8), torch.ones(1, 3, 8)
     first = torch.tensor([99, 100, 229])  # of the allowed tokens of each query
-    banned = torch.arange(230) < first[:, None]
-    index, similarity = attention.select(key, target, banned[None])
+    banned = (torch.arange(230) < first[:, None])[None]
+    index, similarity = blocks.select(key, target, banned, blocks.bans(banned, "reference"), 2)
     assert torch.equal(index, first.expand(1, 2, 3)) and (similarity == 4).all()
+
+
+@pytest.mark.parametrize("rule", ["reference", "release"])
+def test_blocks_follow_the_rule_for_empty_masks(rule: str) -> None:
+    inputs = small_attention.with_empty_masks(random_inputs((5, 6), batch=3))
+    small_attention.assert_equals_plain(by_blocks, attention(32, 4, rule), inputs)
 
 
 def test_all_of_a_row_banned() -> None:
     banned = torch.tensor([[[True, True], [True, False], [False, False]]])
-    assert bans_every_token(banned).tolist() == [[True, False, False]]
-    assert torch.equal(bans_every_token(banned.transpose(1, 2).contiguous().transpose(1, 2)), banned.all(dim=2))
+    assert blocks.bans_every_token(banned).tolist() == [[True, False, False]]
+    assert torch.equal(blocks.bans_every_token(banned.transpose(1, 2).contiguous().transpose(1, 2)), banned.all(dim=2))
 
 
-def test_features_are_in_channels_last_out_of_training_only() -> None:
-    backbone, pixels = small_model().backbone, random_pixels(1).float()
-    with torch.no_grad():
-        assert all(x.is_contiguous(memory_format=torch.channels_last) for x in backbone(pixels).values())
-        assert all(x.is_contiguous() for x in backbone.train()(pixels).values())
+def test_the_features_of_a_copy_are_in_channels_last() -> None:
+    seen = []
+    fast = pem.accelerate(small_model())
+    fast.backbone.register_forward_hook(lambda module, inputs, features: seen.extend(features.values()))
+    fast(random_pixels(1).float())
+    assert seen and all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
+
+
+def test_gradients_of_the_pixels_flow_through_a_copy() -> None:
+    model, pixels = small_model().double(), random_pixels(1).requires_grad_()
+    networks = model, pem.accelerate(model)
+    plain, ours = (torch.autograd.grad(network(pixels).pred_masks.sum(), pixels)[0] for network in networks)
+    torch.testing.assert_close(ours, plain)

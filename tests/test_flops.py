@@ -36,7 +36,7 @@ from analysis.flops import (
     mac_counter,
 )
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
-from pem.deform_conv import modulated_deform_conv2d
+from pem.fast.deform_conv import fast_deform_conv2d
 from pem.pixel_decoder import DeformableUpsample
 
 count = lru_cache(
@@ -231,7 +231,7 @@ def test_both_ways_of_a_deformable_convolution_cost_the_same() -> None:
     expected = conv_macs(8, 12, 3, 2 * 5 * 7)
     kernel = counted(lambda: deform_conv2d(x, offset, weight, padding=1, mask=modulation))
     assert round(kernel["deformable convolution"].gmacs * 1e9) == expected
-    sampled = counted(modulated_deform_conv2d, x, offset, modulation, weight)
+    sampled = counted(fast_deform_conv2d, x, offset, modulation, weight)
     assert sum(round(row.gmacs * 1e9) for row in sampled.values()) == expected
     # Four neighbours for each of nine taps, every channel and cell.
     reads = pytest.approx(4 * 9 * 2 * 8 * 5 * 7 / 1e9)

@@ -19,8 +19,10 @@ LEVELS = (
     {"pem.deform_conv", "pem.names", "pem.preprocess", "pem.tiles"},
     {"pem.explain", "pem.postprocess", "pem.render"},
     {"pem.backbones", "pem.pixel_decoder", "pem.attention"},
-    {"pem.decoder", "pem.conditions"},
+    {"pem.decoder"},
     {"pem.model"},
+    {"pem.fast"},
+    {"pem.conditions"},
     {"pem.weights"},
     {"pem.predict"},
     {"pem"},  # the public names

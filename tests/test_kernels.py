@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pem.attention import gpu
+from pem.attention import PrototypeCrossAttention
+from pem.fast import attention
 
 triton = pytest.importorskip("triton", reason="PyTorch has no Triton on this system")
-from pem.attention import kernels  # noqa: E402
+from pem.fast import kernels  # noqa: E402
 
 CASES = Path(__file__).with_name("kernel_cases.py")
 
@@ -72,33 +73,40 @@ def test_they_compile_for_gpus_of_two_generations(
 
 
 def test_they_are_for_gpus_and_for_sizes_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    on_gpu = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), shape=(1, 256, 4, 4))
+    on_gpu = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), shape=(1, 256, 4, 4), requires_grad=False)
     query = torch.zeros(1, 7, 256)
-    monkeypatch.setattr(gpu, "run_on", lambda device: True)
-    assert not gpu.can_run(query, on_gpu, 8)  # gradients
-    with torch.no_grad():
-        assert gpu.can_run(query, on_gpu, 8)
-        with FlopCounterMode(display=False):  # would see no operators
-            assert not gpu.can_run(query, on_gpu, 8)
-        assert not gpu.can_run(query, torch.zeros(1, 256, 4, 4), 8)
-        assert not gpu.can_run(query.double(), on_gpu, 8)
-        assert not gpu.can_run(query, on_gpu, 32)  # 8 channels a head
-        on_gpu.shape = (1, 192, 4, 4)
-        assert not gpu.can_run(query, on_gpu, 4)
+    monkeypatch.setattr(attention, "works", lambda backend, device: True)
+    assert attention.pick_backend(query, on_gpu, 8) is attention.by_kernels
+    with FlopCounterMode(display=False):  # would see no operators
+        assert attention.pick_backend(query, on_gpu, 8) is PrototypeCrossAttention.forward
+    assert not attention.takes_kernels(query, torch.zeros(1, 256, 4, 4), 8)
+    assert not attention.takes_kernels(query.double(), on_gpu, 8)
+    assert not attention.takes_kernels(query, on_gpu, 32)  # 8 channels a head
+    on_gpu.shape = (1, 192, 4, 4)
+    assert not attention.takes_kernels(query, on_gpu, 4)
 
 
 def test_without_triton_it_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "kernels", None)
-    assert not gpu.tried.__wrapped__(torch.device("cpu"))
+    monkeypatch.setattr(attention, "kernels", None)
+    on_gpu = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), shape=(1, 256, 4, 4))
+    assert not attention.takes_kernels(torch.zeros(1, 7, 256), on_gpu, 8)
 
 
 @pytest.mark.parametrize("failure", ["raises", "differs"])
-def test_where_they_fail_it_is_left_to_pytorch_with_a_warning(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def convolve(norm, conv, source, position) -> torch.Tensor:
+def test_where_they_fail_it_is_left_to_pytorch_with_a_warning(
+    failure: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def choose(key, target, banned, ban, num_heads) -> tuple[torch.Tensor, ...]:
         if failure == "raises":
             raise RuntimeError("no kernel image is available\nfor execution on the device")
+        index = torch.zeros(len(key), num_heads, target.shape[1], dtype=torch.int64)
+        return target, index, index.float()
+
+    def convolve(source, *rest) -> torch.Tensor:
         return torch.zeros(len(source), source[0, 0].numel(), source.shape[1])
 
     monkeypatch.setattr(kernels, "convolve", convolve)
-    with pytest.warns(UserWarning, match="runs without its kernels on cpu: (no kernel image is available|Tensor-like)"):
-        assert not gpu.tried.__wrapped__(torch.device("cpu"))
+    monkeypatch.setattr(kernels, "choose", choose)
+    assert not attention.tried.__wrapped__(attention.by_kernels, torch.device("cpu"))
+    reason = {"raises": "no kernel image is available", "differs": "Tensor-like"}[failure]
+    assert f"Prototype attention does without by_kernels on cpu: {reason}" in caplog.text

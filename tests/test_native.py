@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_attention
@@ -15,8 +16,11 @@ from small_attention import attention, equal_tokens, random_inputs
 from small_model import clear_choices, small_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.plain import plain_forward
-from pem.attention import PrototypeCrossAttention, native
+import pem
+from pem.attention import PrototypeCrossAttention
+from pem.fast import attention as fast_attention
+from pem.fast import native
+from pem.fast.attention import FastPrototypeCrossAttention, by_native
 
 needs_compiler = pytest.mark.skipif(
     native.library() is None, reason="There is no C compiler (cc): apt-get install gcc libc6-dev."
@@ -31,9 +35,8 @@ def test_it_compiles_where_there_is_gcc() -> None:
 
 
 def assert_equals_plain(layer: PrototypeCrossAttention, inputs: tuple[torch.Tensor, ...]) -> None:
-    with torch.no_grad():
-        assert native.can_run(inputs[0], inputs[2], layer.num_heads)
-    small_attention.assert_equals_plain(layer, inputs)
+    assert native.takes(inputs[0], inputs[2], layer.num_heads)
+    small_attention.assert_equals_plain(by_native, layer, inputs)
 
 
 @needs_compiler
@@ -75,8 +78,7 @@ def test_empty_masks_follow_the_rule(rule: str) -> None:
 def test_a_lone_empty_mask_takes_token_0_with_similarity_0() -> None:
     *inputs, banned = random_inputs((5, 6))
     banned[0, 2] = True
-    with torch.no_grad():
-        attended = attention(32, 4)(*inputs, banned, trace=True)[1]
+    attended = by_native(attention(32, 4), *inputs, banned, True)[1]
     assert (attended.prototype_index[0, :, 2] == 0).all() and (attended.similarity[0, :, 2] == 0).all()
 
 
@@ -86,8 +88,8 @@ def test_what_is_no_number_stays_none() -> None:
     query, query_embed, source, *rest = random_inputs((2, 3))
     with torch.no_grad():
         for _ in range(100):  # one block of tokens: which thread gets it is chance, and the others have found nothing
-            layer(query, query_embed, source, *rest)  # leaves numbers in the memory that the next call works in
-            new_query, _ = layer(query, query_embed, torch.full_like(source, torch.nan), *rest)
+            by_native(layer, query, query_embed, source, *rest, False)  # leaves numbers in the next call's memory
+            new_query, _ = by_native(layer, query, query_embed, torch.full_like(source, torch.nan), *rest, False)
             assert new_query.isnan().all()
 
 
@@ -115,9 +117,9 @@ def test_what_lies_in_its_memory_is_not_computed_with(monkeypatch: pytest.Monkey
         with torch.no_grad():
             met_subnormals()
             for trace in (False, True):
-                layer(*inputs, trace)
+                by_native(layer, *inputs, trace)
                 assert not met_subnormals()
-            layer(torch.full_like(inputs[0], 1e-40), *inputs[1:])
+            by_native(layer, torch.full_like(inputs[0], 1e-40), *inputs[1:], False)
             assert met_subnormals()  # so they are seen
     finally:
         torch.set_num_threads(threads)
@@ -131,52 +133,83 @@ def test_of_equal_tokens_the_first_allowed_one_is_chosen() -> None:
     first = torch.tensor([0, 1, 69, 70, 140, 2900, 5599])
     banned = (torch.arange(5600) < first[:, None])[None]
     for _ in range(5):
-        with torch.no_grad():
-            _, attended = layer(*inputs, banned, trace=True)
+        _, attended = by_native(layer, *inputs, banned, True)
         assert torch.equal(attended.prototype_index, first.expand(1, 4, 7))
         assert torch.equal(attended.similarity[0], score)
 
 
 @needs_compiler
-def test_the_network_equals_its_plain_path_and_itself_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_computes_the_same_with_it_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model()
+    fast = pem.accelerate(model)
     pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(10))
     with torch.no_grad():
-        ours = clear_choices(model(pixels, trace=True), model.config.num_heads)
-        logits, masks, prototypes = plain_forward(model, pixels)
-        torch.testing.assert_close(ours.pred_logits, logits[-1], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(ours.pred_masks, masks[-1], rtol=1e-4, atol=1e-4)
-        assert all(
-            torch.equal(layer.prototype_index, index) for layer, index in zip(ours.trace, prototypes, strict=True)
-        )
+        plain = clear_choices(model(pixels, trace=True), model.config.num_heads)
+        ours = fast(pixels, trace=True)
         monkeypatch.setattr(native, "library", lambda: None)
-        without = model(pixels)
-    torch.testing.assert_close(ours.pred_masks, without.pred_masks, rtol=1e-4, atol=1e-4)
+        without = fast(pixels, trace=True)
+    for output in (ours, without):
+        torch.testing.assert_close(output.pred_logits, plain.pred_logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(output.pred_masks, plain.pred_masks, rtol=1e-4, atol=1e-4)
+        for layer, expected in zip(output.trace, plain.trace, strict=True):
+            assert torch.equal(layer.prototype_index, expected.prototype_index)
 
 
 @needs_compiler
 def test_it_steps_aside_where_pytorch_must_see_the_operators() -> None:
-    layer, inputs = attention(32, 4), random_inputs((4, 5))
+    layer, inputs = attention(32, 4).requires_grad_(False), random_inputs((4, 5))
     query, source = inputs[0], inputs[2]
-    assert not native.can_run(query, source, 4)  # gradients
-    with torch.no_grad():
-        assert native.can_run(query, source, 4)
-        assert not native.can_run(query, source.double(), 4) and not native.can_run(query, source.to("meta"), 4)
-        assert not native.can_run(query, source[:, :24], 4)  # not whole panels of channels
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert not native.can_run(query, source, 4)
-        with FlopCounterMode(display=False) as counter:
-            layer(*inputs)
+    pick = fast_attention.pick_backend
+    assert pick(query, source, 4) is by_native
+    assert pick(query.clone().requires_grad_(), source, 4) is PrototypeCrossAttention.forward
+    assert not native.takes(query, source.double(), 4) and not native.takes(query, source.to("meta"), 4)
+    assert not native.takes(query, source[:, :24], 4)  # not whole panels of channels
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not native.takes(query, source, 4)
+    with FlopCounterMode(display=False) as counter:
+        FastPrototypeCrossAttention(layer)(*inputs)
     batch, queries, dim, tokens = 2, 7, 32, 20
     products = tokens * dim * dim + tokens * queries * dim + 3 * queries * dim * dim  # keys, scores, three of queries
     convolution = 9 * tokens * dim
     assert counter.get_total_flops() == 2 * batch * (products + convolution)
 
 
-def test_without_a_working_compiler_it_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@needs_compiler
+@pytest.mark.parametrize("fault", ["raises", "differs"])
+def test_a_library_that_computes_something_else_is_not_used(
+    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def attend(*args: Any) -> tuple[torch.Tensor, Any]:
+        if fault == "raises":
+            raise OSError("no room")
+        new_query, attended = right(*args)
+        return new_query + 0.01, attended
+
+    right = native.attend
+    monkeypatch.setattr(native, "attend", attend)
+    assert not fast_attention.tried.__wrapped__(by_native, torch.device("cpu"))
+    assert "Prototype attention does without by_native on cpu" in caplog.text
+
+
+@needs_compiler
+def test_a_library_of_another_layout_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Longer(ctypes.Structure):
+        _fields_ = [*native.Layer._fields_, ("one_more", ctypes.c_void_p)]
+
+    monkeypatch.setattr(native, "Layer", Longer)
+    assert native.library.__wrapped__() is None
+    assert "its struct layer has" in caplog.text
+
+
+def test_without_a_working_compiler_it_is_left_to_pytorch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
     assert native.library.__wrapped__() is None
+    assert "slower without its C code (there is no C compiler" in caplog.text
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\necho broken\nexit 1\n", encoding="utf-8")
     broken.chmod(0o755)
@@ -237,7 +270,7 @@ def test_a_compiler_that_hangs_is_given_up_with_its_children(
     hanging.chmod(0o755)
     monkeypatch.setattr(native.shutil, "which", lambda name: str(hanging))
     assert native.library.__wrapped__() is None
-    assert "cannot compile prototype attention" in caplog.text and "timed out" in caplog.text
+    assert "Prototype attention is slower without its C code" in caplog.text and "timed out" in caplog.text
     if child.exists():  # on a machine that was fast enough to start it
         status = Path(f"/proc/{child.read_text(encoding='utf-8').strip()}/status")
         while status.exists() and "State:\tZ" not in status.read_text(encoding="utf-8"):

@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import pem
+
 GPU = torch.device("cuda:0")
 
 
@@ -32,7 +34,7 @@ def forward(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
 
     def run(use: Callable[[nn.Module, Tensor], Any], **changes: Any) -> Any:
-        model = small_model(**changes)
+        model = pem.accelerate(small_model(**changes))
         with FakeTensorMode(), torch.no_grad():
             for module in model.modules():
                 for tensors in (module._parameters, module._buffers):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from analysis.plain import enlarge_masks, plain_panoptic, resize_masks
+from analysis.plain_panoptic import enlarge_masks, plain_panoptic, resize_masks
 from pem.categories import categories_for
 from pem.config import PEMConfig, get_config
 from pem.outputs import Batch, PEMOutput

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from analysis.plain import plain_panoptic
+from analysis.plain_panoptic import plain_panoptic
 from pem.explain import evolution, match_queries
 from pem.outputs import PEMOutput
 from pem.postprocess import Reading, instances, panoptic, semantic

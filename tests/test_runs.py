@@ -162,7 +162,7 @@ def test_another_start_is_refused_and_the_same_weights_in_another_file_are_not(
     with pytest.raises(SystemExit, match=r"made with other settings \(start\)"):
         run("--iterations", "1")
     assert not caplog.messages
-    again = pem.load_model(tmp_path / "one.safetensors", device="cpu")
+    again = pem.load_model(tmp_path / "one.safetensors", device="cpu", fast=False)
     again.config = dataclasses.replace(again.config, name="again")
     pem.save_weights(again, tmp_path / "again.safetensors", {"note": "the same weights"})
     run("--iterations", "1", "--start", str(tmp_path / "again.safetensors"))
@@ -570,7 +570,7 @@ def test_a_checkpoint_with_an_odd_step_is_damaged(run: Run, tmp_path: Path) -> N
 def test_a_checkpoint_is_read_as_the_model_of_its_averaged_weights(run: Run, tmp_path: Path) -> None:
     run()
     expected = load_file(tmp_path / "run" / "model.safetensors")
-    model = pem.load_model(tmp_path / "run" / "checkpoint.pt", device="cpu")
+    model = pem.load_model(tmp_path / "run" / "checkpoint.pt", device="cpu", fast=False)
     assert model.config.num_classes == 3 and model.config.max_long_side_px == CONFIG.max_long_side_px
     for name, tensor in expected.items():
         assert torch.equal(model.state_dict()[name], tensor), name
@@ -582,7 +582,7 @@ def test_a_checkpoint_without_averages_is_read_as_the_model_of_its_weights(tmp_p
     training = dataclasses.replace(CONFIG.training, ema_decay=0.0)
     trainer = trainer_of({}, dataclasses.replace(CONFIG, training=training))
     trainer.save(tmp_path / "checkpoint.pt")
-    model = pem.load_model(tmp_path / "checkpoint.pt", device="cpu")
+    model = pem.load_model(tmp_path / "checkpoint.pt", device="cpu", fast=False)
     for name, tensor in trainer.core.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
 
@@ -594,7 +594,7 @@ def test_a_checkpoint_goes_with_its_preset_and_is_a_start(
     monkeypatch.setitem(
         pem.config.PRESETS, "small", dataclasses.replace(pem_config(tmp_path), name="small", trained="")
     )
-    loaded = pem.load_model("small", device="cpu", weights=tmp_path / "run" / "checkpoint.pt")
+    loaded = pem.load_model("small", device="cpu", fast=False, weights=tmp_path / "run" / "checkpoint.pt")
     assert loaded.config.name == "run"
     run("--iterations", "1", "--start", str(tmp_path / "run" / "checkpoint.pt"), out="second")
     assert (tmp_path / "second" / "model.safetensors").is_file()

@@ -21,7 +21,7 @@ from test_postprocess import (
 )
 from torch import Tensor
 
-from analysis.plain import enlarge_masks, resize_masks
+from analysis.plain_panoptic import enlarge_masks, resize_masks
 from pem import tiles
 from pem.outputs import Segmentation
 from pem.postprocess import Reading, instances, panoptic, semantic

@@ -467,7 +467,7 @@ def test_files_from_before_there_were_dates_load(tmp_path) -> None:
 def test_our_file_brings_the_model_back(tmp_path) -> None:
     model = small_model(seed=1, empty_mask="release", categories="everyday", pixel_mean=(1.0, 2.0, 3.0))
     pem.save_weights(model, tmp_path / "model.safetensors")
-    again = pem.load_model(tmp_path / "model.safetensors", device="cpu")
+    again = pem.load_model(tmp_path / "model.safetensors", device="cpu", fast=False)
     assert again.config == model.config  # with the training recipe, nested, and with its tuples
     assert not again.training
     assert same(model, again)
@@ -493,7 +493,7 @@ def test_float16_halves_the_file_and_keeps_vectors_exact(tmp_path) -> None:
     pem.save_weights(model, tmp_path / "half.safetensors", dtype=torch.float16)
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "full")]
     assert 0.5 < sizes[0] / sizes[1] < 0.52
-    again = pem.load_model(tmp_path / "half.safetensors", device="cpu").state_dict()
+    again = pem.load_model(tmp_path / "half.safetensors", device="cpu", fast=False).state_dict()
     for name, tensor in model.state_dict().items():
         assert again[name].dtype == tensor.dtype  # float32
         expected = tensor if tensor.ndim < 2 else tensor.half().float()
@@ -577,14 +577,14 @@ def test_the_default_is_the_bundled_file(tmp_path, monkeypatch) -> None:
         pem.load_model("default")
     model = small_model(seed=1)
     pem.save_weights(model, bundled)
-    assert same(model, pem.load_model(device="cpu"))
+    assert same(model, pem.load_model(device="cpu", fast=False))
 
 
 def test_a_preset_goes_with_its_weights(tmp_path) -> None:
     golden = load_golden("stdc1")
     preset = "ade20k-panoptic-stdc1"
     path = write_reference(tmp_path / "model.pth", {k: torch.from_numpy(v) for k, v in golden.weights.items()})
-    model = pem.load_model(preset, device="cpu", weights=path)
+    model = pem.load_model(preset, device="cpu", fast=False, weights=path)
     assert model.config == pem.get_config(preset)
     assert model.decoder.class_embed.weight.dtype == torch.float32  # the file has float64
     with pytest.raises(WeightsError, match=f"No weights come with {preset}; give a checkpoint"):
@@ -599,7 +599,7 @@ def test_a_file_with_another_config_than_the_preset_is_refused(tmp_path) -> None
     model = pem.build_model(pem.get_config("default"))
     path = tmp_path / "model.safetensors"
     pem.save_weights(model, path)
-    assert same(model, pem.load_model("default", device="cpu", weights=path))
+    assert same(model, pem.load_model("default", device="cpu", fast=False, weights=path))
     model.config = dataclasses.replace(model.config, short_side_px=640)
     pem.save_weights(model, path)
     with pytest.raises(WeightsError, match=r"model.safetensors is no default: its own config differs; give the file"):
@@ -657,6 +657,10 @@ def test_values_that_are_not_finite_are_refused_by_name(tmp_path) -> None:
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(WeightsError, match=r"has 1 with values that are not finite \(decoder.class_embed.bias\)"):
         pem.load_weights(model, tmp_path / "model.pth")
+    state["decoder.class_embed.bias"] = torch.full((6,), 1e300, dtype=torch.float64)  # too large for the model
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"has 1 with values that are not finite \(decoder.class_embed.bias\)"):
+        pem.load_weights(model, tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize("prefix", ["model.", "net.", "system.model.", "model._orig_mod.", "_fsdp_wrapped_module."])
@@ -711,7 +715,7 @@ def test_a_hub_model_is_pinned_and_downloaded(tmp_path, monkeypatch) -> None:
         return str(tmp_path / filename)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    assert same(model, pem.load_model("someone/pem-small@v1.0", device="cpu"))
+    assert same(model, pem.load_model("someone/pem-small@v1.0", device="cpu", fast=False))
     assert calls == [("someone/pem-small", "model.safetensors", "v1.0")]
     with pytest.raises(ValueError, match="Pin the Hub model 'someone/pem-small' to a tag or commit"):
         pem.load_model("someone/pem-small")

@@ -1,4 +1,4 @@
-"""Standard masked cross-attention (Mask2Former, arXiv 2112.01527): the rival that PEM-CA replaces."""
+"""Standard masked cross-attention (Mask2Former, arXiv 2112.01527): the baseline that PEM-CA replaces."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pem.layers import bans_every_token, split_heads
+from pem.layers import split_heads
 from pem.outputs import Attended
 
 
@@ -45,9 +45,8 @@ class MaskedCrossAttention(nn.Module):
         self, query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Query [B, h, Q, D/h], key and value [B, h, N, D/h], and where attention may go, bool [B, 1, Q, N]."""
-        allowed = ~banned | bans_every_token(banned)[..., None]
-        if allowed.device.type != "cpu":
-            allowed = allowed.contiguous()  # a GPU's fused kernels refuse a mask whose tokens are not side by side
+        allowed = (~banned).contiguous()  # a GPU's fused kernels refuse a mask whose tokens are not side by side
+        allowed |= ~allowed.any(dim=2, keepdim=True)
         q = self.query_proj(self.query_norm(query) + query_embed)
         k = self.key_proj((source + position).flatten(2).transpose(1, 2))
         v = self.value_proj(source.flatten(2).transpose(1, 2))

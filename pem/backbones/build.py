@@ -52,7 +52,7 @@ class TimmBackbone(Backbone):
         finally:
             self.train()
 
-    def extract(self, pixels: Tensor) -> dict[str, Tensor]:
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         features = self.net(pixels)
         return {level: features[i] for level, i in zip(LEVELS, self.picks, strict=True)}
 

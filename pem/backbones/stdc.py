@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from pem.backbones.base import Backbone
-from pem.layers import conv_norm
 
 BLOCKS_PER_STAGE = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}
 
@@ -18,7 +17,7 @@ class ConvX(nn.Module):
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv_norm(self.conv, self.bn, x).relu_()
+        return self.bn(self.conv(x)).relu_()
 
 
 class CatBlock(nn.Module):
@@ -45,7 +44,7 @@ class CatBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.conv_list[0](x)
-        x = conv_norm(self.avd_layer[0], self.avd_layer[1], first) if self.stride == 2 else first
+        x = self.avd_layer(first) if self.stride == 2 else first
         outputs = [self.skip(first) if self.stride == 2 else first]
         for conv in self.conv_list[1:]:
             x = conv(x)
@@ -68,7 +67,7 @@ class STDC(Backbone):
             self.stage_ends.append(len(features))
         self.features = nn.ModuleList(features)
 
-    def extract(self, pixels: Tensor) -> dict[str, Tensor]:
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         x, outputs, start = pixels, {}, 0
         for level, end in zip(("res2", "res3", "res4", "res5"), self.stage_ends, strict=True):
             for layer in self.features[start:end]:

@@ -262,11 +262,18 @@ def _exhaustive_lists(content: dict[str, Any], names: list[str], path: Path) -> 
     lists = content.get("exhaustive", {})
     if not isinstance(lists, dict) or not all(isinstance(listed, list) for listed in lists.values()):
         raise ValueError(f"{path}: 'exhaustive' is not an object of lists of category names; correct it.")
-    known = [plain_name(name) for name in names]
+    found = {key: np.zeros(len(names), bool) for key in lists}
     for key, listed in lists.items():
-        if unknown := [name for name in listed if plain_name(str(name)) not in known]:
-            raise ValueError(f"{path}: the list {key!r} in 'exhaustive' names {unknown[0]!r}, which is no category.")
-    return {key: np.isin(known, [plain_name(str(name)) for name in listed]) for key, listed in lists.items()}
+        for name in map(str, listed):
+            # The whole name decides before its first synonym does: "chair, office" is not "chair, garden".
+            meant = [ours == _nfc(name) for ours in names]
+            if not any(meant):
+                meant = [plain_name(ours) == plain_name(name) for ours in names]
+            if sum(meant) != 1:
+                fault = "is no category" if not any(meant) else "may be several categories; give its whole name"
+                raise ValueError(f"{path}: the list {key!r} in 'exhaustive' names {name!r}, which {fault}.")
+            found[key] |= meant
+    return found
 
 
 def _annotations_by_image(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:

@@ -51,8 +51,8 @@ def load_start(name: str, preset: str) -> PEM:
     """What ``pem.load_model`` takes, or a published checkpoint of the preset."""
     path = Path(name)
     if path.is_file() and own_config(path) is None:
-        return load_model(preset, device="cpu", weights=path)
-    return load_model(name, device="cpu")
+        return load_model(preset, device="cpu", weights=path, fast=False)
+    return load_model(name, device="cpu", fast=False)
 
 
 def fingerprint(model: PEM) -> str:

@@ -358,8 +358,8 @@ def run(arguments: argparse.Namespace, device: torch.device) -> None:
     if rank == 0 and dataset.max_segments > config.num_queries:
         _log.warning(
             f"A photo has {dataset.max_segments} segments and the model {config.num_queries} queries, so it learns no "
-            f"more of them; --num-queries {min(dataset.max_segments, MOST_QUERIES)} learns "
-            f"{'all' if dataset.max_segments <= MOST_QUERIES else 'the most'}."
+            f"more of them; --num-queries {min(dataset.max_segments, MOST_QUERIES)} is "
+            f"{'enough for all' if dataset.max_segments <= MOST_QUERIES else 'the most'}."
         )
     model = PEM(config)
     origin = {"labels": dataset.fingerprint, "start": prepare(model, arguments, resumes)}

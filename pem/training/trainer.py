@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pem.config import PEMConfig, TrainingConfig
+from pem.fast import accelerate_training
 from pem.layers import first_line
 from pem.model import PEM
 from pem.training.criterion import Criterion
@@ -142,6 +143,7 @@ class Trainer:
         self.core = TrainingStep(model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for norm in self.core.frozen_norms():
             norm.requires_grad_(False)
+        accelerate_training(model)
         self.average = copy.deepcopy(model).eval().requires_grad_(False) if self.config.ema_decay else None
         if device.type == "cpu" and autocast:
             keep_slow_gradients_in_float32(model)

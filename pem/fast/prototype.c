@@ -23,8 +23,8 @@
 #define GROUP (LANES == 16 ? 12 : 6)
 #define LINE 16 // floats in a line of the cache
 #define BLOCK 72 // tokens that go through everything together: whole groups
-#define BAN -1e38f // as in layers.py
-#define LEAST_LENGTH 1e-12f // as in l2_normalize
+#define BAN -1e38f // finite, because 0 * infinity is not 0; a score is lost in it
+#define LEAST_LENGTH 1e-12f // the floor of torch's normalize
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t indices __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -32,7 +32,7 @@ typedef int32_t indices __attribute__((vector_size(4 * LANES), aligned(4), may_a
 static inline vector load(const float *from) { return *(const vector *)from; }
 static inline void store(float *to, vector value) { *(vector *)to = value; }
 
-// As in native.py: the layer's parameters as PyTorch keeps them, its inputs and its outputs. Of those, with the images'
+// class Layer of native.py: the layer's parameters as PyTorch keeps them, its inputs and its outputs. Of those, with the images'
 // first, only the image at hand is looked at; shapes are of one image.
 struct layer {
     int images, positions, height, width, dim, heads, queries; // positions: one for all images, or one for each
@@ -351,6 +351,11 @@ static void *take(float **memory, size_t count) {
 static size_t own_floats(const struct layer *l, int padded_queries) {
     return (size_t)(2 * BLOCK + PANEL) * l->dim + (size_t)BLOCK * padded_queries;
 }
+
+// What native.py has to know of this build.
+size_t layer_size(void) { return sizeof(struct layer); }
+int panel(void) { return PANEL; }
+int group(void) { return GROUP; }
 
 // How many floats attend works in.
 size_t workspace(const struct layer *l, int threads) {

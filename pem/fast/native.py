@@ -8,50 +8,64 @@ import logging
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pem.layers import is_watched
 from pem.outputs import Attended
-
-if TYPE_CHECKING:
-    from pem.attention.prototype import PrototypeCrossAttention
 
 SOURCE = Path(__file__).with_name("prototype.c")
 FLAGS = ("-O3", "-fopenmp", "-fPIC", "-shared")
-PANEL, GROUP = 32, 12  # as in prototype.c; no build has larger ones
 SECONDS_TO_COMPILE = 10.0  # it takes half a second
 _log = logging.getLogger("pem")
-LAYER = struct.Struct("7i ? 2f 27P")  # struct layer of prototype.c
+SIZES = ("images", "positions", "height", "width", "dim", "heads", "queries")
+PARAMETERS = (  # by their names in the layer's state_dict
+    *("query_norm.weight", "query_norm.bias", "query_proj.weight", "query_proj.bias"),
+    *("key_norm.weight", "key_norm.bias", "key_norm.running_mean", "key_norm.running_var"),
+    *("key_conv.weight", "key_conv.bias", "key_proj.weight", "key_proj.bias"),
+    *("proj.weight", "proj.bias", "alpha", "final.weight", "final.bias"),
+)
+INPUTS = ("query", "query_embed", "source", "position", "banned")
+OUTPUTS = ("new_query", "target", "index", "similarity", "key")
+
+
+class Layer(ctypes.Structure):
+    """struct layer of prototype.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_int) for name in SIZES),
+        ("release", ctypes.c_bool),
+        *((name, ctypes.c_float) for name in ("query_norm_eps", "key_norm_eps")),
+        *((name, ctypes.c_void_p) for name in (*PARAMETERS, *INPUTS, *OUTPUTS)),
+    ]
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code, or None where there is no C compiler that can make it.
+    """The compiled code, or None, with a warning, where no C compiler can make it.
 
     The environment variable PEM_MARCH names another processor than this machine's: "x86-64-v3", as gcc's -march.
     """
     compiler = shutil.which("cc")
-    if compiler is None:
-        return None
     try:
+        if compiler is None:
+            raise FileNotFoundError("there is no C compiler: apt-get install gcc libc6-dev")
         loaded = compiled_by(compiler, (*FLAGS, f"-march={os.environ.get('PEM_MARCH') or 'native'}"))
+        loaded.layer_size.restype = loaded.workspace.restype = ctypes.c_size_t
+        if loaded.layer_size() != ctypes.sizeof(Layer):
+            raise RuntimeError(f"its struct layer has {loaded.layer_size()} bytes, not {ctypes.sizeof(Layer)}")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        _log.warning(
-            "%s cannot compile prototype attention (%s); PyTorch's operators compute the same.", compiler, error
-        )
+        _log.warning("Prototype attention is slower without its C code (%s); it computes the same.", error)
         return None
-    loaded.workspace.argtypes, loaded.workspace.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_size_t
-    loaded.attend.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p)
+    loaded.workspace.argtypes = (ctypes.POINTER(Layer), ctypes.c_int)
+    loaded.attend.argtypes = (ctypes.POINTER(Layer), ctypes.c_int, ctypes.c_void_p)
     return loaded
 
 
@@ -123,26 +137,24 @@ def cpu_flags() -> bytes:
     return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")
 
 
-def can_run(query: Tensor, source: Tensor, num_heads: int) -> bool:
-    """Whether ``attend`` can do it: without gradients, in float32 on a CPU, unwatched, and where it compiles.
+def takes(query: Tensor, source: Tensor, num_heads: int) -> bool:
+    """Whether ``attend`` takes these tensors and there is a compiler.
 
-    Autocast wants other products, and what traces or counts operators would see none.
+    It knows float32 on a CPU. Autocast wants other products, and torch.compile does not look into it.
     """
-    dim = source.shape[1]
-    return (
-        source.device.type == "cpu"
-        and query.dtype == source.dtype == torch.float32
-        and dim % PANEL == 0
-        and dim % num_heads == 0
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not is_watched()
-        and library() is not None
-    )
+    if source.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return False
+    dim, compiled = source.shape[1], library()
+    is_float32 = query.dtype == source.dtype == torch.float32
+    return compiled is not None and is_float32 and dim % compiled.panel() == 0 and dim % num_heads == 0
 
 
 def attend(
-    layer: PrototypeCrossAttention,
+    parameters: Sequence[Tensor],
+    num_heads: int,
+    release: bool,
+    query_norm_eps: float,
+    key_norm_eps: float,
     query: Tensor,
     query_embed: Tensor,
     source: Tensor,
@@ -150,38 +162,29 @@ def attend(
     banned: Tensor,
     trace: bool,
 ) -> tuple[Tensor, Attended | None]:
-    """What ``layer`` computes, out of training; ``can_run`` tells whether it may be called."""
-    norm, conv = layer.key_norm, layer.key_conv
-    assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
-    (batch, queries, dim), (height, width) = query.shape, source.shape[2:]
-    inputs = [
-        *(layer.query_norm.weight, layer.query_norm.bias, layer.query_proj.weight, layer.query_proj.bias),
-        *(norm.weight, norm.bias, norm.running_mean, norm.running_var),
-        *(conv.weight, conv.bias, layer.key_proj.weight, layer.key_proj.bias),
-        *(layer.proj.weight, layer.proj.bias, layer.alpha, layer.final.weight, layer.final.bias),
-        *(query, query_embed, source.permute(0, 2, 3, 1), position.permute(0, 2, 3, 1), banned.transpose(1, 2)),
-    ]
-    inputs = [x.contiguous() for x in inputs]
-    new_query = torch.empty_like(query, memory_format=torch.contiguous_format)
-    attended = None
-    outputs = [new_query.data_ptr()] * 2 + [0] * 3  # without a trace targets lie where the new queries come in the end
-    if trace:
-        # Tokens are computed in groups, and the last one goes beyond the last image.
-        tokens = batch * height * width
-        key = query.new_empty(tokens + GROUP, dim)[:tokens].view(batch, -1, dim)
-        similarity = query.new_empty(batch, layer.num_heads, queries)
-        attended = Attended(
-            torch.empty_like(similarity, dtype=torch.int64), similarity, torch.empty_like(new_query), key
-        )
-        outputs[1:] = (x.data_ptr() for x in (attended.target, attended.prototype_index, similarity, key))
-    call = LAYER.pack(
-        *(batch, len(position), height, width, dim, layer.num_heads, queries),
-        *(layer.empty_mask == "release", layer.query_norm.eps, norm.eps),
-        *[x.data_ptr() for x in inputs],
-        *outputs,
-    )
+    """What PrototypeCrossAttention returns, where ``takes`` says that this may be called.
+
+    ``parameters`` are PARAMETERS, in this order; ``release`` lifts the bans of each empty query by itself. The rest is
+    as of PrototypeCrossAttention.
+    """
     compiled, threads = library(), torch.get_num_threads()
     assert compiled is not None
-    memory = query.new_empty(compiled.workspace(call, threads))  # torch's, so that it is counted
-    compiled.attend(call, threads, memory.data_ptr())
+    (batch, queries, dim), (height, width) = query.shape, source.shape[2:]
+    maps = source.permute(0, 2, 3, 1), position.permute(0, 2, 3, 1), banned.transpose(1, 2)
+    inputs = [x.contiguous() for x in (*parameters, query, query_embed, *maps)]
+    new_query = torch.empty_like(query, memory_format=torch.contiguous_format)
+    attended, outputs = None, [new_query, new_query]  # without a trace, targets lie where the new queries come later
+    if trace:
+        # Tokens are computed in groups, and the last group goes beyond the last image.
+        tokens = batch * height * width
+        key = query.new_empty(tokens + compiled.group(), dim)[:tokens].view(batch, -1, dim)
+        similarity = query.new_empty(batch, num_heads, queries)
+        index = torch.empty_like(similarity, dtype=torch.int64)
+        attended = Attended(index, similarity, torch.empty_like(new_query), key)
+        outputs = [new_query, attended.target, index, similarity, key]
+    sizes = (batch, len(position), height, width, dim, num_heads, queries)
+    pointers = (x.data_ptr() for x in (*inputs, *outputs))
+    layer = Layer(*sizes, release, query_norm_eps, key_norm_eps, *pointers)
+    memory = query.new_empty(compiled.workspace(layer, threads))  # torch's, so that it is counted
+    compiled.attend(layer, threads, memory.data_ptr())
     return new_query, attended

@@ -1,4 +1,4 @@
-"""What prototype attention does with all tokens, as Triton kernels. See gpu.py for where they are used.
+"""What prototype attention does with all tokens, as Triton kernels. See attention.py for where they are used.
 
 Norm and convolution become one pass; of the scores only the best of every block of tokens is ever written. The
 products with weights are PyTorch's.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor, nn
+from torch import Tensor
 
-from pem import layers
+from pem.fast import blocks
 
-BAN = tl.constexpr(layers.BAN)
-LEAST_LENGTH = tl.constexpr(1e-12)  # as in l2_normalize
+BAN = tl.constexpr(blocks.BAN)
+LEAST_LENGTH = tl.constexpr(1e-12)  # as in torch's normalize
 COLS, CHANNELS = 16, 64  # of a row, and of a token: what one program convolves
 TOKENS, QUERIES = 64, 128  # what one program compares
 
@@ -148,12 +148,22 @@ def gather_kernel(
     tl.store(similarity + at, tl.where(top <= BAN / 2, 0, top))
 
 
-def convolve(norm: nn.BatchNorm2d, conv: nn.Conv2d, source: Tensor, position: Tensor) -> Tensor:
-    """``conv(norm(source + position))`` out of training, as tokens: [B, D, H, W] and [1 or B, D, H, W] to [B, N, D]."""
-    assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
-    of_norm = norm.weight, norm.bias, norm.running_mean, norm.running_var
+def convolve(
+    source: Tensor,
+    position: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    norm_mean: Tensor,
+    norm_var: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    norm_eps: float,
+) -> Tensor:
+    """A batch norm of ``source + position`` and a depthwise 3x3 convolution, as tokens: source [B, D, H, W] and
+    position [1 or B, D, H, W] to [B, N, D]."""
     launch = convolve_operator if torch.compiler.is_compiling() else launch_convolve
-    return launch(source, position, *of_norm, conv.weight, conv.bias, norm.eps)
+    norm = norm_weight, norm_bias, norm_mean, norm_var
+    return launch(source, position, *norm, conv_weight, conv_bias, norm_eps)
 
 
 def launch_convolve(

@@ -1,0 +1,49 @@
+"""Batch norms folded into the convolutions before them, which they follow by a factor and a shift."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+
+from pem.fast.deform_conv import fast_deform_conv2d
+from pem.pixel_decoder import DeformableUpsample
+
+
+def fold_norms(module: nn.Module) -> None:
+    """Folds, in place, each batch norm that stands right behind a convolution among the children of a module.
+
+    That is where it is applied in all our modules and in those of torchvision; ``folded`` checks it for others.
+    """
+    previous = ("", nn.Module())
+    for name, child in module.named_children():
+        if isinstance(previous[1], nn.Conv2d) and isinstance(child, nn.BatchNorm2d):
+            setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
+            setattr(module, name, what_remains(child))
+        else:
+            fold_norms(child)
+        previous = name, child
+
+
+def what_remains(norm: Any) -> nn.Module:
+    """timm's norms hold an activation, too."""
+    return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
+
+
+class FoldedUpsample(nn.Module):
+    """``DeformableUpsample`` with its norms folded."""
+
+    def __init__(self, plain: DeformableUpsample) -> None:
+        super().__init__()
+        norm: Any = plain.norm
+        self.offset = plain.offset
+        self.weight, self.bias = fuse_conv_bn_weights(
+            plain.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        self.upsample = fuse_conv_bn_eval(plain.upsample, plain.upsample_norm, transpose=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        offset, modulation = self.offset(x).split((18, 9), dim=1)
+        level = fast_deform_conv2d(x, offset, modulation.sigmoid(), self.weight, self.bias).relu_()
+        return level, self.upsample(level).relu_()
