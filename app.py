@@ -46,7 +46,7 @@ from ui.operations import Metrics, Operations, Status, finish, open_log, recorde
 from ui.precompute import EXAMPLES, FIRST_EXAMPLE
 from ui.settings import read_settings
 from ui.storage import KEEP_SECONDS, Storage
-from ui.viewer import STYLES, viewer
+from ui.viewer import STYLES, script_route, viewer
 from ui.viewer.server import open_result, server_functions
 
 ROOT = Path(__file__).parent
@@ -301,7 +301,7 @@ def launch(
     guards.insert(0, Middleware(Operations, status=STATUS, record=record))
     STATUS.page = page
     return page.queue(max_size=None, default_concurrency_limit=4, api_open=False).launch(
-        app_kwargs={"middleware": guards},
+        app_kwargs={"middleware": guards, "routes": [script_route()]},
         theme=theme,
         css_paths=[*STYLES, ROOT / "ui" / "efficiency" / "efficiency.css"],
         allowed_paths=[str(ROOT / "assets" / "examples"), *efficiency.FILES, str(STORAGE.downloads)],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,14 @@ class HalvesModel(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.forwards = 0
 
-    def forward(self, pixels: Tensor, trace: bool = False) -> PEMOutput:
-        return self.decoder(*self.pixel_decoder(self.backbone(pixels)), trace)
+    def forward(self, pixels: Tensor, trace: bool = False, stage_done: Callable[[], None] = lambda: None) -> PEMOutput:
+        features = self.backbone(pixels)
+        stage_done()
+        mask_features, levels = self.pixel_decoder(features)
+        stage_done()
+        output = self.decoder(mask_features, levels, trace)
+        stage_done()
+        return output
 
     def backbone(self, pixels: Tensor) -> Tensor:
         self.forwards += 1

@@ -26,7 +26,7 @@ from ui import precompute
 from ui.engine import TASKS, is_bundled, load_twin
 from ui.image_input import SafeImage
 from ui.settings import OPTIONS, read_settings
-from ui.viewer import SCRIPTS, UI, script
+from ui.viewer import UI
 
 # 3:4, so that the network sees it without padding and its halves are halves of the photo.
 PHOTO = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
@@ -313,26 +313,3 @@ def test_the_first_example_was_segmented_by_the_bundled_checkpoint() -> None:
         assert [(s["category"], s["queries"]) for s in one["segments"]] == [
             (s["category"], s["queries"]) for s in other["segments"]
         ]
-
-
-def test_the_scripts_are_all_used_and_import_only_from_those_before() -> None:
-    assert sorted(SCRIPTS) == sorted(str(path.relative_to(UI)) for path in UI.glob("*/*.js"))
-    joined = script()
-    assert "import " not in [line[:7] for line in joined.splitlines()] and "\nexport " not in joined
-    for place, path in enumerate(SCRIPTS):
-        for line in (UI / path).read_text(encoding="utf-8").splitlines():
-            if line.startswith(("import ", "} from")) and 'from "' in line:
-                source = line.rpartition('from "')[2].removesuffix('";')
-                imported = str(((UI / path).parent / source).resolve().relative_to(UI.resolve()))
-                assert imported in SCRIPTS[:place], f"{path} imports {imported}, which comes later"
-
-
-def test_the_scripts_share_one_scope_without_a_clash() -> None:
-    names = [
-        word.strip("(")
-        for line in script().splitlines()
-        for word in [line.removeprefix("async ").partition(" ")[2].partition(" ")[0].partition("(")[0]]
-        if line.startswith(("const ", "let ", "function ", "async function ")) and word.isidentifier()
-    ]
-    assert len(names) > 50
-    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)

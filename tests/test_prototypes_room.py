@@ -54,7 +54,7 @@ def test_the_maps_say_what_the_choice_says(engine: Engine, result: KeptResult, r
     weights = as_array(sent["weights"]) / 255 * sent["max_weight"]
     assert np.abs(weights - choice.weights).max() <= sent["max_weight"] / 255
     assert weights[choice.banned].max() == 0
-    assert sent["kind"] == "similarity" and sent["twin"] is None
+    assert sent["kind"] == "similarity" and sent["baseline"] is None
 
 
 def test_index_and_similarity_are_the_networks_own(engine: Engine, result: KeptResult, result_id: str) -> None:
@@ -94,4 +94,4 @@ def test_a_gpu_that_is_refused_to_the_twin_leaves_the_choice_explained() -> None
 
     engine = Engine(HalvesModel(), twin=HalvesTwin(), on_gpu=once)
     sent = choice_payload(engine, engine.run(np.zeros((96, 128, 3), np.uint8)), 0, 0, 0)
-    assert sent["twin"] is None and sent["similarity"] == SIMILARITY
+    assert sent["baseline"] is None and sent["similarity"] == SIMILARITY

@@ -54,7 +54,7 @@ HEADERS = {
 }
 API = "/gradio_api/"
 READ = re.compile(
-    r"/|/(config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|(static|assets|svelte)/.+"
+    r"/|/(config|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon(/\d+)?|(static|assets|svelte|scripts)/.+"
     rf"|{API[1:]}(info|openapi\.json|app_id|startup-events|theme\.css|upload_progress|queue/data|queue/status|heartbeat/\w+"
     r"|call/(v2/)?\w+/\w+|file=(?!\w\w+:).+))/?"
 )

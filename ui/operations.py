@@ -26,7 +26,7 @@ ENDING = "The server is being restarted; please try again in a minute."
 # What a request was about. The rest of an address may name a visitor's file, and is neither logged nor counted.
 ROUTE = re.compile(
     r"/gradio_api/(upload_progress|upload|queue/join|queue/data|call|component_server|file|cancel|reset|heartbeat)\b"
-    r"|/(config|assets|static|svelte)\b"
+    r"|/(config|assets|static|svelte|scripts)\b"
 )
 
 

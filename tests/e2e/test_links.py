@@ -84,7 +84,7 @@ def test_a_link_with_other_thresholds_reads_again(page: Page) -> None:
 
 
 @pytest.mark.parametrize("page", [{"query": "?example=cat&attention=masked&layer=2"}], indirect=True, ids=["link"])
-def test_a_link_may_show_the_twin(page: Page) -> None:
+def test_a_link_may_show_the_masked_baseline(page: Page) -> None:
     expect(page.get_by_label("masked", exact=True)).to_be_checked()
     expect(page.locator("#layer input").nth(1)).to_be_checked()
     expect(page.locator("#legend")).to_contain_text("query 1")
@@ -135,13 +135,13 @@ def test_a_link_to_an_unknown_example_says_so_and_shows_the_first_one(page: Page
 # ------------------------------------------------------------------------------------------------ the other attention
 
 
-def test_a_flip_of_the_attention_shows_the_twin_in_the_same_view(uploaded: Page) -> None:
+def test_a_flip_of_the_attention_shows_the_masked_baseline_in_the_same_view(uploaded: Page) -> None:
     cat = uploaded.locator("#legend li", has_text="cat")
     expect(cat).to_contain_text("query 0")
     uploaded.get_by_label("semantic").check()
     uploaded.locator("#layer input").nth(2).check(force=True)
     uploaded.get_by_label("masked", exact=True).check(force=True)
-    expect(cat).to_contain_text("query 1")  # the twin draws it with another query
+    expect(cat).to_contain_text("query 1")  # the masked baseline draws it with another query
     expect(uploaded.get_by_label("semantic")).to_be_checked()
     expect(uploaded.locator("#layer input").nth(2)).to_be_checked()
     expect(uploaded.locator("#walk")).to_be_hidden()  # it tells of prototypes
@@ -168,7 +168,7 @@ def test_what_is_changed_while_a_flip_runs_stays_changed(uploaded: Page) -> None
     uploaded.locator("#layer input").nth(1).check(force=True)
     uploaded.locator("#show label", has_text="density").click()
     let_go(uploaded, held)
-    expect(uploaded.locator("#walk")).to_be_hidden()  # now the twin is shown
+    expect(uploaded.locator("#walk")).to_be_hidden()  # now the masked baseline is shown
     expect(uploaded.get_by_label("panoptic")).to_be_checked()
     expect(uploaded.locator("#layer input").nth(1)).to_be_checked()
     expect(uploaded.locator("#show").get_by_label("density")).to_be_checked()
@@ -199,16 +199,16 @@ def test_both_attentions_lie_on_one_side_of_a_line_each(uploaded: Page) -> None:
     handle = uploaded.locator(".wipe-handle")
     expect(handle).to_have_attribute("aria-label", "Line between masked on the left and prototypes on the right")
     handle.fill("0.4")
-    assert re.match("masked: cat.*query 1", named_at(0.3, 0.85))  # the twin draws the cat with another query
+    assert re.match("masked: cat.*query 1", named_at(0.3, 0.85))  # the masked baseline draws the cat with another query
     assert re.match("cat.*query 0", named_at(0.45, 0.85))
     uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.7, 0.85))
     expect(uploaded.locator("#query")).to_contain_text("Query 1")
-    uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.3, 0.85))  # of the twin nothing is told below
+    uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.3, 0.85))  # the texts below are not about it
     expect(uploaded.locator(".studio-note")).to_contain_text("the other network's: switch Attention to masked")
     expect(uploaded.locator("#query")).to_contain_text("Query 1")
     uploaded.locator("#canvas").click(position=on_photo(uploaded, 0.45, 0.85))
     place = prototype_place(5, 0, 0)
-    assert "cat" in named_at(*place)  # its prototypes are not those of the twin
+    assert "cat" in named_at(*place)  # its prototypes are not those of the masked baseline
     handle.fill("0.1")
     assert "layer 6" in named_at(*place)
 
@@ -224,7 +224,7 @@ def test_both_attentions_lie_on_one_side_of_a_line_each(uploaded: Page) -> None:
     uploaded.get_by_label("masked", exact=True).check(force=True)
     expect(uploaded.locator("#walk")).to_be_hidden()
     expect(agreement).to_contain_text("100.0 %")
-    assert re.match("prototypes: cat.*query 0", named_at(0.3, 0.85))  # now the twin is on the right
+    assert re.match("prototypes: cat.*query 0", named_at(0.3, 0.85))  # now the masked baseline is on the right
     uploaded.keyboard.press("w")  # before and after, of one network again
     expect(agreement).to_be_empty()
     expect(uploaded.locator("#wipe")).to_have_attribute("aria-pressed", "true")

@@ -74,7 +74,7 @@ def test_the_next_photo_is_read_as_the_last_one_was(uploaded: Page) -> None:
     uploaded.locator("#examples button:has(img[alt=palace])").click()
     expect(uploaded.locator("#examples button:has(img[alt=palace])")).to_have_attribute("aria-current", "true")
     expect(uploaded.get_by_label("masked", exact=True)).to_be_checked()
-    expect(uploaded.locator("#walk")).to_be_hidden()  # the result is the twin's indeed
+    expect(uploaded.locator("#walk")).to_be_hidden()  # the result is indeed the masked baseline's
 
 
 def test_instances_of_a_class_have_no_area_together_for_they_may_overlap(uploaded: Page) -> None:
@@ -251,7 +251,7 @@ def test_the_choice_tells_similarity_banned_tokens_and_the_pick(uploaded: Page) 
     choice = uploaded.locator("#choice")
     expect(choice).to_contain_text("96 of 192")  # tokens allowed: half of 12 x 16
     expect(choice).to_contain_text("0.750")
-    expect(choice).to_contain_text("Attention of the masked-attention twin (its query 1, mask IoU 1.00)")
+    expect(choice).to_contain_text("Attention of the masked baseline (its query 1, mask IoU 1.00)")
 
 
 def test_the_mask_grows_from_nothing_to_half_the_photo(uploaded: Page) -> None:

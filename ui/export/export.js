@@ -1,67 +1,8 @@
-// Downloads, and a link to this very view.
+// Downloads: files that the server makes, and the canvas as it is seen.
 
-import { ask, find, findAll, isPainted, make, notify, onChange, state } from "../viewer/state.js";
-
-// The link to what an example photo shows now. Layers and heads are counted as the page names them, from 1.
-export function linkToView(view) {
-  const { result, reading, task, objectThreshold, overlapThreshold, query, layer, head, show, step } = view;
-  const { opacity, names, outlines, points, leftOfWipe, wipe } = view;
-  const parameters = {
-    example: result.name,
-    attention: result.other_id && result.model.attention === "masked" ? "masked" : null,
-    task,
-    score: objectThreshold.toFixed(2),
-    overlap: overlapThreshold.toFixed(2),
-    query: query ?? "none",
-    layer: layer + 1,
-    head: head === null ? null : head + 1,
-    show,
-    step,
-    opacity: opacity.toFixed(2),
-    names: names ? "on" : "off",
-    outlines: outlines ? "on" : "off",
-    points: points ? "on" : "off",
-    left: leftOfWipe,
-    wipe: leftOfWipe && wipe.toFixed(3),
-    // An example is read in the same way each time, so that its segments have the same ids.
-    hide:
-      reading.segments
-        .map(({ id }) => id)
-        .filter((id) => !isPainted(id))
-        .join(" ") || null,
-  };
-  const given = Object.entries(parameters).filter(([, value]) => value !== null);
-  return `${location.origin}${location.pathname}?${new URLSearchParams(given)}`;
-}
-
-// The changes of state that such a link asks for; what the given result does not have is left out.
-export function viewFromLink(parameters, result) {
-  const number = (name) => Number(parameters.get(name) || Number.NaN);
-  const oneOf = (name, values) => values.find((value) => value === parameters.get(name));
-  const fraction = (name) => (number(name) >= 0 && number(name) <= 1 ? number(name) : undefined);
-  const index = (name, count, first = 0) => {
-    const value = number(name) - first;
-    return Number.isInteger(value) && value >= 0 && value < count ? value : undefined;
-  };
-  const view = {
-    task: oneOf("task", ["panoptic", "semantic", "instance"]),
-    objectThreshold: fraction("score"),
-    overlapThreshold: fraction("overlap"),
-    query: parameters.get("query") === "none" ? null : index("query", result.model.num_queries),
-    layer: index("layer", result.layers.length, 1),
-    head: index("head", result.model.num_heads, 1),
-    show: oneOf("show", ["segments", "mask", "similarity", "weights", "density"]),
-    step: index("step", result.layers.length + 1),
-    opacity: fraction("opacity"),
-    names: { on: true, off: false }[parameters.get("names")],
-    outlines: { on: true, off: false }[parameters.get("outlines")],
-    points: { on: true, off: false }[parameters.get("points")],
-    leftOfWipe: oneOf("left", result.other_id ? ["photo", "other"] : ["photo"]),
-    wipe: fraction("wipe"),
-    hidden: parameters.has("hide") ? new Set(parameters.get("hide").split(" ").map(Number)) : undefined,
-  };
-  return Object.fromEntries(Object.entries(view).filter(([, value]) => value !== undefined));
-}
+import { ask, find, findAll, make } from "../core/host.js";
+import { isPainted } from "../core/result.js";
+import { state } from "../core/state.js";
 
 async function download(button) {
   if (button.hasAttribute("aria-busy")) return; // not disabled meanwhile: that would take the focus away
@@ -88,35 +29,9 @@ function saveCanvas() {
   });
 }
 
-async function copyLink() {
-  const field = find("#link");
-  field.value = linkToView(state);
-  try {
-    await navigator.clipboard.writeText(field.value);
-    field.hidden = true;
-    notify("The link is copied.");
-  } catch {
-    // No clipboard here, or not allowed: the visitor can copy by hand.
-    field.hidden = false;
-    field.focus();
-    field.select();
-  }
-}
-
-function renderLink() {
-  const isExample = Boolean(state.result?.name);
-  find("#copy-link").disabled = !isExample;
-  find("#link").hidden = true;
-  find("#link-note").textContent = isExample
-    ? ""
-    : "A link can reproduce the example photos only: your own photo is not kept.";
-}
-
 export function setUpExport() {
   for (const button of findAll("#export [data-what]")) button.addEventListener("click", () => download(button));
   find("#save-view").addEventListener("click", saveCanvas);
   // Gradio hides its own button on narrow screens, and opens nothing for a link with ?view=api.
-  find("#show-api").addEventListener("click", () => document.querySelector("footer .show-api").click());
-  find("#copy-link").addEventListener("click", copyLink);
-  onChange(["result"], renderLink);
+  find("#show-api").addEventListener("click", () => document.querySelector("footer .show-api")?.click());
 }

@@ -1,9 +1,13 @@
 // All queries as pictures or as a table: what became of each, and why. Both are one table, which CSS lays out in two
 // ways; so its rows are made, and its thumbnails painted, once per result, and a new reading only changes texts.
 
-import { paintMask } from "../prototypes/evolution.js";
-import { pictures } from "../prototypes/points.js";
-import { find, findAll, make, onChange, percent, selectQuery, state } from "../viewer/state.js";
+import { sizeWithin } from "../core/geometry.js";
+import { find, findAll, make, makeSwatch } from "../core/host.js";
+import { drainColor } from "../core/pictures.js";
+import { allQueries, finalPrediction, lastStep, selectQuery } from "../core/result.js";
+import { onChange, state } from "../core/state.js";
+import { percent } from "../core/words.js";
+import { paintMask } from "../prototypes/masks.js";
 
 const THUMBNAIL_PX = 240; // long side; twice as many as CSS shows, for sharp screens
 const FRAME_PX = 4;
@@ -34,7 +38,7 @@ const order = { column: "outcome", descending: false };
 let shownFate = "all"; // or "dropped", or one of FATES
 let rows = []; // by query: its <tr>
 
-const maskArea = (query) => state.result.steps.area_fraction.at(-1)[query];
+const maskArea = (query) => finalPrediction(query).area;
 const isDropped = (fate) => fate !== "kept" && fate !== "merged";
 const passes = (fate) => shownFate === "all" || fate === shownFate || (shownFate === "dropped" && isDropped(fate));
 
@@ -51,31 +55,25 @@ function makeRow(query) {
 }
 
 function paintThumbnail(row) {
-  const { model, steps } = state.result;
-  const { color } = model.categories[steps.category_id.at(-1)[row.query]];
-  paintMask(row.querySelector("canvas"), row.query, steps.score.length - 1, color);
+  paintMask(row.querySelector("canvas"), row.query, lastStep(), finalPrediction(row.query).color);
 }
 
 // The grey, dim photo that lies under all thumbnails.
 function backdrop() {
-  const { width, height } = state.result;
-  const scale = THUMBNAIL_PX / Math.max(width, height);
-  const canvas = make("canvas", { width: Math.ceil(width * scale), height: Math.ceil(height * scale) });
+  const size = sizeWithin(THUMBNAIL_PX, state.result);
+  const canvas = make("canvas", size);
   const context = canvas.getContext("2d");
-  context.drawImage(pictures.photo, 0, 0, canvas.width, canvas.height);
-  context.globalCompositeOperation = "saturation";
-  context.fillStyle = "#777";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.globalCompositeOperation = "source-over";
+  context.drawImage(state.result.pictures.photo, 0, 0, size.width, size.height);
+  drainColor(context, { left: 0, top: 0, ...size });
   context.fillStyle = "rgb(0 0 0 / 0.45)";
-  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.fillRect(0, 0, size.width, size.height);
   return canvas.toDataURL("image/jpeg", 0.7);
 }
 
 function makeRows(whenSeen) {
-  const { model, width, height } = state.result;
+  const { width, height } = state.result;
   whenSeen.disconnect();
-  rows = Array.from({ length: model.num_queries }, (_, query) => makeRow(query));
+  rows = allQueries().map(makeRow);
   for (const row of rows) whenSeen.observe(row);
   find("#queries tbody").replaceChildren(...rows);
   find("#queries").style.setProperty("--ratio", width / height);
@@ -86,9 +84,8 @@ function makeRows(whenSeen) {
 
 function describe(row, outcome) {
   const [category, score, area, fate] = row.querySelectorAll("td:not(.picture)");
-  const swatch = make("i", { className: "swatch" });
-  swatch.style.background = state.result.model.categories[outcome.category_id].color;
-  category.replaceChildren(swatch, make("span", { title: outcome.category }, outcome.category));
+  const { color } = state.result.model.categories[outcome.category_id];
+  category.replaceChildren(makeSwatch(color), make("span", { title: outcome.category }, outcome.category));
   score.textContent = outcome.score.toFixed(2);
   area.textContent = percent(maskArea(outcome.query));
   const badge = make("b", {}, outcome.fate);

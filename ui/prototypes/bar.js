@@ -1,18 +1,13 @@
-// The bar under the picture: which query, which layer, which head, and what is painted; plays through layers or steps.
+// The bar under the picture: which query, which layer, which head, and what is painted.
 
-import { find, LAYER_COLORS, layerName, make, onChange, selectQuery, state, update } from "../viewer/state.js";
-import {
-  colorOfQuery,
-  densityOf,
-  hasForeground,
-  lastStep,
-  plural,
-  pointsOf,
-  predictionOf,
-  usesPrototypes,
-} from "./points.js";
+import { inkOnLayer, layerColor } from "../core/colors.js";
+import { find, make, makeSwatch } from "../core/host.js";
+import { colorOfQuery, finalPrediction, hasForeground, nextQuery, usesPrototypes } from "../core/result.js";
+import { onChange, state, update } from "../core/state.js";
+import { layerName, plural } from "../core/words.js";
+import { densityOf } from "./density.js";
+import { pointsOf } from "./points.js";
 
-const PLAY_MS = 1000;
 const OF_A_QUERY = ["mask", "similarity", "weights"]; // what can be painted of a selected query only
 
 function radio(name, value, ...content) {
@@ -25,7 +20,8 @@ function buildBar() {
   const { layers, model } = state.result;
   const stops = layers.map(({ stride }, layer) => {
     const stop = radio("layer", layer, make("b", {}, layer + 1), make("small", {}, `${stride} px`));
-    stop.style.setProperty("--layer", LAYER_COLORS[layer]);
+    stop.style.setProperty("--layer", layerColor(layer));
+    stop.style.setProperty("--ink", inkOnLayer(layer));
     stop.title = `Layer ${layer + 1}: one token per ${stride} × ${stride} px`;
     stop.querySelector("input").setAttribute("aria-label", `layer ${layer + 1}, stride ${stride}`);
     // Dragging along the stops scrubs.
@@ -35,19 +31,17 @@ function buildBar() {
   find("#layer .stops").replaceChildren(...stops);
   const heads = Array.from({ length: model.num_heads }, (_, head) => radio("head", head, head + 1));
   find("#head .segmented").replaceChildren(radio("head", "all", "all"), ...heads);
-  find("#walk").style.visibility = usesPrototypes() ? "" : "hidden"; // it keeps its place: nothing moves in a flip
+  find("#walk").style.visibility = usesPrototypes() ? "" : "hidden"; // it keeps its place, so that nothing moves
 }
 
 function queryLine() {
   const { query } = state;
   if (query === null) return ["Click the photo to select a query."];
-  const { category, score, noObject } = predictionOf(query, lastStep());
-  const swatch = make("i", { className: "swatch" });
-  swatch.style.background = colorOfQuery(query);
+  const { category, score, noObject } = finalPrediction(query);
   const says = noObject > score ? `no object ${noObject.toFixed(2)}` : `${category} · score ${score.toFixed(2)}`;
   const { fate, reason } = state.reading.outcomes[query];
   const dropped = fate === "kept" || fate === "merged" || fate === "no object" ? "" : ` · draws nothing: ${reason}`;
-  return [swatch, make("b", {}, `Query ${query}`), ` · ${says}${dropped}`];
+  return [makeSwatch(colorOfQuery(query)), make("b", {}, `Query ${query}`), ` · ${says}${dropped}`];
 }
 
 // One sentence about the current layer.
@@ -61,7 +55,7 @@ function layerLine() {
     const picks = counts.reduce((sum, count) => sum + count, 0);
     const cells = counts.filter((count) => count > 0).length;
     return `${grid}. The ${picks} ${usesPrototypes() ? "picks" : "largest weights"} of all queries fall on ${plural(cells, "token")}, at most ${max} on one${
-      empty ? `; ${plural(empty, "query").replace("querys", "queries")} without foreground here left out` : ""
+      empty ? `; ${plural(empty, "query", "queries")} without foreground here left out` : ""
     }.`;
   }
   if (query === null) return "";
@@ -92,7 +86,7 @@ function whatThen(query, layer) {
 }
 
 function showBar() {
-  const { result, query, layer, head, show, points, playing } = state;
+  const { result, query, layer, head, show, points } = state;
   if (!result) return;
   const none = query === null;
   find("#query").replaceChildren(...queryLine());
@@ -104,53 +98,32 @@ function showBar() {
   find("#layer").disabled = find("#head").disabled = find("#play-layers").disabled = none && show !== "density";
   find("#points").disabled = none || show === "density";
   find("#points").setAttribute("aria-pressed", points);
-  for (const what of ["layers", "steps"]) {
-    const button = find(`#play-${what}`);
-    button.textContent = playing === what ? "Pause" : "Play";
-    button.setAttribute("aria-pressed", playing === what);
-  }
 }
 
-function nextQuery(by) {
-  const count = state.result.model.num_queries;
-  selectQuery(state.query === null ? 0 : (state.query + by + count) % count);
-}
-
-// Runs through the layers, or through the steps of the mask, once. From the start, if it is at the end.
-export function togglePlaying(what) {
-  if (state.playing === what) return update({ playing: null });
-  const key = what === "layers" ? "layer" : "step";
-  const from = state[key] === lastOf(key) ? 0 : state[key];
-  update({ playing: what, [key]: from, ...(what === "steps" ? { show: "mask" } : {}) });
-}
-
-const lastOf = (key) => lastStep() - (key === "layer" ? 1 : 0);
-
-function advance() {
-  const key = state.playing === "layers" ? "layer" : "step";
-  if (state[key] < lastOf(key)) update({ [key]: state[key] + 1 });
-  else update({ playing: null });
+// The points of the current layer as a list, for screen readers and scripts; places are fractions of the photo.
+function listPoints() {
+  const points = state.query === null || !state.result ? [] : pointsOf(state.query, state.layer);
+  const items = points.map(({ label, row, col, x, y }) => {
+    const item = make("li", {}, `${label}, row ${row + 1}, column ${col + 1}`);
+    Object.assign(item.dataset, { x, y });
+    return item;
+  });
+  find("#picks").replaceChildren(...items);
 }
 
 export function setUpBar() {
   find("#previous-query").addEventListener("click", () => nextQuery(-1));
   find("#next-query").addEventListener("click", () => nextQuery(1));
   find("#points").addEventListener("click", () => update({ points: !state.points }));
-  find("#play-layers").addEventListener("click", () => togglePlaying("layers"));
   find("#layer").addEventListener("change", ({ target }) => update({ layer: Number(target.value), playing: null }));
   find("#head").addEventListener("change", ({ target }) =>
     update({ head: target.value === "all" ? null : Number(target.value) }),
   );
   find("#show").addEventListener("change", ({ target }) => update({ show: target.value }));
-
-  let timer = 0;
-  onChange(["playing"], () => {
-    clearInterval(timer);
-    if (state.playing) timer = setInterval(advance, PLAY_MS);
-  });
   onChange(["result"], buildBar);
+  onChange(["result", "query", "layer", "head"], listPoints);
   onChange(["query", "show"], () => {
     if (state.query === null && OF_A_QUERY.includes(state.show)) update({ show: "segments", playing: null });
   });
-  onChange(["result", "reading", "query", "layer", "head", "show", "points", "playing"], showBar);
+  onChange(["result", "reading", "query", "layer", "head", "show", "points"], showBar);
 }

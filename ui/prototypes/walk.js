@@ -1,19 +1,21 @@
 // A guided walk: how a prototype is chosen, with the visitor's own query and numbers.
 
-import { find, layerName, onChange, selectQuery, state, update } from "../viewer/state.js";
-import { fetchChoice } from "./choice.js";
+import { tokenAt } from "../core/geometry.js";
+import { find } from "../core/host.js";
 import {
   bestHead,
-  closePatch,
-  decimal,
+  byArea,
+  finalPrediction,
   hasForeground,
   lastStep,
-  openPoint,
-  plural,
-  pointsOf,
   predictionOf,
-  tokenAt,
-} from "./points.js";
+  selectQuery,
+} from "../core/result.js";
+import { onChange, state, update } from "../core/state.js";
+import { decimal, layerName, plural } from "../core/words.js";
+import { fetchChoice } from "./choices.js";
+import { closePatch, openPoint } from "./patch.js";
+import { pointsOf } from "./points.js";
 
 let walk = null; // what it is about: query, layer, head, choice and where it has come to
 
@@ -26,7 +28,7 @@ const WALK = [
     title: () => `${state.result.model.num_queries} queries look at the photo`,
     text: ({ query }) =>
       `A query is a list of numbers that tries to find one region and to name it; this network has ` +
-      `${state.result.model.num_queries} of them. Query ${query} ended as ${said(predictionOf(query, lastStep()))}. ` +
+      `${state.result.model.num_queries} of them. Query ${query} ended as ${said(finalPrediction(query))}. ` +
       `How did it get there? Look at ${layerName(walk.layer)} of ${lastStep()}.`,
     see: ({ layer }) => update({ show: "segments", layer, head: null }),
   },
@@ -64,10 +66,10 @@ const WALK = [
   },
   {
     title: () => "What a softmax would read instead",
-    text: ({ choice: { tokens, allowed, channels, tokens_for_half: half, twin } }) =>
+    text: ({ choice: { tokens, allowed, channels, tokens_for_half: half, baseline } }) =>
       `Standard cross-attention mixes all allowed tokens. With a softmax of these very similarities, half of the weight ` +
       `would lie on ${plural(half, "token")} of ${allowed}; ` +
-      `${twin ? `the twin that was trained that way has half of its attention on ${twin.tokens_for_half}` : "a network trained that way learns scores of its own"}. ` +
+      `${baseline ? `the masked baseline, which was trained that way, has half of its attention on ${baseline.tokens_for_half}` : "a network trained that way learns scores of its own"}. ` +
       `Mixing costs ${tokens} × ${channels} = ${(tokens * channels).toLocaleString("en")} multiply-adds for each query; ` +
       `copying one token per head costs none.`,
     see: ({ layer, head }) => update({ show: "weights", layer, head, points: false }),
@@ -90,7 +92,7 @@ const WALK = [
       const { layers, prototype_index: picks } = state.result;
       const read = layers.reduce((sum, _, layer) => sum + new Set(picks[layer][query]).size, 0);
       const all = layers.reduce((sum, { rows, cols }) => sum + rows * cols, 0);
-      const { category, score, area } = predictionOf(query, lastStep());
+      const { category, score, area } = finalPrediction(query);
       return (
         `Query ${query} was compared with ${all} tokens, and took ${read} of them. Its best class is ${category} with ` +
         `score ${score.toFixed(2)}, and its mask covers ${(100 * area).toFixed(1)} % of the photo. Choose a layer or a head ` +
@@ -112,9 +114,8 @@ function mostTellingLayer(query) {
 // The selected query if it ever had foreground; or else that of the largest segment, or without one of the largest mask.
 function queryToWalk() {
   const areas = state.result.steps.area_fraction[lastStep()];
-  const bySegment = state.reading.segments.toSorted((a, b) => b.area_fraction - a.area_fraction);
   const byMask = [...areas.keys()].toSorted((a, b) => areas[b] - areas[a]);
-  const candidates = [state.query, ...bySegment.flatMap(({ queries }) => queries), ...byMask];
+  const candidates = [state.query, ...byArea(state.reading.segments).flatMap(({ queries }) => queries), ...byMask];
   return candidates.find((query) => query !== null && mostTellingLayer(query) >= 0) ?? null;
 }
 

@@ -1,7 +1,9 @@
 // The same photo by both networks at once: what the other one makes of it is seen left of the wipe.
 
-import { fetchReading, settingsOf } from "./controls.js";
-import { find, onChange, percent, state, update } from "./state.js";
+import { find } from "../core/host.js";
+import { onChange, state, update } from "../core/state.js";
+import { percent } from "../core/words.js";
+import { fetchReading, settingsOf } from "./readings.js";
 
 let comparisons = 0; // only the answer to the newest question counts
 

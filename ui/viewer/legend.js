@@ -1,21 +1,20 @@
 // The segments of the current reading, the largest class first: name, share, score, query; isolate and hide.
 
-import { queriesOf } from "./canvas.js";
-import { find, findAll, make, onChange, percent, selectSegment, state, update } from "./state.js";
+import { find, findAll, make, makeSwatch } from "../core/host.js";
+import { byArea, selectSegment } from "../core/result.js";
+import { onChange, state, update } from "../core/state.js";
+import { percent, queriesText } from "../core/words.js";
 
+// The segments of each class, and their area together.
 function groups() {
   const byClass = new Map();
-  for (const segment of state.reading.segments) {
-    const segments = byClass.get(segment.category) ?? [];
-    byClass.set(segment.category, [...segments, segment]);
+  for (const segment of byArea(state.reading.segments)) {
+    const group = byClass.get(segment.category) ?? { area: 0, segments: [] };
+    group.area += segment.area_fraction;
+    group.segments.push(segment);
+    byClass.set(segment.category, group);
   }
-  const area = (segments) => segments.reduce((sum, segment) => sum + segment.area_fraction, 0);
-  return [...byClass.values()]
-    .map((segments) => ({
-      area: area(segments),
-      segments: segments.toSorted((a, b) => b.area_fraction - a.area_fraction),
-    }))
-    .toSorted((a, b) => b.area - a.area);
+  return [...byClass.values()].toSorted((a, b) => b.area - a.area);
 }
 
 const isOnly = (ids) => state.isolated?.size === ids.length && ids.every((id) => state.isolated.has(id));
@@ -41,13 +40,11 @@ export function toggleHidden(ids) {
   update({ hidden });
 }
 
-function row(ids, name, cells, { color = null, className = "" } = {}) {
-  const swatch = make("i", { className: "swatch" });
-  if (color) swatch.style.background = color;
+function row(ids, name, cells, color, className = "") {
   const main = make(
     "button",
     { type: "button", className: "main", title: "Show only this", onclick: () => isolate(ids) },
-    swatch,
+    makeSwatch(color),
     make("span", { className: "name" }, name),
     ...cells.map(([kind, text]) => make("span", { className: kind }, text)),
   );
@@ -81,16 +78,16 @@ function render() {
         ["score", ""],
         ["query", `${members.length} parts`],
       ];
-      list.append(row(ids, category, cells, { color, className: "class" }));
+      list.append(row(ids, category, cells, color, "class"));
     }
     members.forEach((segment, index) => {
       const cells = [
         ["area", percent(segment.area_fraction)],
         ["score", segment.score.toFixed(2)],
-        ["query", queriesOf(segment)],
+        ["query", queriesText(segment)],
       ];
       const name = several ? `${category} ${index + 1}` : category;
-      list.append(row([segment.id], name, cells, { color: segment.color, className: several ? "member" : "" }));
+      list.append(row([segment.id], name, cells, segment.color, several ? "member" : ""));
     });
   }
   if (unassigned > 0) {

@@ -1,7 +1,8 @@
 // The names of the segments, written where each of them has most room.
 
-import { camera, place } from "./geometry.js";
-import { state } from "./state.js";
+import { camera, place } from "../core/geometry.js";
+import { byArea } from "../core/result.js";
+import { state } from "../core/state.js";
 
 const FONT = "600 12.5px system-ui, sans-serif";
 const HEIGHT = 20;
@@ -61,7 +62,7 @@ export function drawNames(context, reading, isNamed, from, to, reserved) {
   const { result } = state;
   const taken = [...reserved];
   reading.places ??= deepestPlaces(reading, result);
-  for (const { id, category } of reading.segments.toSorted((a, b) => b.area_fraction - a.area_fraction)) {
+  for (const { id, category } of byArea(reading.segments)) {
     const { x, y, depth } = reading.places.get(id);
     if (!isNamed(id) || depth * camera.scale < MIN_ROOM_PX) continue;
     const [middle, top] = place((x + 0.5) / result.width, (y + 0.5) / result.height);

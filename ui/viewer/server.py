@@ -1,5 +1,7 @@
-"""What the viewer may ask the server for after it got a photo. Of a kept result all is known; only what the twin makes
-of the photo is run when it is first asked for."""
+"""What the viewer may ask the server for after it got a photo. The network does not run for it.
+
+Only the masked baseline runs on the photo, when it is first asked for.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 // How long each stage of this very run took, as one bar.
 
-import { find, make, onChange, state } from "./state.js";
+import { find, make, makeSwatch } from "../core/host.js";
+import { onChange, state } from "../core/state.js";
 
 // Told apart by colour-blind eyes, on light and on dark.
 const STAGE_COLORS = {
@@ -34,9 +35,7 @@ function renderTiming() {
     const part = make("i", { title: `${stage}: ${milliseconds(ms)}, ${Math.round((ms / total) * 100)} % of all` });
     part.style.cssText = `flex: ${ms} 0 0; background: ${STAGE_COLORS[stage]}`;
     bar.append(part);
-    const swatch = make("i", { className: "swatch" });
-    swatch.style.background = STAGE_COLORS[stage];
-    list.append(make("li", {}, swatch, `${stage} `, make("b", {}, milliseconds(ms))));
+    list.append(make("li", {}, makeSwatch(STAGE_COLORS[stage]), `${stage} `, make("b", {}, milliseconds(ms))));
   }
   list.append(make("li", {}, "total ", make("b", {}, milliseconds(total))));
   const { measured_on: device } = state.result;

@@ -1,0 +1,87 @@
+// The segments as pictures in the pixels of the shown photo: of the reading, and of the other network's beside it.
+
+import { channels } from "../core/colors.js";
+import { boxOf } from "../core/geometry.js";
+import { make } from "../core/host.js";
+import { drawInBox } from "../core/pictures.js";
+import { isPainted } from "../core/result.js";
+import { onChange, state } from "../core/state.js";
+
+const AREA_ALPHA = 190;
+const EDGE_ALPHA = 170;
+
+let own = null; // two canvases, `areas` and `edges`
+let other = null;
+
+function makeSheets() {
+  const { width, height } = state.result;
+  const sheet = () => make("canvas", { width, height });
+  [own, other] = [0, 1].map(() => ({ areas: sheet(), edges: sheet() }));
+}
+
+// Fills a picture from a colour per id; a colour is 0xAABBGGRR, as the four bytes of a pixel read on any usual machine.
+function paintIds(canvas, { idMap, segments }, colorOf, isLeftOut = () => false) {
+  const colors = new Uint32Array(segments.length + 1);
+  for (const segment of segments) colors[segment.id] = colorOf(segment) >>> 0;
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(canvas.width, canvas.height);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < pixels.length; i++) if (!isLeftOut(i)) pixels[i] = colors[idMap[i]];
+  context.putImageData(image, 0, 0);
+}
+
+function paintAreas(canvas, reading, alphaOf) {
+  paintIds(canvas, reading, ({ id, color }) => {
+    const [red, green, blue] = channels(color);
+    return (alphaOf(id) << 24) | (blue << 16) | (green << 8) | red;
+  });
+}
+
+// A pixel is white only where its upper or left neighbour is another segment.
+function paintEdges(canvas, reading, alphaOf) {
+  const { idMap } = reading;
+  const { width } = canvas;
+  const isInside = (i) =>
+    (i < width || idMap[i] === idMap[i - width]) && (i % width === 0 || idMap[i] === idMap[i - 1]);
+  paintIds(canvas, reading, ({ id }) => (alphaOf(id) << 24) | 0xffffff, isInside);
+}
+
+function paintOwnAreas() {
+  if (!state.reading) return;
+  const { hovered, segment } = state;
+  const others = hovered !== null ? 80 : AREA_ALPHA;
+  paintAreas(own.areas, state.reading, (id) => {
+    if (!isPainted(id)) return 0;
+    return (hovered ?? segment ?? id) === id ? 255 : others;
+  });
+}
+
+function paintOwnEdges() {
+  if (!state.reading) return;
+  const alphaOf = (id) => (id === state.segment ? 255 : EDGE_ALPHA);
+  paintEdges(own.edges, state.reading, (id) => (isPainted(id) ? alphaOf(id) : 0));
+}
+
+function paintOther() {
+  if (!state.beside) return;
+  paintAreas(other.areas, state.beside, () => AREA_ALPHA);
+  paintEdges(other.edges, state.beside, () => EDGE_ALPHA);
+}
+
+function draw(context, { areas, edges }) {
+  context.globalAlpha = state.opacity;
+  drawInBox(context, areas, boxOf(), false);
+  context.globalAlpha = Math.min(1, 1.6 * state.opacity);
+  if (state.outlines) drawInBox(context, edges, boxOf(), true);
+  context.globalAlpha = 1;
+}
+
+export const drawOwnSegments = (context) => draw(context, own);
+export const drawOtherSegments = (context) => draw(context, other);
+
+export function setUpSegments() {
+  onChange(["result"], makeSheets);
+  onChange(["reading", "hidden", "isolated", "segment"], paintOwnEdges);
+  onChange(["reading", "hidden", "isolated", "hovered", "segment"], paintOwnAreas);
+  onChange(["beside"], paintOther);
+}
