@@ -1,4 +1,4 @@
-"""The viewer: one gr.HTML. Its HTML, styles and scripts are files of ``ui/``; a browser loads the scripts as modules."""
+"""The viewer: one gr.HTML. Its HTML, styles and scripts are files of ``ui/``; browsers load the scripts as modules."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def page() -> str:
 
 
 def script_route() -> Route:
-    """Serves the scripts, and nothing else, below ``/scripts/VERSION/``. Gradio would serve files, but not as modules."""
+    """Serves the scripts, and nothing else, below ``/scripts/VERSION/``. Gradio serves files, but not as modules."""
 
     def send(request: Request) -> Response:
         script = SCRIPTS.get(request.path_params["path"])
