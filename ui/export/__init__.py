@@ -21,17 +21,6 @@ from ui.engine import Engine
 from ui.export.trace import trace_arrays, trace_json
 from ui.results import KeptResult
 
-__all__ = [
-    "KINDS",
-    "arrays_files",
-    "export_file",
-    "overlay_files",
-    "segments_files",
-    "trace_arrays",
-    "trace_json",
-    "write",
-]
-
 KINDS = ("overlay", "segments", "trace-json", "trace-npz", "all")
 
 

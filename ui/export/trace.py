@@ -5,7 +5,7 @@ A *step* is one of the L+1 predictions: 0 is made before any decoder layer, step
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -83,8 +83,8 @@ def trace_arrays(result: KeptResult) -> dict[str, np.ndarray]:
     return {
         "prototype_index": np.stack([layer.prototype_index for layer in layers]),
         "similarity": np.stack([layer.similarity for layer in layers]).astype(np.float32),
-        "prototype_x": np.stack([at.x for at in places]).astype(np.float32),
-        "prototype_y": np.stack([at.y for at in places]).astype(np.float32),
+        "prototype_x": np.stack([at["x"] for at in places]).astype(np.float32),
+        "prototype_y": np.stack([at["y"] for at in places]).astype(np.float32),
         "allowed_fraction": np.stack([layer.allowed_fraction for layer in layers]),
         "strides": np.array([layer.stride for layer in layers]),
         "grid_sizes": np.array([layer.grid_size for layer in layers]),
@@ -102,16 +102,8 @@ def trace_arrays(result: KeptResult) -> dict[str, np.ndarray]:
     }
 
 
-class _Places(NamedTuple):
-    """Where the prototypes of a layer lie, each [h, Q]."""
-
-    row: np.ndarray
-    col: np.ndarray
-    x: np.ndarray  # pixels of the photo
-    y: np.ndarray
-
-
-def _places(result: KeptResult, layer: KeptLayer) -> _Places:
+def _places(result: KeptResult, layer: KeptLayer) -> dict[str, np.ndarray]:
+    """Where the prototypes of a layer lie, each [h, Q]: row and col in its grid, x and y in pixels of the photo."""
     row, col = np.divmod(layer.prototype_index, layer.grid_size[1])
     y, x = (
         cell_centres(count, layer.stride, content_px) * original_px
@@ -119,10 +111,10 @@ def _places(result: KeptResult, layer: KeptLayer) -> _Places:
             layer.grid_size, result.content_size, result.original_size, strict=True
         )
     )
-    return _Places(row, col, x[col], y[row])
+    return {"row": row, "col": col, "x": x[col], "y": y[row]}
 
 
-def _layer_json(layer: KeptLayer, at: _Places, query: int) -> dict[str, Any]:
+def _layer_json(layer: KeptLayer, at: dict[str, np.ndarray], query: int) -> dict[str, Any]:
     allowed_fraction = float(layer.allowed_fraction[query])
     heads = range(len(layer.prototype_index)) if allowed_fraction > 0 else ()
     return {
@@ -132,10 +124,10 @@ def _layer_json(layer: KeptLayer, at: _Places, query: int) -> dict[str, Any]:
             {
                 "head": head,
                 "token": int(layer.prototype_index[head, query]),
-                "row": int(at.row[head, query]),
-                "col": int(at.col[head, query]),
-                "x": round(float(at.x[head, query]), 2),
-                "y": round(float(at.y[head, query]), 2),
+                "row": int(at["row"][head, query]),
+                "col": int(at["col"][head, query]),
+                "x": round(float(at["x"][head, query]), 2),
+                "y": round(float(at["y"][head, query]), 2),
                 "similarity": round(float(layer.similarity[head, query]), 4),
             }
             for head in heads

@@ -13,17 +13,10 @@ const THUMBNAIL_PX = 240; // long side; twice as many as CSS shows, for sharp sc
 const FRAME_PX = 4;
 
 // How far a query came, the farthest first.
-const FATES = [
-  "kept",
-  "merged",
-  "small overlap",
-  "lost pixels",
-  "empty mask",
-  "little evidence",
-  "low score",
-  "not a thing",
-  "no object",
-];
+const FATES =
+  "kept, merged, small overlap, lost pixels, empty mask, little evidence, low score, not a thing, no object".split(
+    ", ",
+  );
 
 // What a column is sorted by, and which way at the first click.
 const COLUMNS = {

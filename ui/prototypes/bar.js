@@ -86,8 +86,7 @@ function whatThen(query, layer) {
 }
 
 function showBar() {
-  const { result, query, layer, head, show, points } = state;
-  if (!result) return;
+  const { query, layer, head, show, points } = state;
   const none = query === null;
   find("#query").replaceChildren(...queryLine());
   find("#layer-note").textContent = layerLine();
@@ -102,7 +101,7 @@ function showBar() {
 
 // The points of the current layer as a list, for screen readers and scripts; places are fractions of the photo.
 function listPoints() {
-  const points = state.query === null || !state.result ? [] : pointsOf(state.query, state.layer);
+  const points = state.query === null ? [] : pointsOf(state.query, state.layer);
   const items = points.map(({ label, row, col, x, y }) => {
     const item = make("li", {}, `${label}, row ${row + 1}, column ${col + 1}`);
     Object.assign(item.dataset, { x, y });

@@ -42,9 +42,8 @@ function stepButton(step) {
 }
 
 function showStrip() {
-  const none = state.query === null;
-  find("#evolution").hidden = none;
-  if (none || !state.result) return;
+  find("#evolution").hidden = state.query === null;
+  if (state.query === null) return;
   const steps = Array.from({ length: lastStep() + 1 }, (_, step) => stepButton(step));
   find("#evolution .strip").replaceChildren(...steps);
   markStep();

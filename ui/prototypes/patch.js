@@ -47,12 +47,10 @@ function paintPatch({ layer, x, y }) {
   const context = canvas.getContext("2d");
   const { photo } = state.result.pictures;
   const { rows, cols } = state.result.layers[layer];
-  const grid = gridBox(layer, { left: 0, top: 0, width: photo.width, height: photo.height });
-  const [width, height] = [grid.width / cols, grid.height / rows];
+  const grid = gridBox(layer, { width: 1, height: 1 }); // in photos
   const third = canvas.width / 3;
-  context.scale(third / width, third / height);
-  context.drawImage(photo, 1.5 * width - x * photo.width, 1.5 * height - y * photo.height);
-  context.resetTransform();
+  const [width, height] = [(third * cols) / grid.width, (third * rows) / grid.height]; // of the photo at this scale
+  context.drawImage(photo, 1.5 * third - x * width, 1.5 * third - y * height, width, height);
   context.fillStyle = "#0005";
   context.beginPath();
   context.rect(0, 0, canvas.width, canvas.width);

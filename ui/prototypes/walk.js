@@ -13,7 +13,7 @@ import {
 } from "../core/result.js";
 import { onChange, state, update } from "../core/state.js";
 import { decimal, layerName, plural } from "../core/words.js";
-import { fetchChoice } from "./choices.js";
+import { fetchChoice } from "./choice.js";
 import { closePatch, openPoint } from "./patch.js";
 import { pointsOf } from "./points.js";
 

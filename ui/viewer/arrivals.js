@@ -26,7 +26,7 @@ function takeIn(result) {
 
 // Whether there is what a link asks for.
 function isOnItsWay(link, { name, other_id: other }) {
-  const isExample = exampleButtons().some(({ photo }) => photo.alt === (link.get("example") ?? name));
+  const isExample = examples().some((photo) => photo.alt === (link.get("example") ?? name));
   return isExample && (link.get("attention") !== "masked" || Boolean(other));
 }
 
@@ -39,17 +39,15 @@ function welcome(result, before) {
 
 // Gradio calls them "Thumbnail 1 of 6", and does not know which one is shown.
 function markExample() {
-  for (const { button, photo } of exampleButtons()) {
+  for (const photo of examples()) {
+    const button = photo.closest(".thumbnail-item");
     button.setAttribute("aria-label", photo.alt);
     button.setAttribute("aria-current", photo.alt === state.result.name);
   }
 }
 
 // The gallery of examples lies beside the viewer, if there is one.
-function exampleButtons() {
-  const buttons = [...document.querySelectorAll("#examples .thumbnail-item")];
-  return buttons.map((button) => ({ button, photo: button.querySelector("img") }));
-}
+const examples = () => [...document.querySelectorAll("#examples .thumbnail-item img")];
 
 // `props.value` is the latest result, or null; `watch` calls back when there is another one.
 export function setUpArrivals(props, watch) {

@@ -6,7 +6,7 @@ import { clipTo, drawInBox } from "../core/pictures.js";
 import { isPainted, segmentById } from "../core/result.js";
 import { onChange, state } from "../core/state.js";
 import { percent } from "../core/words.js";
-import { drawChoice } from "../prototypes/choices.js";
+import { drawChoice } from "../prototypes/choice.js";
 import { drawDensity } from "../prototypes/density.js";
 import { drawMask } from "../prototypes/masks.js";
 import { drawPoints } from "../prototypes/points.js";
@@ -87,8 +87,7 @@ function announce() {
   find(".studio-status").textContent = category
     ? `${category}, score ${score.toFixed(2)}, ${percent(area)} of the photo, query ${query}`
     : "";
-  const label = reading ? `Photo with ${reading.segments.length} segments` : "Segmented photo";
-  find("#canvas").setAttribute("aria-label", label);
+  find("#canvas").setAttribute("aria-label", `Photo with ${reading.segments.length} segments`);
 }
 
 export function setUpCanvas() {

@@ -44,6 +44,4 @@ function agreement(one, other) {
   return `Of what either of the two names, they agree on ${percent(alike / named)}.`;
 }
 
-export function setUpCompare() {
-  onChange(["result", "reading", "leftOfWipe"], readBeside);
-}
+export const setUpCompare = () => onChange(["result", "reading", "leftOfWipe"], readBeside);

@@ -6,61 +6,61 @@ import { state, TASKS, update } from "../core/state.js";
 import { fit, pan, zoom } from "./camera.js";
 import { showAll, toggleHidden, toggleIsolated } from "./legend.js";
 
-const KEYS = [
-  ["← →", "previous, next segment"],
-  ["Enter", "show only this segment, or all again"],
-  ["H", "hide this segment"],
-  ["A", "show all segments"],
-  ["Q  Shift Q", "next, previous query"],
-  ["[ ]", "earlier, later layer"],
-  ["1 … 8, 0", "one head, all heads"],
-  ["S M C L D", "paint segments, mask, similarity (the choice), attention (of the masked baseline), density"],
-  ["P", "prototypes on or off"],
-  ["T", "next task"],
-  ["N O", "names, outlines"],
-  ["W", "before and after"],
-  ["B", "both attentions, one on each side"],
-  ["+ − F", "zoom in, out, fit; Ctrl and the wheel zoom too"],
-  ["Shift ← → ↑ ↓", "move the enlarged photo"],
-  ["Esc", "select nothing"],
-  ["?", "this list"],
-];
-
 function onArrow(event, by) {
   if (event.shiftKey) return pan(-60 * by, 0);
   const ids = byArea(state.reading.segments).map(({ id }) => id);
   selectSegment(stepThrough(ids, state.segment, by));
 }
 
-const ACTIONS = {
-  ArrowRight: (event) => onArrow(event, 1),
-  ArrowLeft: (event) => onArrow(event, -1),
-  ArrowUp: (event) => event.shiftKey && pan(0, 60),
-  ArrowDown: (event) => event.shiftKey && pan(0, -60),
-  Enter: toggleIsolated,
-  Escape: () => update({ segment: null, query: null, isolated: null, playing: null }),
-  "[": () => update({ layer: Math.max(0, state.layer - 1) }),
-  "]": () => update({ layer: Math.min(state.result.layers.length - 1, state.layer + 1) }),
-  "+": () => zoom(1.5),
-  "=": () => zoom(1.5),
-  "-": () => zoom(1 / 1.5),
-  "?": () => find("#keys").showModal(),
-  a: showAll,
-  b: () => find("#compare").click(),
-  c: () => update({ show: "similarity" }),
-  d: () => update({ show: "density" }),
-  f: fit,
-  h: () => state.segment !== null && toggleHidden([state.segment]),
-  l: () => update({ show: "weights" }),
-  m: () => update({ show: "mask" }),
-  n: () => update({ names: !state.names }),
-  o: () => update({ outlines: !state.outlines }),
-  p: () => update({ points: !state.points }),
-  q: (event) => nextQuery(event.shiftKey ? -1 : 1),
-  s: () => update({ show: "segments" }),
-  t: () => update({ task: stepThrough(TASKS, state.task, 1) }),
-  w: () => find("#wipe").click(),
-};
+function showHead(head) {
+  if (head < state.result.model.num_heads) update({ head: head < 0 ? null : head });
+}
+
+const show = (what) => () => update({ show: what });
+const flip = (key) => () => update({ [key]: !state[key] });
+const moveLayer = (by) => () => state.result.layers[state.layer + by] && update({ layer: state.layer + by });
+
+// What the list calls the keys, what they do, and how.
+const KEYS = [
+  [
+    "← →",
+    "previous, next segment",
+    { ArrowLeft: (event) => onArrow(event, -1), ArrowRight: (event) => onArrow(event, 1) },
+  ],
+  ["Enter", "show only this segment, or all again", { Enter: toggleIsolated }],
+  ["H", "hide this segment", { h: () => state.segment !== null && toggleHidden([state.segment]) }],
+  ["A", "show all segments", { a: showAll }],
+  ["Q  Shift Q", "next, previous query", { q: (event) => nextQuery(event.shiftKey ? -1 : 1) }],
+  ["[ ]", "earlier, later layer", { "[": moveLayer(-1), "]": moveLayer(1) }],
+  [
+    "1 … 8, 0",
+    "one head, all heads",
+    Object.fromEntries([..."0123456789"].map((digit) => [digit, () => showHead(digit - 1)])),
+  ],
+  [
+    "S M C L D",
+    "paint segments, mask, similarity (the choice), attention (of the masked baseline), density",
+    { s: show("segments"), m: show("mask"), c: show("similarity"), l: show("weights"), d: show("density") },
+  ],
+  ["P", "prototypes on or off", { p: flip("points") }],
+  ["T", "next task", { t: () => update({ task: stepThrough(TASKS, state.task, 1) }) }],
+  ["N O", "names, outlines", { n: flip("names"), o: flip("outlines") }],
+  ["W", "before and after", { w: () => find("#wipe").click() }],
+  ["B", "both attentions, one on each side", { b: () => find("#compare").click() }],
+  [
+    "+ − F",
+    "zoom in, out, fit; Ctrl and the wheel zoom too",
+    { "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), f: fit },
+  ],
+  [
+    "Shift ← → ↑ ↓",
+    "move the enlarged photo",
+    { ArrowUp: (event) => event.shiftKey && pan(0, 60), ArrowDown: (event) => event.shiftKey && pan(0, -60) },
+  ],
+  ["Esc", "select nothing", { Escape: () => update({ segment: null, query: null, isolated: null, playing: null }) }],
+  ["?", "this list", { "?": () => find("#keys").showModal() }],
+];
+const ACTIONS = Object.assign({}, ...KEYS.map(([, , actions]) => actions));
 
 // What a focused control does with a key itself.
 function isOwnKey({ key, target }) {
@@ -75,11 +75,8 @@ function onKey(event) {
   if (!isMeant || !tab.checkVisibility() || find("#keys").open || !state.reading) return;
   if (event.ctrlKey || event.metaKey || event.altKey || isOwnKey(event)) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (/^[0-9]$/.test(key)) {
-    const head = Number(key) - 1;
-    if (head < state.result.model.num_heads) update({ head: head < 0 ? null : head });
-  } else if (key in ACTIONS) ACTIONS[key](event);
-  else return;
+  if (!(key in ACTIONS)) return;
+  ACTIONS[key](event);
   const scrolls = key.startsWith("Arrow") && !event.shiftKey && !key.endsWith("Left") && !key.endsWith("Right");
   if (!scrolls) event.preventDefault();
 }

@@ -3,7 +3,7 @@
 import { find, findAll, make, makeSwatch } from "../core/host.js";
 import { byArea, selectSegment } from "../core/result.js";
 import { onChange, state, update } from "../core/state.js";
-import { percent, queriesText } from "../core/words.js";
+import { percent, plural, queriesText } from "../core/words.js";
 
 // The segments of each class, and their area together.
 function groups() {
@@ -40,13 +40,16 @@ export function toggleHidden(ids) {
   update({ hidden });
 }
 
-function row(ids, name, cells, color, className = "") {
+// One span per cell, with the cell's name as its class.
+const spans = (cells) => Object.entries(cells).map(([className, text]) => make("span", { className }, text));
+
+function row(segments, cells, color, className) {
+  const ids = segments.map(({ id }) => id);
   const main = make(
     "button",
     { type: "button", className: "main", title: "Show only this", onclick: () => isolate(ids) },
     makeSwatch(color),
-    make("span", { className: "name" }, name),
-    ...cells.map(([kind, text]) => make("span", { className: kind }, text)),
+    ...spans(cells),
   );
   if (ids.length === 1) {
     main.addEventListener("pointerenter", () => update({ hovered: ids[0] }));
@@ -56,12 +59,10 @@ function row(ids, name, cells, color, className = "") {
     type: "button",
     className: "eye",
     title: "Hide or show",
-    "aria-label": `Hide ${name}`,
+    "aria-label": `Hide ${cells.name}`,
     onclick: () => toggleHidden(ids),
   });
-  const item = make("li", { className }, main, hide);
-  item.ids = ids;
-  return item;
+  return make("li", { className, ids }, main, hide);
 }
 
 function render() {
@@ -71,34 +72,24 @@ function render() {
     const several = members.length > 1;
     const { category, color } = members[0];
     if (several) {
-      const ids = members.map(({ id }) => id);
-      const cells = [
-        // Instances may overlap, and what two of them cover is not the sum.
-        ["area", task === "instance" ? "" : percent(area)],
-        ["score", ""],
-        ["query", `${members.length} parts`],
-      ];
-      list.append(row(ids, category, cells, color, "class"));
+      // Instances may overlap, and what two of them cover is not the sum.
+      const sum = task === "instance" ? "" : percent(area);
+      const cells = { name: category, area: sum, score: "", query: `${members.length} parts` };
+      list.append(row(members, cells, color, "class"));
     }
-    members.forEach((segment, index) => {
-      const cells = [
-        ["area", percent(segment.area_fraction)],
-        ["score", segment.score.toFixed(2)],
-        ["query", queriesText(segment)],
-      ];
-      const name = several ? `${category} ${index + 1}` : category;
-      list.append(row([segment.id], name, cells, segment.color, several ? "member" : ""));
-    });
+    for (const [i, segment] of members.entries()) {
+      const { area_fraction: share, score, color } = segment;
+      const name = several ? `${category} ${i + 1}` : category;
+      const cells = { name, area: percent(share), score: score.toFixed(2), query: queriesText(segment) };
+      list.append(row([segment], cells, color, several ? "member" : ""));
+    }
   }
   if (unassigned > 0) {
     const swatch = make("i", { className: "swatch none" });
     const rest = task === "instance" ? "not part of a thing" : "not recognised";
-    const name = make("span", { className: "name" }, rest);
-    list.append(
-      make("li", { className: "rest" }, swatch, name, make("span", { className: "area" }, percent(unassigned))),
-    );
+    list.append(make("li", { className: "rest" }, swatch, ...spans({ name: rest, area: percent(unassigned) })));
   }
-  const count = `${segments.length} segment${segments.length === 1 ? "" : "s"}`;
+  const count = plural(segments.length, "segment");
   const all = make("button", { type: "button", className: "all", onclick: showAll }, "Show all");
   const head = make("div", { className: "columns", "aria-hidden": "true" });
   for (const title of ["class", "area", "score", "drawn by"]) head.append(make("span", {}, title));
@@ -112,19 +103,14 @@ function nothingFound() {
   const say = (sentence, ...rest) => make("p", { className: "nothing" }, sentence, ...rest);
   const best = (wanted) =>
     state.reading.outcomes.filter(({ fate }) => fate === wanted).toSorted((a, b) => b.score - a.score);
-  const lower = (change, value) => {
-    const onclick = () => update(change);
-    return make("button", { type: "button", onclick }, `Ask for ${value.toFixed(2)} only`);
-  };
-  const names = (outcomes) =>
-    outcomes
-      .slice(0, 2)
-      .map(({ category, score }) => `${category} ${score.toFixed(2)}`)
-      .join(", ");
+  const lower = (key, value) =>
+    make("button", { type: "button", onclick: () => update({ [key]: value }) }, `Ask for ${value.toFixed(2)} only`);
+  const named = ({ category, score }) => `${category} ${score.toFixed(2)}`;
+  const names = (outcomes) => outcomes.slice(0, 2).map(named).join(", ");
   const covered = best("small overlap");
   if (covered.length > 0) {
     const { overlap_threshold: usual } = state.result.model;
-    const way = state.overlapThreshold > usual ? [lower({ overlapThreshold: usual }, usual)] : [];
+    const way = state.overlapThreshold > usual ? [lower("overlapThreshold", usual)] : [];
     const sentence = `No query won enough of its mask: overlap above ${state.overlapThreshold.toFixed(2)} is asked for. `;
     return say(`${sentence}Closest: ${names(covered)}. `, ...way);
   }
@@ -136,10 +122,8 @@ function nothingFound() {
   if (closest.length === 0) return say("No query found anything that it could name.");
   const value = Math.max(0, Math.ceil(100 * closest[0].score) - 1) / 100;
   const who = state.task === "instance" ? "No thing" : "No query";
-  return say(
-    `${who} scores above ${state.objectThreshold.toFixed(2)}. Closest: ${names(closest)}. `,
-    lower({ objectThreshold: value }, value),
-  );
+  const sentence = `${who} scores above ${state.objectThreshold.toFixed(2)}. Closest: ${names(closest)}. `;
+  return say(sentence, lower("objectThreshold", value));
 }
 
 export function showAll() {
@@ -147,7 +131,6 @@ export function showAll() {
 }
 
 function mark() {
-  if (!state.reading) return;
   for (const item of findAll("#legend li:not(.rest)")) {
     const { ids } = item;
     const hidden = ids.every((id) => state.hidden.has(id));

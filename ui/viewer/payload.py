@@ -77,8 +77,8 @@ def result_payload(engine: Engine, result_id: str) -> dict[str, Any]:
             "extent": [-(-side // MASK_STRIDE) * MASK_STRIDE / side for side in result.content_size],
         },
     }
-    payload["stage_ms"] = {**result.stage_ms, "drawing": (time.perf_counter() - start) * 1000}
-    payload["stage_ms"] = {stage: round(ms, 1) for stage, ms in payload["stage_ms"].items()}
+    stage_ms = {**result.stage_ms, "drawing": (time.perf_counter() - start) * 1000}
+    payload["stage_ms"] = {stage: round(ms, 1) for stage, ms in stage_ms.items()}
     return payload
 
 

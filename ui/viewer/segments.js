@@ -30,42 +30,37 @@ function paintIds(canvas, { idMap, segments }, colorOf, isLeftOut = () => false)
   context.putImageData(image, 0, 0);
 }
 
-function paintAreas(canvas, reading, alphaOf) {
-  paintIds(canvas, reading, ({ id, color }) => {
+function paintAreas({ areas }, reading, alphaOf) {
+  paintIds(areas, reading, ({ id, color }) => {
     const [red, green, blue] = channels(color);
     return (alphaOf(id) << 24) | (blue << 16) | (green << 8) | red;
   });
 }
 
 // A pixel is white only where its upper or left neighbour is another segment.
-function paintEdges(canvas, reading, alphaOf) {
+function paintEdges({ edges }, reading, alphaOf) {
   const { idMap } = reading;
-  const { width } = canvas;
+  const { width } = edges;
   const isInside = (i) =>
     (i < width || idMap[i] === idMap[i - width]) && (i % width === 0 || idMap[i] === idMap[i - 1]);
-  paintIds(canvas, reading, ({ id }) => (alphaOf(id) << 24) | 0xffffff, isInside);
+  paintIds(edges, reading, ({ id }) => (alphaOf(id) << 24) | 0xffffff, isInside);
 }
 
 function paintOwnAreas() {
-  if (!state.reading) return;
   const { hovered, segment } = state;
-  const others = hovered !== null ? 80 : AREA_ALPHA;
-  paintAreas(own.areas, state.reading, (id) => {
-    if (!isPainted(id)) return 0;
-    return (hovered ?? segment ?? id) === id ? 255 : others;
-  });
+  const strong = hovered ?? segment;
+  const weak = hovered === null ? AREA_ALPHA : 80;
+  paintAreas(own, state.reading, (id) => (!isPainted(id) ? 0 : id === (strong ?? id) ? 255 : weak));
 }
 
 function paintOwnEdges() {
-  if (!state.reading) return;
-  const alphaOf = (id) => (id === state.segment ? 255 : EDGE_ALPHA);
-  paintEdges(own.edges, state.reading, (id) => (isPainted(id) ? alphaOf(id) : 0));
+  paintEdges(own, state.reading, (id) => (!isPainted(id) ? 0 : id === state.segment ? 255 : EDGE_ALPHA));
 }
 
 function paintOther() {
   if (!state.beside) return;
-  paintAreas(other.areas, state.beside, () => AREA_ALPHA);
-  paintEdges(other.edges, state.beside, () => EDGE_ALPHA);
+  paintAreas(other, state.beside, () => AREA_ALPHA);
+  paintEdges(other, state.beside, () => EDGE_ALPHA);
 }
 
 function draw(context, { areas, edges }) {

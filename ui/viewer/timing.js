@@ -26,7 +26,6 @@ function stages() {
 }
 
 function renderTiming() {
-  if (!state.reading) return;
   const times = stages();
   const total = times.reduce((sum, [, ms]) => sum + ms, 0);
   const bar = make("div", { className: "bar", "aria-hidden": "true" });
@@ -44,6 +43,4 @@ function renderTiming() {
   find("#timing").replaceChildren(bar, list, make("p", {}, note));
 }
 
-export function setUpTiming() {
-  onChange(["result", "reading"], renderTiming);
-}
+export const setUpTiming = () => onChange(["result", "reading"], renderTiming);
