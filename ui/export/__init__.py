@@ -1,6 +1,6 @@
-"""What a visitor can take home: the overlay, the segments as COCO panoptic, and the trace of what happened inside.
+"""The files that a visitor can download: the overlay, the segments as COCO panoptic, and the trace.
 
-All of it is made from a kept result, in the photo's own size; the network does not run.
+They are made from a kept result, in the photo's own size. The network does not run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def export_file(
     "overlay" is a PNG; "segments" a zip of the id map as a PNG and its JSON in the COCO panoptic format; "trace-json"
     and "trace-npz" hold what ``trace_json`` and ``trace_arrays`` describe; "all" is a zip of everything. Names begin
     with that of the photo's file, or with "photo" where it has none. Task and thresholds are those of ``Engine.read``.
-    The overlay leaves out the segments of the ``hidden`` pairs (class, query): their ids may differ between two sizes
+    The overlay leaves out the segments of the ``hidden`` pairs (class, query). Ids may differ between two sizes
     of a photo.
 
     Raises ValueError for an unknown kind or task, and for thresholds or an opacity outside 0..1.
@@ -117,6 +117,6 @@ def _zip(files: dict[str, bytes]) -> bytes:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as writer:
         for name, data in files.items():
-            # The others are compressed already.
+            # The other files are compressed already.
             writer.writestr(name, data, zipfile.ZIP_DEFLATED if name.endswith(".json") else zipfile.ZIP_STORED)
     return archive.getvalue()

@@ -67,10 +67,10 @@ def trace_json(result: KeptResult, query: int | None = None) -> dict[str, Any]:
 
 
 def trace_arrays(result: KeptResult) -> dict[str, np.ndarray]:
-    """The same of all queries as arrays. L layers, h heads, Q queries, K classes.
+    """The same for all queries as arrays. L layers, h heads, Q queries, K classes.
 
     - ``prototype_index`` int32, ``similarity``, ``prototype_x``, ``prototype_y`` float32 [L, h, Q]: x and y in pixels
-      of the photo; all without meaning where ``allowed_fraction`` float32 [L, Q] is 0
+      of the photo; these four mean nothing where ``allowed_fraction`` float32 [L, Q] is 0
     - ``strides`` [L], ``grid_sizes`` [L, 2]: (rows, cols) of each layer's tokens
     - ``category_id`` int64, ``score``, ``no_object_score``, ``area_fraction``, ``final_iou`` float32 [L+1, Q]
     - ``masks`` uint8 [L+1, Q, rows, cols]: mask probability * 255, over the photo

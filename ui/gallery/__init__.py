@@ -1,4 +1,4 @@
-"""Every query in words: what a reading made of it, and why."""
+"""Says in words what became of every query in a reading, and why."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ui.engine import Reading
 
 
 def explain_outcome(outcome: QueryOutcome, reading: Reading) -> str:
-    """One short sentence about one query, with the numbers that decided; it begins in lower case and has no full stop.
+    """One short sentence about one query, with the numbers that decided. It has no capital and no full stop.
 
-    ``reading`` is the one that the outcome belongs to.
+    The outcome must belong to this ``reading``.
     """
     if outcome.fate == "kept":
         return _explain_kept(outcome, reading)
@@ -21,11 +21,11 @@ def explain_outcome(outcome: QueryOutcome, reading: Reading) -> str:
         no_object, best = _percent(outcome.no_object_score), _percent(outcome.score)
         return f"no object ({no_object}) is likelier than {outcome.label} ({best})"
     if outcome.fate == "low score":
-        if outcome.score > reading.object_threshold:  # a reading of instances looks at a limited number
+        if outcome.score > reading.object_threshold:  # a reading of instances takes a limited number of queries
             return f"score {outcome.score:.2f} is above the threshold, but not among the best that are read"
         score, threshold, digits = outcome.score, reading.object_threshold, 2
         while score != threshold and f"{score:.{digits}f}" == f"{threshold:.{digits}f}":
-            digits += 1  # or rounding would make them equal
+            digits += 1  # because rounding makes them look equal
         return f"score {score:.{digits}f} is not above the threshold {threshold:.{digits}f}"
     if outcome.fate == "lost pixels":
         return "other queries won all pixels of its mask"

@@ -12,11 +12,18 @@ import { paintMask } from "../prototypes/masks.js";
 const THUMBNAIL_PX = 240; // long side; twice as many as CSS shows, for sharp screens
 const FRAME_PX = 4;
 
-// How far a query came, the farthest first.
-const FATES =
-  "kept, merged, small overlap, lost pixels, empty mask, little evidence, low score, not a thing, no object".split(
-    ", ",
-  );
+// What becomes of a query, the best first.
+const USED = ["kept", "merged"];
+const DROPPED = [
+  "small overlap",
+  "lost pixels",
+  "empty mask",
+  "little evidence",
+  "low score",
+  "not a thing",
+  "no object",
+];
+const FATES = [...USED, ...DROPPED];
 
 // What a column is sorted by, and which way at the first click.
 const COLUMNS = {
@@ -28,12 +35,12 @@ const COLUMNS = {
 };
 
 const order = { column: "outcome", descending: false };
-let shownFate = "all"; // or "dropped", or one of FATES
+let shownChip = "all"; // or "dropped", or one of FATES
 let rows = []; // by query: its <tr>
 
 const maskArea = (query) => finalPrediction(query).area;
-const isDropped = (fate) => fate !== "kept" && fate !== "merged";
-const passes = (fate) => shownFate === "all" || fate === shownFate || (shownFate === "dropped" && isDropped(fate));
+const isDropped = (fate) => DROPPED.includes(fate);
+const passes = (fate, chip) => chip === "all" || chip === fate || (chip === "dropped" && isDropped(fate));
 
 // ------------------------------------------------------------------------------------------------------ once per result
 
@@ -42,9 +49,7 @@ function makeRow(query) {
   const button = make("button", { type: "button", tabIndex: -1, "aria-label": `Query ${query}` }, `${query}`);
   const cells = ["class", "score", "area", "outcome"].map((name) => make("td", { className: name }));
   const picture = make("td", { className: "picture" }, make("div", { className: "thumbnail" }, canvas));
-  const row = make("tr", {}, picture, make("th", { className: "query", scope: "row" }, button), ...cells);
-  row.query = query;
-  return row;
+  return make("tr", { query }, picture, make("th", { className: "query", scope: "row" }, button), ...cells);
 }
 
 function paintThumbnail(row) {
@@ -87,20 +92,14 @@ function describe(row, outcome) {
 }
 
 function renderChips() {
-  const { outcomes } = state.reading;
-  const counts = { all: outcomes.length, dropped: outcomes.filter(({ fate }) => isDropped(fate)).length };
-  for (const fate of FATES) counts[fate] = outcomes.filter((outcome) => outcome.fate === fate).length;
-  if (!counts[shownFate]) shownFate = "all";
-  const reasons = FATES.filter(isDropped);
-  const chips = ["all", "kept", "merged", "dropped", ...reasons]
-    .filter((fate) => counts[fate] > 0)
-    .map((fate) => {
-      const chip = make("button", { type: "button" }, fate, make("span", {}, `${counts[fate]}`));
-      chip.fate = fate;
-      chip.classList.toggle("reason", reasons.includes(fate));
-      return chip;
-    });
-  find("#queries .chips").replaceChildren(...chips);
+  const count = (chip) => state.reading.outcomes.filter(({ fate }) => passes(fate, chip)).length;
+  if (count(shownChip) === 0) shownChip = "all";
+  const chips = ["all", ...USED, "dropped", ...DROPPED].filter((chip) => count(chip) > 0);
+  const buttons = chips.map((chip) => {
+    const properties = { type: "button", className: isDropped(chip) ? "reason" : "", chip };
+    return make("button", properties, chip, make("span", {}, `${count(chip)}`));
+  });
+  find("#queries .chips").replaceChildren(...buttons);
 }
 
 // Puts the rows that pass the filter into the order of the sorted column; equals are sorted by score.
@@ -113,13 +112,14 @@ function arrange() {
     return left < right ? -sign : sign;
   };
   const sorted = state.reading.outcomes.toSorted(compare);
-  for (const { query, fate } of sorted) rows[query].hidden = !passes(fate);
+  for (const { query, fate } of sorted) rows[query].hidden = !passes(fate, shownChip);
   find("#queries tbody").append(...sorted.map(({ query }) => rows[query]));
   for (const heading of findAll("#queries th[data-column]")) {
     if (heading.dataset.column !== order.column) heading.removeAttribute("aria-sort");
     else heading.setAttribute("aria-sort", order.descending ? "descending" : "ascending");
   }
-  for (const chip of findAll("#queries .chips button")) chip.setAttribute("aria-pressed", chip.fate === shownFate);
+  for (const button of findAll("#queries .chips button"))
+    button.setAttribute("aria-pressed", button.chip === shownChip);
 }
 
 function renderReading() {
@@ -154,10 +154,9 @@ function markSelected() {
     row.classList.toggle("selected", selected);
     row.querySelector("button").setAttribute("aria-pressed", selected);
   }
-  const row = rows[state.query];
-  const isShown = row !== undefined && !row.hidden;
-  if (isShown) reveal(row);
-  makeTabStop(isShown ? row : shownRows()[0]);
+  const [row] = shownRows().filter(({ query }) => query === state.query);
+  if (row) reveal(row);
+  makeTabStop(row ?? shownRows()[0]);
 }
 
 function moveFocus(event) {
@@ -184,16 +183,13 @@ function sortBy(column) {
 }
 
 export function setUpGallery() {
-  const whenSeen = new IntersectionObserver(
-    (entries) => {
-      for (const { target, isIntersecting } of entries) {
-        if (!isIntersecting) continue;
-        whenSeen.unobserve(target);
-        paintThumbnail(target);
-      }
-    },
-    { root: find("#queries .queries-box"), rootMargin: "200px" },
-  );
+  const onSeen = (entries) => {
+    for (const { target } of entries.filter(({ isIntersecting }) => isIntersecting)) {
+      whenSeen.unobserve(target);
+      paintThumbnail(target);
+    }
+  };
+  const whenSeen = new IntersectionObserver(onSeen, { root: find("#queries .queries-box"), rootMargin: "200px" });
   find("#queries tbody").addEventListener("click", (event) => {
     const row = event.target.closest("tr");
     if (!row) return;
@@ -202,23 +198,20 @@ export function setUpGallery() {
   });
   find("#queries tbody").addEventListener("keydown", moveFocus);
   find("#queries .chips").addEventListener("click", (event) => {
-    const chip = event.target.closest("button");
-    if (!chip) return;
-    shownFate = chip.fate;
+    const button = event.target.closest("button");
+    if (!button) return;
+    shownChip = button.chip;
     arrange();
     markSelected();
   });
   for (const heading of findAll("#queries th[data-column]")) {
     heading.firstElementChild.addEventListener("click", () => sortBy(heading.dataset.column));
   }
-  for (const radio of findAll("#queries input[name=queries-view]")) {
-    radio.addEventListener("change", () => {
-      find("#queries table").dataset.view = radio.value;
-      markSelected();
-    });
-  }
+  find("#queries fieldset").addEventListener("change", ({ target }) => {
+    find("#queries table").dataset.view = target.value;
+    markSelected();
+  });
   onChange(["result", "reading", "query"], (changes) => {
-    if (!state.reading) return;
     if ("result" in changes) makeRows(whenSeen);
     if ("result" in changes || "reading" in changes) renderReading();
     markSelected();

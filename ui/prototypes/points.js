@@ -80,10 +80,9 @@ function drawPath(context, points) {
 // The point under a place on the canvas, or null.
 export function pointAt(left, top) {
   if (!arePointsShown()) return null;
-  return (
-    allPoints().findLast((point) => {
-      const [x, y] = placeOf(point);
-      return Math.hypot(x - left, y - top) <= Math.max(radiusOf(point) + 2, 8);
-    }) ?? null
-  );
+  const isThere = (point) => {
+    const [x, y] = placeOf(point);
+    return Math.hypot(x - left, y - top) <= Math.max(radiusOf(point) + 2, 8);
+  };
+  return allPoints().findLast(isThere) ?? null;
 }

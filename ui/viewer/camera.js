@@ -39,6 +39,9 @@ export function zoom(factor, left = camera.width / 2, top = camera.height / 2) {
   moved();
 }
 
+export const zoomIn = () => zoom(1.5);
+export const zoomOut = () => zoom(1 / 1.5);
+
 export function pan(right, down) {
   camera.left += right;
   camera.top += down;
@@ -82,10 +85,8 @@ function resize() {
 }
 
 export function setUpCamera() {
-  for (const button of findAll(".zoom button")) {
-    const { zoom: how } = button.dataset;
-    button.addEventListener("click", () => (how === "fit" ? fit() : zoom(how === "in" ? 1.5 : 1 / 1.5)));
-  }
+  const actions = { in: zoomIn, out: zoomOut, fit };
+  for (const button of findAll(".zoom button")) button.addEventListener("click", actions[button.dataset.zoom]);
   onChange(["result"], () => {
     camera.width = 0; // another photo, another height
     resize();

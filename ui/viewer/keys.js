@@ -3,14 +3,17 @@
 import { find, make } from "../core/host.js";
 import { byArea, nextQuery, selectSegment, stepThrough } from "../core/result.js";
 import { state, TASKS, update } from "../core/state.js";
-import { fit, pan, zoom } from "./camera.js";
+import { fit, pan, zoomIn, zoomOut } from "./camera.js";
 import { showAll, toggleHidden, toggleIsolated } from "./legend.js";
 
-function onArrow(event, by) {
-  if (event.shiftKey) return pan(-60 * by, 0);
+const PAN_PX = 60;
+
+const sideways = (by) => (event) => {
+  if (event.shiftKey) return pan(-PAN_PX * by, 0);
   const ids = byArea(state.reading.segments).map(({ id }) => id);
   selectSegment(stepThrough(ids, state.segment, by));
-}
+};
+const upwards = (by) => (event) => event.shiftKey && pan(0, PAN_PX * by);
 
 function showHead(head) {
   if (head < state.result.model.num_heads) update({ head: head < 0 ? null : head });
@@ -22,11 +25,7 @@ const moveLayer = (by) => () => state.result.layers[state.layer + by] && update(
 
 // What the list calls the keys, what they do, and how.
 const KEYS = [
-  [
-    "← →",
-    "previous, next segment",
-    { ArrowLeft: (event) => onArrow(event, -1), ArrowRight: (event) => onArrow(event, 1) },
-  ],
+  ["← →", "previous, next segment", { ArrowLeft: sideways(-1), ArrowRight: sideways(1) }],
   ["Enter", "show only this segment, or all again", { Enter: toggleIsolated }],
   ["H", "hide this segment", { h: () => state.segment !== null && toggleHidden([state.segment]) }],
   ["A", "show all segments", { a: showAll }],
@@ -47,16 +46,8 @@ const KEYS = [
   ["N O", "names, outlines", { n: flip("names"), o: flip("outlines") }],
   ["W", "before and after", { w: () => find("#wipe").click() }],
   ["B", "both attentions, one on each side", { b: () => find("#compare").click() }],
-  [
-    "+ − F",
-    "zoom in, out, fit; Ctrl and the wheel zoom too",
-    { "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), f: fit },
-  ],
-  [
-    "Shift ← → ↑ ↓",
-    "move the enlarged photo",
-    { ArrowUp: (event) => event.shiftKey && pan(0, 60), ArrowDown: (event) => event.shiftKey && pan(0, -60) },
-  ],
+  ["+ − F", "zoom in, out, fit; Ctrl and the wheel zoom too", { "+": zoomIn, "=": zoomIn, "-": zoomOut, f: fit }],
+  ["Shift ← → ↑ ↓", "move the enlarged photo", { ArrowUp: upwards(1), ArrowDown: upwards(-1) }],
   ["Esc", "select nothing", { Escape: () => update({ segment: null, query: null, isolated: null, playing: null }) }],
   ["?", "this list", { "?": () => find("#keys").showModal() }],
 ];

@@ -1,6 +1,6 @@
-"""What the browser gets of a photo, once: at most a megabyte, from which the viewer draws everything by itself.
+"""What the browser gets of a photo: at most a megabyte. The viewer draws everything from it by itself.
 
-All keys are JSON's, all indices start at 0, and places are fractions of the photo's width and height.
+All indices start at 0. Places are fractions of the photo's width and height.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def result_payload(engine: Engine, result_id: str) -> dict[str, Any]:
     rows, cols = result.evolution.masks.shape[2:]
     payload = {
         "id": result_id,
-        "other_id": engine.other(result_id),  # of the same photo by the network with the other attention, or null
+        "other_id": engine.other(result_id),  # the same photo by the network with the other attention, or null
         "name": result.name,
         "stem": result.stem,
         "photo": data_uri(_photo(result), "jpeg"),
@@ -58,7 +58,7 @@ def result_payload(engine: Engine, result_id: str) -> dict[str, Any]:
         # [layer][query][head]
         "prototype_index": [layer.prototype_index.T.tolist() for layer in result.layers],
         "similarity": [_rounded(layer.similarity.T, 3) for layer in result.layers],
-        # [layer][query]: 0 says that this query had no foreground here, and so no prototype worth showing
+        # [layer][query]: 0 means that this query had no foreground here, so its prototypes mean nothing
         "allowed_fraction": [_rounded(layer.allowed_fraction, 6) for layer in result.layers],
         # [step][query]
         "steps": {
@@ -116,7 +116,7 @@ def reading_payload(reading: Reading) -> dict[str, Any]:
 
 
 def segment_json(segment: Segment) -> dict[str, Any]:
-    """A segment without its extent, which the viewer has as a fraction and the API in pixels."""
+    """A segment without its area: the viewer adds it as a fraction, the API in pixels."""
     return {
         "id": segment.id,
         "category": segment.label,
@@ -141,7 +141,7 @@ def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
 def _photo(result: KeptResult) -> bytes:
     height, width = result.shown_size
     photo = result.photo
-    photo.draft("RGB", (width, height))  # a large photo is decoded at a fraction of its size, which is all we need
+    photo.draft("RGB", (width, height))  # decodes a large photo at a fraction of its size, which is enough
     shown = photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2)
     for quality in (90, 80, 65, 45, 25):
         data = encode(shown, "jpeg", quality=quality)
@@ -169,7 +169,7 @@ def _model(config: PEMConfig) -> dict[str, Any]:
 
 
 def _id_map(ids: np.ndarray) -> bytes:
-    """The id map as a PNG, id = R + 256 G, without the colour management that would change its values."""
+    """The id map as a PNG, id = R + 256 G; it has no colour profile, which would change its values."""
     channels = np.zeros((*ids.shape, 3), np.uint8)
     channels[..., 0], channels[..., 1] = ids & 255, ids >> 8
     return encode(Image.fromarray(channels), "png", compress_level=4)
@@ -187,7 +187,7 @@ def _mask_sheets(masks: np.ndarray) -> list[str]:
     tiles[:, :num_queries] = masks
     sheets = tiles.reshape(steps, per_row, per_row, rows, cols).swapaxes(2, 3)
     images = [Image.fromarray(sheet) for sheet in sheets.reshape(steps, per_row * rows, per_row * cols)]
-    # WebP would be no smaller at this quality, and takes twenty times as long.
+    # WebP is no smaller at this quality, and takes twenty times as long.
     for quality in (50, 30, 15, 5):
         data = [encode(image, "jpeg", quality=quality) for image in images]
         if sum(map(len, data)) <= MAX_SHEETS_BYTES:

@@ -37,9 +37,8 @@ def open_result(engine: Engine, result_id: str, task: str) -> dict[str, Any]:
 def server_functions(engine: Engine, storage: Storage) -> list[Callable]:
     """The functions that scripts in the browser call as ``server.NAME(...)``; Gradio hands over one list of arguments.
 
-    An answer with an ``error`` says in one sentence what is wrong; arguments that no script of ours sends get a status
-    of 422 and a sentence. Files are written into the downloads of the ``storage``, from where Gradio must be allowed
-    to serve them.
+    An answer with an ``error`` says in one sentence what is wrong. Arguments that our scripts never send get a status
+    of 422 and a sentence. Files go into the downloads of the ``storage``, which Gradio must be allowed to serve.
     """
 
     def answers(function: Callable[..., dict[str, Any]]) -> Callable[[list], dict[str, Any]]:
@@ -57,7 +56,7 @@ def server_functions(engine: Engine, storage: Storage) -> list[Callable]:
                 return {"error": str(error)}
             except OSError as error:
                 return {"error": cannot_write(error)}
-            except gr.Error as error:  # of who lends the GPU
+            except gr.Error as error:  # from whoever lends the GPU
                 return {"error": error.message}
 
         del answer.__wrapped__  # Gradio reads the signature, and it is the one of ``answer``
