@@ -2,7 +2,7 @@
 
 import { state } from "./state.js";
 
-// Of "#ff6a3c".
+// The channels of "#ff6a3c".
 export const channels = (hex) => [1, 3, 5].map((at) => Number.parseInt(hex.slice(at, at + 2), 16));
 
 // 256 colours in even steps from the first of these to the last: colorTable("#000000 #ffffff") is all greys.

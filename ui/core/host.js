@@ -1,4 +1,4 @@
-// What the viewer is given: the element that it lives in, and the server that it asks. In Gradio both come from gr.HTML.
+// What the viewer is given: the element that it fills, and the server that it asks. In Gradio gr.HTML hands in both.
 
 let element = null;
 let server = {};

@@ -17,7 +17,7 @@ async function pixelsOf(uri) {
   return context.getImageData(0, 0, width, height).data;
 }
 
-// Adds to a result, once, its decoded `pictures`: the photo, and per step one grey `sheet` with the masks of all queries
+// Adds to a result, once, its decoded `pictures`: the photo, and per step one grey sheet with the masks of all queries
 // (Uint8Array, row by row).
 export async function decodePictures(result) {
   if (result.pictures) return;
@@ -61,7 +61,7 @@ export function drainColor(context, { left, top, width, height }) {
   context.restore();
 }
 
-// What is drawn until `context.restore()` stays inside the box.
+// Keeps inside the box whatever is drawn until `context.restore()`.
 export function clipTo(context, { left, top, width, height }) {
   context.save();
   context.beginPath();

@@ -33,7 +33,7 @@ export function selectSegment(id) {
   update({ segment: id, query: segmentById(id)?.queries[0] ?? null });
 }
 
-// The item after the current one, or before it; it goes on at the other end.
+// The item `by` places after the current one in a list; after the last comes the first.
 export function stepThrough(list, current, by) {
   if (list.length === 0) return null;
   const at = list.indexOf(current);

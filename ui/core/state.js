@@ -25,7 +25,7 @@ export const state = {
   opacity: 0.55,
   outlines: true,
   names: true,
-  leftOfWipe: null, // what is seen there: "photo" (bare), "other" (what the other network makes of it), null for no wipe
+  leftOfWipe: null, // "photo" (bare) or "other" (the other network's reading) left of a line, or null for no line
   wipe: 0.5, // where the line is, as a fraction of the width
   beside: null, // the other network's reading with the same settings, while the two are compared
   playing: null, // "layers" or "steps" while one of them runs by itself

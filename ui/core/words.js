@@ -1,6 +1,6 @@
 // How the page writes numbers and names. Layers and heads are counted from 1 there.
 
-// With a space that does not break.
+// The space in it does not break.
 export const percent = (fraction, digits = 1) => `${(fraction * 100).toFixed(digits)}\u00a0%`;
 export const decimal = (value, digits = 3) => value.toFixed(digits).replace("-", "\u2212");
 export const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;

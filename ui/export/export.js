@@ -7,7 +7,7 @@ import { state } from "../core/state.js";
 async function download(button) {
   if (button.hasAttribute("aria-busy")) return; // not disabled meanwhile: that would take the focus away
   const { result, reading, task, objectThreshold, overlapThreshold, opacity, outlines, names } = state;
-  // In the photo's own size the ids may be others, but not the classes and queries of a segment.
+  // The ids may differ in the photo's own size. The class and the queries of a segment do not.
   const hidden = reading.segments
     .filter(({ id }) => !isPainted(id))
     .flatMap(({ category_id: category, queries }) => queries.map((query) => [category, query]));

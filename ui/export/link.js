@@ -33,7 +33,7 @@ function linkToView() {
   return `${location.origin}${location.pathname}?${new URLSearchParams(given)}`;
 }
 
-// The changes of state that such a link asks for; what the given result does not have is left out.
+// The changes of state that a link asks for, without those that this result cannot show.
 export function viewFromLink(parameters, result) {
   const number = (name) => Number(parameters.get(name) || Number.NaN);
   const oneOf = (name, values) => values.find((value) => value === parameters.get(name));

@@ -1,5 +1,5 @@
-// All queries as pictures or as a table: what became of each, and why. Both are one table, which CSS lays out in two
-// ways; so its rows are made, and its thumbnails painted, once per result, and a new reading only changes texts.
+// All queries as pictures or as a table: what became of each, and why. Both are the same HTML table in two styles. Its
+// rows and thumbnails are made once per result; a new reading only changes texts.
 
 import { sizeWithin } from "../core/geometry.js";
 import { find, findAll, make, makeSwatch } from "../core/host.js";
@@ -25,7 +25,7 @@ const DROPPED = [
 ];
 const FATES = [...USED, ...DROPPED];
 
-// What a column is sorted by, and which way at the first click.
+// What each column is sorted by, and in which direction at the first click.
 const COLUMNS = {
   query: { key: ({ query }) => query, largestFirst: false },
   class: { key: ({ category }) => category, largestFirst: false },
@@ -102,7 +102,7 @@ function renderChips() {
   find("#queries .chips").replaceChildren(...buttons);
 }
 
-// Puts the rows that pass the filter into the order of the sorted column; equals are sorted by score.
+// Hides the rows that do not pass the filter, and sorts all by the chosen column, and equal ones by score.
 function arrange() {
   const { key } = COLUMNS[order.column];
   const sign = order.descending ? -1 : 1;
@@ -142,7 +142,7 @@ function reveal(row) {
   else if (below > 0) box.scrollTop += below;
 }
 
-// Of all rows, only one is a stop of the Tab key; the arrow keys lead to the others.
+// The Tab key stops at one row only; the arrow keys lead to the others.
 function makeTabStop(row) {
   for (const button of findAll("#queries tbody button")) button.tabIndex = -1;
   if (row) row.querySelector("button").tabIndex = 0;
@@ -163,7 +163,7 @@ function moveFocus(event) {
   const shown = shownRows();
   const at = shown.indexOf(event.target.closest("tr"));
   if (at < 0) return;
-  // In the table a line is one row, among the pictures as many as stand side by side.
+  // In the table one row fills a line; several pictures do.
   const perLine = shown.filter((row) => row.offsetTop === shown[0].offsetTop).length;
   const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -perLine, ArrowDown: perLine, Home: -at, End: shown.length };
   if (!(event.key in steps)) return;

@@ -61,7 +61,7 @@ function layerLine() {
   if (query === null) return "";
   if (!hasForeground(query, layer)) return `No foreground in this layer: ${whatThen(query, layer)}`;
   const points = pointsOf(query, layer);
-  const took = usesPrototypes() ? "picked" : "looked most at"; // masked attention reads all tokens, this one most
+  const took = usesPrototypes() ? "picked" : "looked most at"; // masked attention reads all tokens, these the most
   const beside = points.filter((point) => point.inPadding).length;
   const padding = beside ? ` ${plural(beside, "hollow point")}: in the padding beside the photo.` : "";
   if (head !== null) {
@@ -74,7 +74,7 @@ function layerLine() {
   return `${grid}. The ${result.model.num_heads} heads of query ${query} ${took} ${plural(points.length, "token")}${agree}.${padding}`;
 }
 
-// What a query without foreground does, by the rule of its checkpoint.
+// What a query without foreground does. That is a rule of its checkpoint.
 function whatThen(query, layer) {
   const { prototype_index: index, similarity } = state.result;
   const isFallback =

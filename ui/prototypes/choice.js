@@ -12,7 +12,7 @@ import { pointsOf } from "./points.js";
 
 const MAP_PX = 480;
 const MAP_ALPHA = 215; // the photo shines through a little
-const WAIT_MS = 60; // while somebody scrubs faster than this, nothing is asked for
+const WAIT_MS = 60; // nothing is asked for while the visitor changes layers or heads faster than this
 // Even steps of lightness from dark to light, also for colour-blind eyes (viridis).
 const COLORS = colorTable("#440154 #482878 #3e4989 #31688e #26828e #1f9e89 #35b779 #6ece58 #b5de2b #fde725");
 const BANNED = [120, 120, 120, 190];
@@ -21,7 +21,7 @@ const choices = new Map(); // promises, by result, query, layer and head
 let isPanelVisible = false;
 let timer = 0;
 
-// What the server knows of a choice, with its maps decoded and painted. Null where it does not answer.
+// What the server knows of a choice, with its maps decoded and painted; null when the server does not answer.
 export function fetchChoice(query, layer, head) {
   const key = `${state.result.id} ${query} ${layer} ${head}`;
   if (!choices.has(key)) {
@@ -49,7 +49,7 @@ function decodeChoice(choice) {
     pictures: {
       scores: map(scores, isBanned),
       banned: paintCells(make("canvas"), rows, cols, (i) => (banned[i] ? BANNED : [0, 0, 0, 0])),
-      // The baseline's masks are its own, and so is what they banned.
+      // The baseline has masks of its own, which banned other tokens.
       weights: baseline
         ? map(decodeBytes(baseline.weights), () => false, baseline)
         : map(decodeBytes(choice.weights), isBanned),
@@ -57,7 +57,7 @@ function decodeChoice(choice) {
   };
 }
 
-// One stroke from corner to corner in each of some cells; in cells.
+// A diagonal stroke in each of the cells that are hatched. One cell is 1 x 1.
 function hatchOf(rows, cols, isHatched) {
   const path = new Path2D();
   for (let i = 0; i < rows * cols; i++) {
@@ -76,7 +76,7 @@ function drawMap(context, box, choice, which) {
   drawInBox(context, choice.pictures[which], grid, false);
   if (which === "weights" && choice.baseline) return; // the rest is about the network's own choice
   strokeCells(context, which === "banned" ? choice.banHatch : choice.hatch, choice, grid, "#0006", 1);
-  if (empty) return; // what a query without foreground picked is not shown as a point
+  if (empty) return; // without foreground, the pick means nothing
   const { x, y } = tokenAt(layer, index);
   context.beginPath();
   context.arc(box.left + Math.min(x, 1) * box.width, box.top + Math.min(y, 1) * box.height, 10, 0, 2 * Math.PI);
@@ -194,7 +194,7 @@ function wantChoice() {
   timer = setTimeout(loadChoice, WAIT_MS);
 }
 
-// The chosen head is explained, or else the one whose pick has the best score.
+// Explains the chosen head; without one, the head with the best score.
 async function loadChoice() {
   const { result, query, layer, head } = state;
   const choice = await fetchChoice(query, layer, head ?? bestHead(query, layer));

@@ -10,7 +10,7 @@ import { state } from "../core/state.js";
 const HEAT = colorTable("#3b0f70 #8c2981 #de4968 #fe9f6d #fcfdbf");
 const densities = new Map(); // by result, layer and head
 
-// How many picks fall on each token of a layer, of all heads or the chosen one. Queries without foreground do not count.
+// How many picks of all heads, or of the chosen one, fall on each token. Queries without foreground do not count.
 export function densityOf(layer) {
   const key = `${state.result.id} ${layer} ${state.head}`;
   if (!densities.has(key)) {

@@ -25,7 +25,7 @@ function stepButton(step) {
   dot.style.background = step === 0 ? "transparent" : layerColor(step - 1);
   const bar = make("span", { className: "iou" }, make("i"));
   bar.firstChild.style.width = `${100 * iou}%`;
-  // Two empty masks count as equal, but there is nothing that they agree on.
+  // Two empty masks count as equal, but they agree on nothing.
   const overlap = area === 0 && iou === 1 ? ["IoU –"] : [`IoU ${iou.toFixed(2)}`, bar];
   const isObject = score >= noObject;
   const [name, sure] = isObject ? [category, score] : ["no object", noObject];

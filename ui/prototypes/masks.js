@@ -71,7 +71,7 @@ function outlineOf(values, rows, cols) {
     for (let col = 0; col + 1 < cols; col++) {
       const [a, b, c, d] = [at(row, col), at(row, col + 1), at(row + 1, col + 1), at(row + 1, col)];
       const [x, y] = [col + 0.5, row + 0.5];
-      // Top, right, bottom, left: where the sign changes along a side, the outline passes.
+      // The outline passes through the sides (top, right, bottom, left) along which the sign changes.
       const crossings = [];
       if (a > 0 !== b > 0) crossings.push([x + a / (a - b), y]);
       if (b > 0 !== c > 0) crossings.push([x + 1, y + b / (b - c)]);

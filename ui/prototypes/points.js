@@ -7,7 +7,7 @@ import { hasForeground, scoreName } from "../core/result.js";
 import { state } from "../core/state.js";
 import { decimal, headsText, layerName } from "../core/words.js";
 
-// The tokens that the heads of a query picked in a layer, or only the chosen head. None where it had no foreground.
+// The tokens that the heads of a query, or only the chosen head, picked in a layer. None where it had no foreground.
 export function pointsOf(query, layer) {
   if (!hasForeground(query, layer)) return [];
   const byIndex = new Map();

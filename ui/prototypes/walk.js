@@ -103,7 +103,7 @@ const WALK = [
   },
 ];
 
-// The layer in which the query's mask came closer to its final one than in any other; -1 without foreground anywhere.
+// The layer that brought the query's mask closest to its final one; -1 if the query never had foreground.
 function mostTellingLayer(query) {
   const gain = (layer) => predictionOf(query, layer + 1).iou - predictionOf(query, layer).iou;
   return [...state.result.layers.keys()]
@@ -111,7 +111,7 @@ function mostTellingLayer(query) {
     .reduce((best, layer) => (best < 0 || gain(layer) > gain(best) ? layer : best), -1);
 }
 
-// The selected query if it ever had foreground; or else that of the largest segment, or without one of the largest mask.
+// The first of these queries that ever had foreground: the selected one, those of the largest segments, of the largest masks.
 function queryToWalk() {
   const areas = state.result.steps.area_fraction[lastStep()];
   const byMask = [...areas.keys()].toSorted((a, b) => areas[b] - areas[a]);

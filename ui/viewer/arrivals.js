@@ -1,4 +1,4 @@
-// Takes in each result that the server sends, as a link asks for it or as the photo before was seen.
+// Takes in each result that the server sends. The first may follow a link; later ones are seen as the one before was.
 
 import { find, hideNote, notify } from "../core/host.js";
 import { onChange, state } from "../core/state.js";
@@ -11,7 +11,7 @@ function takeIn(result) {
   inTurn(async () => {
     const before = state.result;
     if (result.id === before?.id) return;
-    // The view of a link is for the first result that it means, and for no other.
+    // A link is followed once: by the first result that it means.
     const means = (name, own) => (linkToFollow.get(name) ?? own) === own;
     const isMeant = linkToFollow && means("example", result.name) && means("attention", result.model.attention);
     const view = isMeant ? viewFromLink(linkToFollow, result) : {};
@@ -24,13 +24,13 @@ function takeIn(result) {
   });
 }
 
-// Whether there is what a link asks for.
+// Whether what a link asks for exists.
 function isOnItsWay(link, { name, other_id: other }) {
   const isExample = examples().some((photo) => photo.alt === (link.get("example") ?? name));
   return isExample && (link.get("attention") !== "masked" || Boolean(other));
 }
 
-// Brings a photo that the visitor has just chosen into sight, by the network that was looked at before.
+// Brings the photo that the visitor has just chosen into sight, and shows it by the network that was shown before.
 function welcome(result, before) {
   const { top } = find(".studio-view").getBoundingClientRect();
   if (top > window.innerHeight / 2) find("#task").scrollIntoView({ behavior: "smooth" });
@@ -53,7 +53,7 @@ const examples = () => [...document.querySelectorAll("#examples .thumbnail-item 
 export function setUpArrivals(props, watch) {
   linkToFollow = new URLSearchParams(location.search);
   onChange(["result"], markExample);
-  // gr.HTML hands out a proxy whose every access costs, so a plain copy is taken in.
+  // gr.HTML hands out a slow proxy, so a plain copy is taken in.
   const take = () => props.value && takeIn(JSON.parse(JSON.stringify(props.value)));
   watch("value", take);
   take();

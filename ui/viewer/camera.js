@@ -1,4 +1,4 @@
-// Moves the photo on the canvas: fit, zoom, pan; and another size of the page.
+// Moves the photo on the canvas: fit, zoom and pan. It also follows the size of the page.
 
 import { camera, place, unplace } from "../core/geometry.js";
 import { find, findAll } from "../core/host.js";
@@ -20,8 +20,8 @@ export function fit() {
   moved();
 }
 
-// The buttons lie in the gap beside the fitted photo, or else on the photo, and not astride its edge. Zooming does not
-// move them: they must not leave the pointer that clicks them.
+// The buttons lie in the gap beside the fitted photo, or, where the gap is too narrow, on the photo. Zooming does not
+// move them, so that they stay under the pointer that clicks them.
 function placeButtons(gap) {
   const buttons = find(".zoom");
   const inGap = gap > buttons.offsetWidth + 16;

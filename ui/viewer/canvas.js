@@ -50,14 +50,14 @@ function draw() {
   for (const { name, left, top } of networks) drawName(context, name, left, top);
   if (scale) drawScale(context, ...scale);
   if (!state.points) return;
-  // The points are this network's, and no part of what the other one saw.
+  // The points belong to this network, so they are not drawn on the other one's side.
   const left = state.beside ? place(state.wipe, 0)[0] : 0;
   clipTo(context, { left, top: 0, width: camera.width - left, height: camera.height });
   drawPoints(context);
   context.restore();
 }
 
-// What the colours of a map mean, in the lower left corner of what is seen of it.
+// The scale of a map's colours, in the lower left corner of its visible part.
 function drawScale(context, colors, low, high) {
   const box = boxOf(state.leftOfWipe ? state.wipe : 0);
   context.save();
@@ -80,7 +80,7 @@ function drawScale(context, colors, low, high) {
   context.restore();
 }
 
-// For those who hear the page: what is seen, and what is selected.
+// For screen readers: what is seen, and what is selected.
 function announce() {
   const { segment, query, reading } = state;
   const { category, score, area_fraction: area } = segmentById(segment) ?? {};

@@ -1,4 +1,4 @@
-// The same photo by both networks at once: what the other one makes of it is seen left of the wipe.
+// Both networks on one photo: the reading of the other one is seen left of the line.
 
 import { find } from "../core/host.js";
 import { onChange, state, update } from "../core/state.js";
@@ -16,7 +16,7 @@ async function readBeside(changes) {
   if (!isCompared || "result" in changes) update({ beside: null });
   if (!isCompared) return leftOfWipe === "other" && update({ leftOfWipe: null });
   find("#compare").setAttribute("aria-busy", "true");
-  // The two have the photo in common, and so its size.
+  // Both results have the same photo, so its size is the same.
   const beside = await fetchReading({ ...result, id: result.other_id }, settingsOf(reading));
   if (number !== comparisons) return;
   find("#compare").removeAttribute("aria-busy");
@@ -24,7 +24,7 @@ async function readBeside(changes) {
   if (beside) find("#agreement").textContent = agreement(reading, beside);
 }
 
-// Of the pixels to which either reading gives a class, the share to which both give the same.
+// The share of pixels with the same class in both readings, among those with a class in either.
 function agreement(one, other) {
   const classes = ({ segments }) => {
     const byId = [null];

@@ -9,7 +9,7 @@ const NOTES = {
   semantic: "Every pixel gets a class; things of one class are not told apart. It has no thresholds.",
   instance: "Only things are looked for, one by one; they may overlap.",
 };
-// Such a model has no class for the background.
+// The note for a model that has no class for the background.
 const SEMANTIC_OF_THINGS = "Every pixel gets a class or, where no object is, nothing. It has no thresholds.";
 
 function showTask() {

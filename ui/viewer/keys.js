@@ -23,7 +23,7 @@ const show = (what) => () => update({ show: what });
 const flip = (key) => () => update({ [key]: !state[key] });
 const moveLayer = (by) => () => state.result.layers[state.layer + by] && update({ layer: state.layer + by });
 
-// What the list calls the keys, what they do, and how.
+// How the list writes the keys, what they do, and their actions.
 const KEYS = [
   ["← →", "previous, next segment", { ArrowLeft: sideways(-1), ArrowRight: sideways(1) }],
   ["Enter", "show only this segment, or all again", { Enter: toggleIsolated }],
@@ -53,7 +53,7 @@ const KEYS = [
 ];
 const ACTIONS = Object.assign({}, ...KEYS.map(([, , actions]) => actions));
 
-// What a focused control does with a key itself.
+// Whether the focused control uses this key itself.
 function isOwnKey({ key, target }) {
   if (target.matches("input[type=radio], input[type=range]")) return key.startsWith("Arrow");
   if (target.matches("input, textarea, select")) return true;

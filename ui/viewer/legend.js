@@ -72,7 +72,7 @@ function render() {
     const several = members.length > 1;
     const { category, color } = members[0];
     if (several) {
-      // Instances may overlap, and what two of them cover is not the sum.
+      // Instances may overlap, so their areas have no meaningful sum.
       const sum = task === "instance" ? "" : percent(area);
       const cells = { name: category, area: sum, score: "", query: `${members.length} parts` };
       list.append(row(members, cells, color, "class"));
@@ -98,7 +98,7 @@ function render() {
   mark();
 }
 
-// What came closest, and the way there.
+// Says what came closest, and offers the threshold that lets it in.
 function nothingFound() {
   const say = (sentence, ...rest) => make("p", { className: "nothing" }, sentence, ...rest);
   const best = (wanted) =>

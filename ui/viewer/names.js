@@ -9,9 +9,9 @@ const HEIGHT = 20;
 const PADDING = 7;
 const MIN_ROOM_PX = 20; // a segment that is thinner than this on the canvas is not named
 
-// Per segment a place deep inside it, and how deep, in pixels of the shown photo: of those that are nearly the deepest,
-// the one nearest to the segment's middle. Depth is the distance to the nearest pixel of another segment or beside the
-// photo, in steps to the eight neighbours.
+// For each segment a place deep inside it, and its depth, in pixels of the shown photo. Depth is the distance to the
+// nearest pixel outside the segment, in steps to the eight neighbours. Among the places that are nearly the deepest, the
+// one nearest to the segment's middle is taken.
 function deepestPlaces({ idMap, segments }, { width, height }) {
   const depth = depths(idMap, width, height);
   const found = new Map(segments.map(({ id }) => [id, { depth: 0, area: 0, sumX: 0, sumY: 0, away: Infinity }]));
@@ -55,9 +55,9 @@ function depths(idMap, width, height) {
   return depth;
 }
 
-// Largest first; a name that would cover another, or one of the `reserved` boxes, is left out, and comes when the photo is
-// enlarged. One that would reach across the edge of what is drawn, from..to as fractions of the width, stands beside
-// that edge; one that is wider than the photo waits for that, too.
+// Writes the names between two fractions of the width, `from` and `to`, the largest segment first. A name that would cross
+// one of these edges is moved inside. A name that would cover another one, or a `reserved` box, or is wider than the
+// photo, is left out until the photo is enlarged.
 export function drawNames(context, reading, isNamed, from, to, reserved) {
   const { result } = state;
   const taken = [...reserved];
@@ -80,7 +80,7 @@ export function drawNames(context, reading, isNamed, from, to, reserved) {
   }
 }
 
-// What a name around a place of the canvas covers.
+// The box that a name covers when its middle is at a place of the canvas.
 export function nameBox(context, name, left, top) {
   const half = nameWidth(context, name) / 2;
   return { left: left - half, right: left + half, top: top - HEIGHT / 2, bottom: top + HEIGHT / 2 };
@@ -91,7 +91,7 @@ export function nameWidth(context, name) {
   return context.measureText(name).width + 2 * PADDING;
 }
 
-// Around a place of the canvas.
+// Writes a name with its middle at a place of the canvas.
 export function drawName(context, name, left, top) {
   const width = nameWidth(context, name);
   context.save();

@@ -56,7 +56,7 @@ function onUp(event) {
 
 function click(left, top) {
   const [x, y] = unplace(left, top);
-  // What is below the photo tells of this network.
+  // Everything below the photo is about this network.
   if (isBeside(x))
     return notify(`That side is the other network's: switch Attention to ${attentions()[0]} to study it.`);
   const point = pointAt(left, top);
@@ -69,7 +69,7 @@ function click(left, top) {
   if (x >= 0 && x < 1 && y >= 0 && y < 1) update({ query: ownerAt(queries, x, y) });
 }
 
-// Of these queries the one with the strongest claim on a place, as the readings weigh it.
+// The query with the strongest claim on a place among these, as the readings weigh it.
 function ownerAt(queries, x, y) {
   const step = state.result.layers.length;
   const claim = (query) => state.result.steps.score[step][query] * maskAt(query, step, x, y);

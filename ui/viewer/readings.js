@@ -8,7 +8,7 @@ import { onChange, state, TASKS, update } from "../core/state.js";
 const kept = new Map();
 let asked = 0; // only the answer to the newest question counts
 
-// Readings that differ only in thresholds that their task does not have are the same.
+// Thresholds that a task does not have make no difference.
 function keyOf(result, { task, objectThreshold, overlapThreshold }) {
   const thresholds = { panoptic: [objectThreshold, overlapThreshold], instance: [objectThreshold], semantic: [] };
   return [result.id, task, ...thresholds[task].map((value) => value.toFixed(2))].join(" ");
@@ -30,7 +30,7 @@ export async function keepReading(reading, result) {
   return reading;
 }
 
-// The reading with these settings, asked for where it is not kept; null where the server has none.
+// The reading with these settings: the kept one, or else the answer of the server; null if it has none.
 export async function fetchReading(result, settings) {
   const { task, objectThreshold, overlapThreshold } = settings;
   const known = readingFor(result, settings);
@@ -47,7 +47,7 @@ async function readAgain() {
   const reading = await fetchReading(result, { ...state });
   if (reading === state.reading || number !== asked || result !== state.result) return;
   if (!reading) return update(settingsOf(state.reading)); // the controls say what is seen
-  // The first segments after none: there was nothing that the visitor could have selected.
+  // After a reading without segments nothing can be selected, so this is like the first look.
   const look = state.reading.segments.length === 0 && state.query === null ? firstLook(reading) : {};
   const segment = segmentOfQuery(state.query, reading)?.id ?? null;
   update({ reading, segment, hovered: null, isolated: null, hidden: new Set(), ...look });

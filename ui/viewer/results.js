@@ -9,14 +9,14 @@ import { fetchReading, firstLook, keepReading, readingFor, settingsOf } from "./
 const MAX_RECEIVED = 8;
 const received = new Map(); // the latest results by their ids, so that a flip back takes no time
 
-// Pictures of an older result that decode slowly must not replace those of a newer one: one after the other.
+// Results are shown one after the other: an older one that decodes slowly must not replace a newer one.
 let lastShown = Promise.resolve();
 export function inTurn(show) {
   lastShown = lastShown.then(show).catch(console.error);
 }
 
-// Shows a result as the one before was read, with what `viewOfNow` says of the view. It is called when all is decoded, so
-// that what the visitor changed meanwhile stays.
+// Shows a result with the task and thresholds of now, and with the view that `viewOfNow` returns. That is called when all
+// is decoded, so that what the visitor changed meanwhile stays.
 export async function showResult(result, viewOfNow) {
   const { id, readings, layers } = result;
   received.delete(id); // so that it becomes the latest
@@ -28,8 +28,8 @@ export async function showResult(result, viewOfNow) {
   const { task, objectThreshold, overlapThreshold } = state;
   const before = state.result ? { task, objectThreshold, overlapThreshold } : settingsOf(readings[0]);
   const wanted = { ...before, ...view };
-  // Another reading than those that came along is asked for as soon as this one is shown; but at once where segments
-  // of it are to be hidden.
+  // A reading that did not come along is asked for after one that did is shown. A view that hides segments cannot wait:
+  // it needs its own reading.
   const asked = view.hidden ? await fetchReading(result, wanted) : readingFor(result, wanted);
   const reading = asked ?? readings[0];
   find(".studio").dataset.empty = "false";
@@ -51,8 +51,8 @@ export async function showResult(result, viewOfNow) {
   });
 }
 
-// The same photo by the network with the other attention, in the view of now. The queries of the two have the same
-// numbers. They look for the same things only because they started alike.
+// Shows the same photo by the network with the other attention, in the same view. Queries of the same number often look
+// for the same thing in both networks, because their training started alike.
 let flips = 0; // only the newest counts
 export async function flipAttention(attention) {
   const number = ++flips;

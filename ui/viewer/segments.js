@@ -1,4 +1,4 @@
-// The segments as pictures in the pixels of the shown photo: of the reading, and of the other network's beside it.
+// Paints segments, one pixel per pixel of the shown photo: those of the reading, and of the other network's beside it.
 
 import { channels } from "../core/colors.js";
 import { boxOf } from "../core/geometry.js";
@@ -19,7 +19,7 @@ function makeSheets() {
   [own, other] = [0, 1].map(() => ({ areas: sheet(), edges: sheet() }));
 }
 
-// Fills a picture from a colour per id; a colour is 0xAABBGGRR, as the four bytes of a pixel read on any usual machine.
+// Fills a picture from a colour per id. A colour is 0xAABBGGRR: the four bytes of a pixel on a little-endian machine.
 function paintIds(canvas, { idMap, segments }, colorOf, isLeftOut = () => false) {
   const colors = new Uint32Array(segments.length + 1);
   for (const segment of segments) colors[segment.id] = colorOf(segment) >>> 0;

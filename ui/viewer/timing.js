@@ -1,9 +1,9 @@
-// How long each stage of this very run took, as one bar.
+// How long each stage of this run took, as one bar.
 
 import { find, make, makeSwatch } from "../core/host.js";
 import { onChange, state } from "../core/state.js";
 
-// Told apart by colour-blind eyes, on light and on dark.
+// Colour-blind eyes can tell them apart, on light and on dark.
 const STAGE_COLORS = {
   preprocess: "#8a8f98",
   backbone: "#0072b2",
@@ -15,7 +15,7 @@ const STAGE_COLORS = {
 
 const milliseconds = (ms) => (ms < 10 ? `${ms.toFixed(1)} ms` : `${Math.round(ms)} ms`);
 
-// [stage, ms] in the order in which they ran: the network ran once, the reading is the one that is shown.
+// [stage, ms] in the order in which they ran. The network ran once; the reading is the one that is shown.
 function stages() {
   const { stage_ms: once } = state.result;
   const { reading_ms: reading, drawing_ms: drawing } = state.reading;

@@ -9,7 +9,7 @@ const GRIP_PX = 18; // how near to the line a pointer takes hold of it
 
 export const isOnLine = (left) => state.leftOfWipe !== null && Math.abs(left - place(state.wipe, 0)[0]) < GRIP_PX;
 
-// Whether the other network's reading is seen there, and not this one's.
+// Whether the other network's reading is seen at this place.
 export const isBeside = (x) => state.beside !== null && x < state.wipe;
 
 // What the networks left and right of the line are called.
@@ -37,7 +37,7 @@ export function networkNames(context) {
   });
 }
 
-// The slider below the photo spans what is seen of its width, so that its knob is below the line.
+// The slider spans the visible width of the photo, so that its knob is below the line.
 function showHandle() {
   if (!state.result) return;
   const handle = find(".wipe-handle");
