@@ -42,7 +42,7 @@ const maskArea = (query) => finalPrediction(query).area;
 const isDropped = (fate) => DROPPED.includes(fate);
 const passes = (fate, chip) => chip === "all" || chip === fate || (chip === "dropped" && isDropped(fate));
 
-// ------------------------------------------------------------------------------------------------------ once per result
+// ----------------------------------------------------------------------------------------------------- once per result
 
 function makeRow(query) {
   const canvas = make("canvas", { "aria-hidden": "true" });
@@ -78,7 +78,7 @@ function makeRows(whenSeen) {
   find("#queries").style.setProperty("--backdrop", `url(${backdrop()})`);
 }
 
-// ----------------------------------------------------------------------------------------------------- at every reading
+// ---------------------------------------------------------------------------------------------------- at every reading
 
 function describe(row, outcome) {
   const [category, score, area, fate] = row.querySelectorAll("td:not(.picture)");
@@ -128,7 +128,7 @@ function renderReading() {
   arrange();
 }
 
-// ---------------------------------------------------------------------------------------------------- which is selected
+// --------------------------------------------------------------------------------------------------- which is selected
 
 const shownRows = () => findAll("#queries tbody tr:not([hidden])");
 

@@ -111,7 +111,7 @@ function mostTellingLayer(query) {
     .reduce((best, layer) => (best < 0 || gain(layer) > gain(best) ? layer : best), -1);
 }
 
-// The first of these queries that ever had foreground: the selected one, those of the largest segments, of the largest masks.
+// The first that ever had foreground, of the selected query, those of the largest segments, and of the largest masks.
 function queryToWalk() {
   const areas = state.result.steps.area_fraction[lastStep()];
   const byMask = [...areas.keys()].toSorted((a, b) => areas[b] - areas[a]);

@@ -10,8 +10,8 @@ const PADDING = 7;
 const MIN_ROOM_PX = 20; // a segment that is thinner than this on the canvas is not named
 
 // For each segment a place deep inside it, and its depth, in pixels of the shown photo. Depth is the distance to the
-// nearest pixel outside the segment, in steps to the eight neighbours. Among the places that are nearly the deepest, the
-// one nearest to the segment's middle is taken.
+// nearest pixel outside the segment, in steps to the eight neighbours. The place is the one nearest to the segment's
+// middle among those that are nearly the deepest.
 function deepestPlaces({ idMap, segments }, { width, height }) {
   const depth = depths(idMap, width, height);
   const found = new Map(segments.map(({ id }) => [id, { depth: 0, area: 0, sumX: 0, sumY: 0, away: Infinity }]));
@@ -55,8 +55,8 @@ function depths(idMap, width, height) {
   return depth;
 }
 
-// Writes the names between two fractions of the width, `from` and `to`, the largest segment first. A name that would cross
-// one of these edges is moved inside. A name that would cover another one, or a `reserved` box, or is wider than the
+// Writes the names between the edges `from` and `to`, fractions of the width, the largest segment first. A name that
+// would cross an edge is moved inside. A name that would cover another one, or a `reserved` box, or is wider than the
 // photo, is left out until the photo is enlarged.
 export function drawNames(context, reading, isNamed, from, to, reserved) {
   const { result } = state;
