@@ -39,14 +39,18 @@ PARTS = {
     "RESULT": json.dumps(RESULT),
 }
 IMPORT, CALL = (line for line in HTML.splitlines(keepends=True) if "start" in line)
+AS_IN_GRADIO = HTML.replace(IMPORT, "").replace(CALL, START)  # Gradio makes a function of that text, and calls it
+
+
+def fill(html: str) -> str:
+    for name, part in PARTS.items():
+        html = html.replace(name, part)
+    return html
 
 
 @pytest.fixture
 def alone(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """The page. When the test is over, nothing was asked for but its scripts, and no error was logged."""
-    html = getattr(request, "param", HTML)
-    for name, part in PARTS.items():
-        html = html.replace(name, part)
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(20_000)
     foreign, errors = [], []
@@ -54,7 +58,7 @@ def alone(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     def answer(route: Route) -> None:
         path = route.request.url.removeprefix(ADDRESS).removeprefix(f"scripts/{VERSION}/")
         if path == "":
-            route.fulfill(body=html, content_type="text/html")
+            route.fulfill(body=fill(getattr(request, "param", HTML)), content_type="text/html")
         elif path in SCRIPTS:
             route.fulfill(body=SCRIPTS[path], content_type="text/javascript")
         elif not route.request.url.startswith(("data:", "blob:")):
@@ -77,10 +81,7 @@ def painted(page: Page) -> str:
     return page.evaluate("() => document.querySelector('#canvas').toDataURL()")
 
 
-# Gradio calls a function made of that text.
-@pytest.mark.parametrize(
-    "alone", [HTML, HTML.replace(IMPORT, "").replace(CALL, START)], indirect=True, ids=["import", "as in Gradio"]
-)
+@pytest.mark.parametrize("alone", [HTML, AS_IN_GRADIO], indirect=True, ids=["import", "as in Gradio"])
 def test_a_recorded_result_is_shown_without_a_server(alone: Page) -> None:
     cat = RESULT["readings"][0]["segments"][0]
     expect(alone.locator("#legend li.selected")).to_contain_text(f"query {cat['queries'][0]}")
@@ -140,3 +141,17 @@ def test_any_number_of_layers_has_its_colours(alone: Page, num_layers: int) -> N
     colors = [color for color, _ in found]
     assert len(set(colors)) == num_layers and colors[0] == "rgb(253,231,37)"
     assert {ink for _, ink in found} <= {"#000", "#fff"}
+
+
+def test_scripts_that_do_not_arrive_are_missed_in_words(browser: Browser) -> None:
+    def answer(route: Route) -> None:
+        if route.request.url == ADDRESS:
+            route.fulfill(body=fill(AS_IN_GRADIO), content_type="text/html")
+        else:
+            route.abort()
+
+    page = browser.new_page()
+    page.route("**/*", answer)
+    page.goto(ADDRESS)
+    expect(page.locator(".studio-empty")).to_have_text("Parts of this page did not arrive; please reload it.")
+    page.close()

@@ -15,8 +15,8 @@ export function inTurn(show) {
   lastShown = lastShown.then(show).catch(console.error);
 }
 
-// Shows a result with the task and thresholds of now, and with the view that `viewOfNow` returns. It is called when all is
-// decoded, so that what the visitor changed meanwhile stays.
+// Shows a result with the task and thresholds of now, and with the view that `viewOfNow` returns. That is called when
+// all is decoded, so that what the visitor changed meanwhile stays.
 export async function showResult(result, viewOfNow) {
   const { id, readings, layers } = result;
   received.delete(id); // so that it becomes the latest
