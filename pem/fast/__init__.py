@@ -11,19 +11,16 @@ Each idea is a file of its own, and a test proves that it computes what the plai
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from pem.attention import PrototypeCrossAttention
 from pem.backbones.build import TimmBackbone
 from pem.decoder import Decoder
 from pem.fast.attention import FastPrototypeCrossAttention
 from pem.fast.deform_conv import fast_deform_conv2d
-from pem.fast.folding import FoldedUpsample, fold_norms
+from pem.fast.folding import ChannelsLast, FoldedUpsample, fold_norms
 from pem.model import PEM
-from pem.outputs import PEMOutput
 from pem.pixel_decoder import DeformableUpsample
 
 __all__ = ["FastPEM", "accelerate", "accelerate_decoder", "accelerate_training"]
@@ -44,15 +41,13 @@ class FastPEM(PEM):
         fold_norms(self.backbone)
         if isinstance(self.backbone, TimmBackbone) and not compute_the_same(plain.backbone, self.backbone):
             self.backbone = copy.deepcopy(plain.backbone).requires_grad_(False)  # not all of timm's are built alike
+        self.backbone = ChannelsLast(self.backbone)
         for i, stage in enumerate(self.pixel_decoder.upsample):
             if type(stage) is DeformableUpsample:
                 self.pixel_decoder.upsample[i] = FoldedUpsample(stage)
         fold_norms(self.pixel_decoder)
         accelerate_decoder(self.decoder)
         super().train(False)
-
-    def forward(self, pixels: Tensor, trace: bool = False, stage_done: Callable[[], None] = lambda: None) -> PEMOutput:
-        return super().forward(pixels.contiguous(memory_format=torch.channels_last), trace, stage_done)
 
     def train(self, mode: bool = True) -> FastPEM:
         if mode:

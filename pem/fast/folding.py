@@ -1,12 +1,14 @@
-"""Batch norms folded into the convolutions before them, which they follow by a factor and a shift."""
+"""Batch norms folded into the convolutions before them, and the layout of the features."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
+from pem.backbones import Backbone
 from pem.fast.deform_conv import fast_deform_conv2d
 from pem.pixel_decoder import DeformableUpsample
 
@@ -29,6 +31,17 @@ def fold_norms(module: nn.Module) -> None:
 def what_remains(norm: Any) -> nn.Module:
     """timm's norms hold an activation, too."""
     return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
+
+
+class ChannelsLast(Backbone):
+    """A backbone in channels_last, which convolutions like best. The layers after it keep this layout."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.inner, self.channels = backbone, backbone.channels
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        return self.inner(pixels.contiguous(memory_format=torch.channels_last))
 
 
 class FoldedUpsample(nn.Module):
