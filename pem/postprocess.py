@@ -19,7 +19,8 @@ from pem.categories import Category, categories_for, has_background, shade
 from pem.config import PEMConfig
 from pem.layers import to_float, without_autocast
 from pem.outputs import Batch, Fate, PEMOutput, QueryOutcome, Segment, Segmentation
-from pem.tiles import Masks, assign_pixels, classify_pixels, cut_out, evidence_inside
+from pem.pixels import assign_pixels, classify_pixels, cut_out, evidence_inside
+from pem.tiles import Masks
 
 P = ParamSpec("P")
 Reading: TypeAlias = Callable[Concatenate[PEMOutput, P], list[Segmentation]]
@@ -65,7 +66,7 @@ def panoptic(
     results = []
     for i in range(len(batch.original_sizes)):
         queries = counts[i].nonzero()[:, 0]
-        owned = assign_pixels(Masks.of(output, batch, i, queries), scores[i, queries])
+        owners = assign_pixels(Masks.of(output, batch, i, queries), scores[i, queries])
 
         fates: list[Fate] = ["low score" if above else "no object" for above in is_object[i].tolist()]
         mask_shares: dict[int, float] = {}
@@ -73,7 +74,7 @@ def panoptic(
         stuff_ids: dict[int, int] = {}
         id_of_owner = [0] * len(queries)
         for k, query in enumerate(queries.tolist()):
-            owned_px, painted_px, mask_px = owned.owned_px[k], owned.painted_px[k], owned.mask_px[k]
+            owned_px, painted_px, mask_px = owners.owned_px[k], owners.painted_px[k], owners.mask_px[k]
             if mask_px == 0:
                 fates[query] = "empty mask"
                 continue
@@ -96,7 +97,7 @@ def panoptic(
                 if not categories[part.category_id].is_thing:
                     stuff_ids[part.category_id] = segment_id
             id_of_owner[k] = segment_id
-        ids = owned.look_up(id_of_owner)
+        ids = owners.id_map(id_of_owner)
         segments = _segments(found, ndimage.find_objects(ids), categories)
         outcomes = _outcomes(probs[i], fates, segments, categories, {}, mask_shares)
         results.append(Segmentation(ids, segments, outcomes=outcomes))
@@ -132,8 +133,8 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
         resize_evidence = config.task == "semantic" and masks.content_size != masks.original_size
         labels, areas_px = classify_pixels(masks, probs[:, :-1], resize_evidence)
         if leaves_out:
-            painted = assign_pixels(masks, probs.amax(-1)).look_up([1] * len(counting)) > 0
-            labels[~painted] = config.num_classes
+            is_painted = assign_pixels(masks, probs.amax(-1)).id_map([1] * len(counting)) > 0
+            labels[~is_painted] = config.num_classes
             areas_px = np.bincount(labels.ravel(), minlength=config.num_classes + 1)[:-1]
         scores, queries = evidence_inside(masks, probs if leaves_out else probs[:, :-1], labels)
 
