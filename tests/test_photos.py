@@ -15,7 +15,8 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from pem.photos import MAX_SCANS, ImageError, load_image, open_photo, orientation, to_array, to_rgb
+from pem.photos import ImageError, load_image, open_photo, orientation, to_array, to_rgb
+from pem.photos.jpeg import MAX_SCANS
 
 Image.init()
 HAS_AVIF = "AVIF" in Image.SAVE

@@ -1,4 +1,4 @@
-"""The colours of a photo as sRGB, which screens, and the photos that a network learns from, are taken to be."""
+"""Colours and greys of any kind -> sRGB of 8 bits. Screens, and the photos that a network learns from, are sRGB."""
 
 from __future__ import annotations
 
@@ -8,12 +8,34 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageCms
 
+from pem.photos.levels import is_deep_grey, scale_levels
+
 _SPACE_OF_MODE = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
-_SAME_LEVELS = 1  # what two ways of rounding differ by
+_SAME_LEVELS = 1  # two ways of rounding differ by so much
 
 
-def to_srgb(image: Image.Image, profile: object) -> Image.Image:
-    """A photo in RGB, grey or CMYK of 8 bits -> sRGB, by its ICC profile (bytes); alpha is kept.
+def to_srgb(image: Image.Image) -> Image.Image:
+    """A decoded image of any mode in RGB, with transparency on white; itself where there is nothing to do."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(image.info.get("transparency", 0), (int, bytes, tuple)):  # a text of that name
+        image = image.copy()
+        del image.info["transparency"]
+    if is_deep_grey(image):
+        image = scale_levels(image)
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
+    if image.has_transparency_data and image.mode != "LA":
+        image = image.convert("LA" if image.mode == "L" else "RGBA")
+    image = _by_profile(image, profile)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _by_profile(image: Image.Image, profile: object) -> Image.Image:
+    """RGB, grey or CMYK of 8 bits -> sRGB, by its ICC profile (bytes); alpha is kept.
 
     Without a profile, or with one that is malformed or made for other pixels, it is returned as it is, as browsers do.
     """
@@ -21,10 +43,10 @@ def to_srgb(image: Image.Image, profile: object) -> Image.Image:
         return image
     if image.mode in ("RGBA", "LA"):
         *_, alpha = image.split()
-        image = to_srgb(image.convert(image.mode[:-1]), profile).convert("RGB")
+        image = _by_profile(image.convert(image.mode[:-1]), profile).convert("RGB")
         image.putalpha(alpha)
     elif image.mode == "P":
-        image = to_srgb(image.convert("RGB"), profile)
+        image = _by_profile(image.convert("RGB"), profile)
     elif transform := _transform(profile, image.mode):
         image = ImageCms.applyTransform(image, transform) or image
     return image
@@ -48,7 +70,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether a profile is sRGB by another name, as most are: tried on a grid of all colours."""
+    """Whether a profile is sRGB under another name, as most are: tried on a grid of all colours."""
     levels = np.linspace(0, 255, 18).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(18, -1, 3)
     tried = Image.fromarray(grid).convert(mode)
