@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,15 +19,16 @@ from PIL.PngImagePlugin import PngInfo
 
 from pem.outputs import Segmentation
 from pem.photos import FORMATS, load_image
-from pem.predict import READINGS, predict
+from pem.postprocess import READINGS
+from pem.predict import predict
 from pem.render import id_map_png, legend, panoptic_json, render
 from pem.terminal import INTERRUPTED, escape_missing_letters, leave_to_reader
 from pem.weights import load_model
 
-THRESHOLDS: dict[str, tuple[str, ...]] = {
-    "panoptic": ("object_threshold", "overlap_threshold"),
-    "semantic": (),
-    "instance": ("score_threshold",),
+# Those that each reading takes, by task.
+THRESHOLDS = {
+    task: [name for name in signature(read).parameters if name.endswith("_threshold")]
+    for task, read in READINGS.items()
 }
 ENDINGS = sorted(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)
 SOFTWARE = "PEM Studio"  # by this mark an overlay is known, so that a folder's overlays are not taken for photos

@@ -213,6 +213,10 @@ def instances(
     return results
 
 
+# By task, as every command and the page name them.
+READINGS: dict[str, Reading[...]] = {"panoptic": panoptic, "semantic": semantic, "instance": instances}
+
+
 def _class_probs(output: PEMOutput, batch: Batch, config: PEMConfig) -> Tensor:
     """[B, Q, K+1]"""
     num_images, _, num_logits = output.pred_logits.shape

@@ -12,6 +12,7 @@ from pem.categories import Color, categories_for
 from pem.config import PEMConfig
 from pem.names import write_names
 from pem.outputs import Segmentation
+from pem.packed import run_lengths
 from pem.photos import Photo, to_array
 
 OVERLAP_NOTE = (
@@ -47,8 +48,7 @@ def render(
         rows = slice(top, top + ROWS_AT_ONCE)
         # Neighbours mostly share their segment: colours are looked up once per run of equal ids, and repeated.
         flat = ids[rows].ravel()
-        starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-        lengths = np.diff(starts, append=len(flat))
+        starts, lengths = run_lengths(flat)
         run_ids = flat[starts]
         faded = np.multiply(pixels[rows], round(256 * (1 - opacity)), dtype=np.uint16)
         faded += 128
