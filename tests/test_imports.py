@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = (
     {"pem.config", "pem.outputs", "pem.terminal"},
     {"pem.packed", "pem.photos"},
-    {"pem.categories"},
+    {"pem.categories", "pem.files"},
     {"pem.layers"},
     {"pem.deform_conv", "pem.names", "pem.preprocess", "pem.tiles"},
     {"pem.explain", "pem.pixels", "pem.render"},
