@@ -12,8 +12,6 @@ that have the same size and equally many contenders.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 
@@ -50,13 +48,12 @@ class Tiles(NamedTuple):
     contenders: Tensor  # [T, n], ascending
 
 
-@dataclass(frozen=True)
 class Masks:
-    """Mask logits of one image, and the sizes that lie between them and the photo."""
+    """Mask logits [Q, h, w] of one image, and the sizes that lie between them and the photo."""
 
-    logits: Tensor  # [Q, h, w]
-    content_size: tuple[int, int]
-    original_size: tuple[int, int]
+    def __init__(self, logits: Tensor, content_size: tuple[int, int], original_size: tuple[int, int]) -> None:
+        self.logits, self.content_size, self.original_size = logits, content_size, original_size
+        self.rows, self.cols = self._strips(0), self._strips(1)
 
     @classmethod
     def of(cls, output: PEMOutput, batch: Batch, i: int, queries: Tensor | None = None) -> Masks:
@@ -64,14 +61,6 @@ class Masks:
         logits = output.pred_masks[i] if queries is None else output.pred_masks[i][queries]
         # A large logit may be infinite in float16, and 0 * infinity would spoil the resizing.
         return cls(to_float(logits).nan_to_num(), batch.content_sizes[i], batch.original_sizes[i])
-
-    @cached_property
-    def rows(self) -> Strips:
-        return self._strips(0)
-
-    @cached_property
-    def cols(self) -> Strips:
-        return self._strips(1)
 
     def _strips(self, axis: int) -> Strips:
         cells, content, original = self.logits.shape[1 + axis], self.content_size[axis], self.original_size[axis]

@@ -13,7 +13,7 @@ from pem.photos.exif import ORIENTATION
 from pem.photos.limits import DAMAGED, ImageError
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}  # as such files name themselves
-_AVIF = (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1")
+AVIF = (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1")
 
 
 def is_heic(start: bytes) -> bool:
@@ -38,10 +38,6 @@ def open_heic(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
         raise ImageError(DAMAGED) from None
     image.info[ORIENTATION] = 1  # it is turned while it is decoded
     return image
-
-
-def is_avif(start: bytes) -> bool:
-    return start[4:12] in _AVIF
 
 
 def without_exif(avif: bytes) -> IO[bytes]:

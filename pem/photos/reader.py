@@ -157,7 +157,7 @@ def _open_stream(stream: IO[bytes], file: str | os.PathLike[str] | IO[bytes]) ->
         return heif.open_heic(file)
     if start[:4] in PREFIXES:
         return tiff.open_tiff(file, stream)
-    if heif.is_avif(start):
+    if start[4:12] in heif.AVIF:
         file = heif.without_exif(start + stream.read())
     Image.init()
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])  # AVIF needs Pillow 11.3
