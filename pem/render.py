@@ -30,15 +30,19 @@ def render(
     ``opacity`` 0 leaves the photo as it is, 1 hides it under flat colours. White ``outlines`` part the segments; void
     stays unpainted. ``names`` are written where there is room for them. Raises ValueError for an opacity outside 0..1
     and a photo of another size than the segmentation.
+
+    >>> segmentation = pem.predict(model, "photo.jpg")
+    >>> pem.render("photo.jpg", segmentation, opacity=0.5, names=True).shape
+    (480, 640, 3)
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it must lie between 0 and 1.")
     pixels, ids = to_array(image), segmentation.ids
-    # What was read for this alone is painted over; an array is the caller's.
+    # An array belongs to the caller. What was read here may be painted over.
     painted = np.empty_like(pixels) if pixels is image else pixels
     if pixels.shape[:2] != ids.shape:
         raise ValueError(f"The segmentation belongs to an image of {list(ids.shape)}, not {list(pixels.shape[:2])}.")
-    # An id without a segment, as where somebody has filtered them, is void.
+    # An id without a segment is void: somebody may have filtered the segments.
     colors = np.zeros((max(ids.max(), *(s.id for s in segmentation.segments), 0) + 1, 3), np.uint8)
     is_void = np.ones(len(colors), bool)
     for segment in segmentation.segments:
@@ -46,7 +50,7 @@ def render(
         is_void[segment.id] = False
     for top in range(0, len(ids), ROWS_AT_ONCE):
         rows = slice(top, top + ROWS_AT_ONCE)
-        # Neighbours mostly share their segment: colours are looked up once per run of equal ids, and repeated.
+        # Most neighbours share their segment, so colours are looked up once per run of equal ids.
         flat = ids[rows].ravel()
         starts, lengths = run_lengths(flat)
         run_ids = flat[starts]
@@ -58,9 +62,9 @@ def render(
         painted[rows] = faded
 
     if outlines:
-        strength = min(1.0, 1.6 * opacity)  # lines are read at opacities where areas are hardly seen
+        strength = min(1.0, 1.6 * opacity)  # lines stay visible at opacities where areas hardly are
         for top in range(0, len(ids), ROWS_AT_ONCE):
-            first = max(top - 1, 0)  # a row on either side decides with
+            first = max(top - 1, 0)  # the lines also depend on the row above and the row below
             marks = _outlines(ids[first : top + ROWS_AT_ONCE + 1], two_pixels=min(ids.shape) > 600)
             lines = np.flatnonzero(marks[top - first :][:ROWS_AT_ONCE])
             by_pixel = painted[top : top + ROWS_AT_ONCE].reshape(-1, 3)
@@ -69,8 +73,8 @@ def render(
 
 
 def _outlines(ids: np.ndarray, two_pixels: bool) -> np.ndarray:
-    """Where a line is drawn, bool [rows, cols]: the pixels of a segment along its upper and left edge, and for lines of
-    two pixels those on the other side too."""
+    """Where a line is drawn, bool [rows, cols]: along the upper and left edges of segments, inside; with ``two_pixels``
+    also outside."""
     outlines = np.zeros(ids.shape, bool)
     for here, before, mark, other in (
         (ids[1:], ids[:-1], outlines[1:], outlines[:-1]),
@@ -107,7 +111,7 @@ def id_map_png(segmentation: Segmentation) -> np.ndarray:
     ids = segmentation.ids
     stored = np.empty((*ids.shape, 3), np.uint8)
     for channel in range(3):
-        np.right_shift(ids, 8 * channel, out=stored[:, :, channel], casting="unsafe")  # which keeps the lower 8 bits
+        np.right_shift(ids, 8 * channel, out=stored[:, :, channel], casting="unsafe")  # it keeps the lower 8 bits
     return stored
 
 
@@ -116,11 +120,11 @@ def panoptic_json(
 ) -> dict[str, Any]:
     """One photo as a file of the COCO panoptic format, ready for ``json.dump``.
 
-    ``image_file`` is the name of the photo and ``id_map_file`` that of the PNG of ``id_map_png``. Files of one model
-    become one file of several photos when their ``images`` and ``annotations`` are joined; each photo then needs an
-    ``image_id`` of its own. Each segment also has its score and its queries. Its ``area`` and its ``bbox`` (left, top,
-    width, height) are what the PNG shows, in pixels. Instances may overlap: ``whole_area`` and ``whole_bbox`` are those
-    of the whole instance, and one that the PNG shows no pixel of is left out, as the format demands. A note says so.
+    ``image_file`` is the name of the photo and ``id_map_file`` that of the PNG of ``id_map_png``. To join several
+    photos of one model in a file, join their ``images`` and ``annotations``; each photo then needs its own
+    ``image_id``. Each segment also has its score and its queries. Its ``area`` and its ``bbox`` (left, top, width,
+    height) are what the PNG shows, in pixels. Instances may overlap: ``whole_area`` and ``whole_bbox`` are those of the
+    whole instance. One that the PNG shows no pixel of is left out, as the format demands; a note says so.
     """
     height, width = segmentation.ids.shape
     categories = categories_for(config)
@@ -171,7 +175,7 @@ def panoptic_json(
 
 
 def _as_utf8(name: str) -> str:
-    """A file may have a name that is no text; a JSON file with such a name is refused by strict readers."""
+    """A file's name may be no valid text, and strict readers refuse a JSON file with such a name."""
     try:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     except UnicodeEncodeError:

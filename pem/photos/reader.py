@@ -32,8 +32,9 @@ def load_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     Raises ImageError for what is missing, no image, damaged or of a kind that Pillow does not read right; for a side
     below 8 px or above 65,500; and for more than 40 megapixels. The size is looked at before anything is decoded.
 
-    >>> load_image("assets/examples/cat.jpg").mode
-    'RGB'
+    >>> image = pem.load_image("photo.jpg")
+    >>> image.size, image.mode
+    ((640, 480), 'RGB')
     """
     with open_photo(file) as image:
         return to_rgb(image)
