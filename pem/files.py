@@ -46,7 +46,7 @@ def find_photos(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _is_photo(file: Path) -> bool:
-    """By its ending. Not what systems write beside photos, under names with a point, and not what we have written."""
+    """By its ending. Other programs' hidden files beside photos do not count, nor what this command has written."""
     if file.suffix.lower() not in PHOTO_ENDINGS or file.name.startswith(".") or not file.is_file():
         return False
     if file.suffix == ".png":

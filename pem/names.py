@@ -16,11 +16,11 @@ from scipy import ndimage
 
 from pem.outputs import Segmentation
 
-# Places are looked for in an id map of at most this many pixels a side: a name needs no finer one.
+# To find a place for a name, an id map of at most this many pixels a side is enough.
 SEARCHED_PX = 480
 FONT_SHARE = 1 / 48  # of the long side of the image
-JOINERS = "\u200c\u200d"  # invisible: whether the letters beside them join
-# Fonts of the system with such words in their files' names come last; the second sort has a box for every letter.
+JOINERS = "\u200c\u200d"  # invisible: they say whether the letters beside them join
+# Fonts of the system come last if their files' names hold an unusual word. The second list has a box for every letter.
 UNUSUAL = ("bold", "italic", "oblique", "light", "thin", "mono", "condensed", "serif")
 NO_LETTERS = ("lastresort", "notdef")
 
@@ -32,9 +32,10 @@ _told: set[str] = set()  # names that were logged
 def write_names(pixels: np.ndarray, segmentation: Segmentation) -> np.ndarray:
     """A copy of uint8 RGB [H0, W0, 3] with the name of every segment of ``segmentation`` that has room for it.
 
-    The largest come first: a name that would cover another, is higher than its segment is thick or wider than the image
-    is left out. So is a name that no font has all letters of; the log says so, once per name. The fonts are the file in
-    the environment variable PEM_FONT, DejaVu Sans, and those of the system, in this order.
+    The largest segments come first. A name is left out if it would cover another, does not fit into its segment's
+    thickest part, or is wider than the image. So is a name if no font has all its letters; the log says so, once per
+    name. The fonts are the file in the environment variable PEM_FONT, DejaVu Sans, and those of the system, in this
+    order.
 
     Raises ValueError when PEM_FONT names no font.
     """
@@ -65,7 +66,7 @@ def write_names(pixels: np.ndarray, segmentation: Segmentation) -> np.ndarray:
 
 
 def _plain_text(label: str) -> str:
-    """On one line, letters and marks composed, without what is never seen: controls, directions, variants of emoji."""
+    """On one line, with letters and marks composed, and without what nobody sees: controls, directions, variants."""
     text = unicodedata.normalize("NFC", " ".join(label.split()))
     return "".join(
         c for c in text if c in JOINERS or not (unicodedata.category(c) in ("Cc", "Cf", "Cs") or c == "\ufe0f")
@@ -73,7 +74,7 @@ def _plain_text(label: str) -> str:
 
 
 def _needs_shaping(name: str) -> bool:
-    """Whether letters run from right to left, join or carry marks: then they are not just set one after the other."""
+    """Whether letters run from right to left, join or carry marks. Such letters cannot just be set side by side."""
     return any(
         c in JOINERS or unicodedata.category(c).startswith("M") or unicodedata.bidirectional(c) in ("R", "AL", "AN")
         for c in name
@@ -109,7 +110,7 @@ def _tell(sentence: str, names: list[str]) -> None:
 
 
 def _find_fonts(user_font: str, wanted: Iterable[frozenset[str]]) -> None:
-    """Fills ``_font_of``. A system may have thousands of fonts: each is opened once for all letters."""
+    """Fills ``_font_of``. A system may have thousands of fonts, so each is opened once for all letters."""
     missing = {letters for letters in wanted if (user_font, letters) not in _font_of}
     for file in _font_files(user_font) if missing else ():
         present = _present(file, frozenset().union(*missing))
@@ -147,7 +148,7 @@ def _own_font() -> str:
 @cache
 def _system_fonts() -> tuple[str, ...]:
     try:
-        from matplotlib import font_manager  # takes a second, and most names need no other font
+        from matplotlib import font_manager  # the import takes a second, and most names need no other font
     except ImportError:
         return ()
 
@@ -163,8 +164,8 @@ def _open(file: str, height_px: int) -> ImageFont.FreeTypeFont | ImageFont.Image
 
 
 def _present(file: str, letters: frozenset[str]) -> set[str]:
-    """Those letters that a font draws, and otherwise than a character that no font has. None of a font of pictures
-    in fixed sizes, as emoji are, or of a damaged one."""
+    """The letters that a font has: it draws them, and not as the box that stands for a missing one. A damaged font, or
+    one of pictures in fixed sizes, as of emoji, has none."""
     try:
         font = _open(file, 16)
         pictures = {letter: _picture(font, letter) for letter in letters}
@@ -180,8 +181,10 @@ def _picture(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) ->
 
 
 def deepest_place(ids: np.ndarray, segment_id: int) -> tuple[float, float, float]:
-    """(y, x, depth) in pixels: of the places that are nearly as deep inside a segment as can be, the one nearest to its
-    middle. Depth is the distance to the next pixel of anything else, or out of the image; 0 where there is none."""
+    """Where a segment is thick, (y, x, depth) in pixels: nearly as deep inside it as possible, and near to its middle.
+
+    Depth is the distance to the next pixel of anything else, or out of the image; 0 for a segment without pixels.
+    """
     step = -(-max(ids.shape) // SEARCHED_PX)
     inside = ids[::step, ::step] == segment_id
     found = ndimage.find_objects(inside.astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Image -> Batch: resized, normalised and padded, with the sizes that undo it."""
+"""Photos -> Batch: resized, normalised and padded, with the sizes that undo it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pem.config import PEMConfig
 from pem.outputs import Batch
 from pem.photos import Photo, to_array
 
-SIZE_DIVISOR = 32  # the coarsest level of the backbone has this stride, and all levels must fit into each other
+SIZE_DIVISOR = 32  # the stride of the backbone's coarsest level; all levels must fit into each other
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Raises ValueError for an image of a height and width in pixels that the network cannot take."""
+    """Raises ValueError for a (height, width) in pixels that the network cannot take."""
     if any(side < 1 or side % SIZE_DIVISOR for side in size):
         raise ValueError(f"The image is {size[0]}x{size[1]} px; both sides must be multiples of {SIZE_DIVISOR}.")
 
