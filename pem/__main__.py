@@ -14,12 +14,13 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pem.coco import id_map_png, panoptic_json
 from pem.files import SOFTWARE, Work, find_photos, plan_one, plan_several, writing
 from pem.outputs import Segmentation
 from pem.photos import load_image
 from pem.postprocess import READINGS
 from pem.predict import predict
-from pem.render import id_map_png, legend, panoptic_json, render
+from pem.render import legend, render
 from pem.terminal import INTERRUPTED, escape_missing_letters, leave_to_reader
 from pem.weights import load_model
 
