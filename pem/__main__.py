@@ -24,12 +24,6 @@ from pem.render import legend, render
 from pem.terminal import INTERRUPTED, escape_missing_letters, leave_to_reader
 from pem.weights import load_model
 
-# Those that each reading takes, by task.
-THRESHOLDS = {
-    task: [name for name in signature(read).parameters if name.endswith("_threshold")]
-    for task, read in READINGS.items()
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, 2 when something was wrong, which is then said on stderr."""
@@ -130,9 +124,8 @@ def _complain(error: Exception, photo: Path | None = None) -> bool:
 
 def _thresholds(options: argparse.Namespace) -> dict[str, float]:
     """Those that the user gave, by their names in ``pem.predict``."""
-    own = THRESHOLDS[options.task]
-    given = {name: getattr(options, name) for names in THRESHOLDS.values() for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
+    own = [name for name in signature(READINGS[options.task]).parameters if name.endswith("_threshold")]
+    given = {name: value for name, value in vars(options).items() if name.endswith("_threshold") and value is not None}
     for name, value in given.items():
         option = f"--{name.replace('_', '-')}"
         if name not in own:

@@ -1,7 +1,6 @@
 """The one reader of photos: a file becomes upright RGB of 8 bits, or an ImageError says in one sentence why not.
 
-Files come from strangers. Pillow's decoders see only the formats in FORMATS, only sizes within the limits, and of JPEG
-and PNG only what the pixels need: it would refuse whole photos for malformed metadata.
+Files come from strangers: Pillow gets only the formats and sizes that are allowed, and no metadata of JPEG and PNG.
 """
 
 from pem.photos.exif import orientation

@@ -11,17 +11,18 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import PREFIXES, TiffImageFile
 
-from pem.photos import heif, tiff
 from pem.photos.colours import to_srgb
 from pem.photos.exif import TURN_UPRIGHT, orientation
+from pem.photos.heif import AVIF, is_heic, open_heic, without_exif
 from pem.photos.jpeg import decode, open_jpeg
 from pem.photos.limits import DAMAGED, MAX_METADATA_BYTES, MAX_PIXELS, ImageError, check_size
 from pem.photos.png import open_png
+from pem.photos.tiff import check_kind, mend_palette, open_tiff, unreadable
 
 # Pillow knows dozens more. Some start other programs (EPS: Ghostscript), which a stranger's file must not.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 ROWS_AT_ONCE = 256
-_OPEN_EXCERPT = {b"\xff\xd8\xff": open_jpeg, b"\x89PN": open_png}  # by how a file begins
+_OPENERS = {b"\xff\xd8\xff": open_jpeg, b"\x89PN": open_png}  # by how a file begins
 
 Photo: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 
@@ -83,15 +84,15 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
 def _to_upright_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
     """The same, but the image itself where there is nothing to do."""
     if isinstance(image, TiffImageFile):
-        tiff.check_kind(image.tag_v2)
-        tiff.mend_palette(image)
+        check_kind(image.tag_v2)
+        mend_palette(image)
     try:
         decode(image)
     except MemoryError:
         raise
     except Exception as error:
         if isinstance(image, TiffImageFile) and image.info.get("compression") in ("webp", "zstd", "lzma"):
-            raise ImageError(tiff.unreadable(image.tag_v2)) from error  # not every Pillow has them
+            raise ImageError(unreadable(image.tag_v2)) from error  # not every Pillow has them
         raise ImageError(DAMAGED) from error
     turn = TURN_UPRIGHT.get(orientation(image)) if upright else None
     try:
@@ -131,7 +132,7 @@ def open_photo(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     try:
         check_size(*image.size)
         if isinstance(image, TiffImageFile):
-            tiff.check_kind(image.tag_v2)
+            check_kind(image.tag_v2)
     except ImageError:
         image.close()
         raise
@@ -152,13 +153,13 @@ def _open(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
 def _open_stream(stream: IO[bytes], file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     """``file`` is what Pillow shall open: a path where there is one, for the stream will be closed."""
     start = stream.read(MAX_METADATA_BYTES)
-    if open_excerpt := _OPEN_EXCERPT.get(start[:3]):
-        return open_excerpt(start + stream.read())
-    if heif.is_heic(start):
-        return heif.open_heic(file)
+    if opener := _OPENERS.get(start[:3]):
+        return opener(start + stream.read())
+    if is_heic(start):
+        return open_heic(file)
     if start[:4] in PREFIXES:
-        return tiff.open_tiff(file, stream)
-    if start[4:12] in heif.AVIF:
-        file = heif.without_exif(start + stream.read())
+        return open_tiff(file, stream)
+    if start[4:12] in AVIF:
+        file = without_exif(start + stream.read())
     Image.init()
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])  # AVIF needs Pillow 11.3
