@@ -59,8 +59,9 @@ class Masks:
     def of(cls, output: PEMOutput, batch: Batch, i: int, queries: Tensor | None = None) -> Masks:
         """The masks of image ``i``: those of all queries, or of ``queries`` [n]."""
         logits = output.pred_masks[i] if queries is None else output.pred_masks[i][queries]
-        # A large logit may be infinite in float16, and 0 * infinity would spoil the resizing.
-        return cls(to_float(logits).nan_to_num(), batch.content_sizes[i], batch.original_sizes[i])
+        # A large logit may be infinite in float16, and 0 * infinity, which resizing would compute, is no number.
+        finite = to_float(logits).nan_to_num(posinf=1e30, neginf=-1e30)
+        return cls(finite, batch.content_sizes[i], batch.original_sizes[i])
 
     def _strips(self, axis: int) -> Strips:
         cells, content, original = self.logits.shape[1 + axis], self.content_size[axis], self.original_size[axis]

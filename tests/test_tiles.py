@@ -118,6 +118,16 @@ def test_tiles_put_together_are_the_resized_logits(
     torch.testing.assert_close(torch.from_numpy(canvas.pixels), expected, rtol=0, atol=1e-5)
 
 
+def test_infinite_logits_stay_numbers_when_they_are_resized() -> None:
+    masks, batch = random_output(3, (24, 40), 5).pred_masks[0].float(), batch_of((301, 470), (96, 150))
+    output = output_of(torch.where(masks > 0, torch.inf, -torch.inf), torch.zeros(3, 6))
+    output.__dict__["_kept_masks"] = torch.where(masks > 0, torch.inf, -torch.inf)[None]  # not 0 * infinity
+    infinite = tiles.Masks.of(output, batch, 0)
+    everything = torch.ones(3, *infinite.area_px.shape, dtype=torch.bool)
+    for some in infinite.portions(everything[0], everything):
+        assert infinite.resized(some, some.contenders).isfinite().all()
+
+
 @pytest.mark.parametrize("original", [(1500, 2500), (96, 160), (20, 30)])
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
 def test_no_array_of_queries_or_classes_exceeds_what_is_worked_off_at_once(
