@@ -15,7 +15,7 @@ from pem.photos import FORMATS
 
 ENDINGS = sorted(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)
 PHOTO_ENDINGS = [*ENDINGS, ".heic", ".heif", ".hif", ".mpo"]  # of phones; the first picture of an MPO is a JPEG
-SOFTWARE = "PEM Studio"  # the mark of our own overlays and id maps, so that none is taken for a photo
+SOFTWARE = "PEM Studio"  # marks our own overlays and id maps, which are no photos
 
 
 class Work(NamedTuple):

@@ -116,8 +116,10 @@ def open_font(file: str, height_px: int) -> ImageFont.FreeTypeFont | ImageFont.I
 
 
 def _present(file: str, letters: frozenset[str]) -> set[str]:
-    """The letters that a font has: it draws them, and not as the box that stands for a missing one. A damaged font, or
-    one of pictures in fixed sizes, as of emoji, has none."""
+    """The letters that a font has: it draws them, and not as the box for a missing letter.
+
+    A damaged font has none, nor has a font of pictures in fixed sizes, such as emoji.
+    """
     try:
         font = open_font(file, 16)
         pictures = {letter: _picture(font, letter) for letter in letters}

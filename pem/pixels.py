@@ -52,7 +52,7 @@ def assign_pixels(masks: Masks, scores: Tensor) -> Owners:
     def look(tiles: Tiles) -> Tensor:
         queries = tiles.contenders
         probs = masks.resized(tiles, queries).sigmoid_()
-        # As floats, for a sum of booleans is slow.
+        # As floats: a sum of booleans is slow.
         faint = torch.lt(probs, 0.5, out=torch.empty_like(probs))
         # A mask that does not end in the tile fills it, which is counted already, or lies outside of it.
         ends = crosses[queries, tiles.rows[:, None], tiles.cols[:, None]]

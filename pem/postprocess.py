@@ -138,8 +138,8 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
         counts = (all_probs[i].argmax(-1) != config.num_classes) | (not leaves_out)
         counting = counts.nonzero()[:, 0]
         masks, probs = Masks.of(output, batch, i, counting if leaves_out else None), all_probs[i, counting]
-        # For the published semantic models the evidence was resized, for the panoptic ones the masks. Both are the same
-        # for a photo that was not resized. Then the masks are resized: it takes less time.
+        # The authors resized the evidence of their semantic models, and the masks of their panoptic ones. Both give the
+        # same for a photo that was not resized. Then the masks are resized, which takes less time.
         resize_evidence = config.task == "semantic" and masks.content_size != masks.original_size
         labels, areas_px = classify_pixels(masks, probs[:, :-1], resize_evidence)
         if leaves_out:
@@ -168,7 +168,7 @@ def instances(
 ) -> list[Segmentation]:
     """One Segmentation per image, of things only, best score first; they may overlap, so ``masks`` keeps them whole.
 
-    Of the ``top_k`` (query, class) pairs with the largest class probability, those are read whose class is a thing.
+    The ``top_k`` (query, class) pairs with the largest class probability are read, if their class is a thing.
     A mask is where the logit is positive; the score is the class probability times the mean mask probability inside.
     Instances that score no more than ``score_threshold`` are left out.
 
@@ -228,7 +228,7 @@ def instances(
     return results
 
 
-# By task, as every command and the page name them.
+# The tasks, under the names that every command and the page use.
 READINGS: dict[str, Reading[...]] = {"panoptic": panoptic, "semantic": semantic, "instance": instances}
 
 
@@ -289,7 +289,7 @@ def _check_thresholds(**thresholds: float) -> None:
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice]:
-    """The rows and columns that a mask spans; many times as fast as ndimage.find_objects on a single one."""
+    """The rows and columns that one mask spans. ndimage.find_objects would take many times as long."""
     rows, cols = (mask.any(axis).nonzero()[0].tolist() for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
 

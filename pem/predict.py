@@ -118,7 +118,7 @@ def _upright_size(photo: Photo) -> tuple[int, ...]:
 
 
 def _opened_anew(photo: Photo) -> Photo:
-    """An undecoded PIL file anew, so that its pixels do not stay in the caller's image; any other photo as it is."""
+    """Opens an undecoded PIL file again, or its pixels would stay in the caller's image; returns any other photo."""
     if not isinstance(photo, ImageFile.ImageFile):
         return photo
     is_undecoded = photo.tile or getattr(photo, "_im", None) is None  # WebP and AVIF get their tiles late

@@ -14,7 +14,7 @@ INTERRUPTED = 128 + signal.SIGINT  # what a shell gives for Ctrl-C
 
 
 def escape_missing_letters() -> None:
-    """From now on prints letters that the terminal lacks, as in names, as escapes."""
+    """Lets ``print`` write an escape for a letter that the terminal lacks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -37,7 +37,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 def _by_profile(image: Image.Image, profile: object) -> Image.Image:
     """RGB, grey or CMYK of 8 bits -> sRGB, by its ICC profile (bytes); alpha is kept.
 
-    Without a profile, or with one that is malformed or made for other pixels, it is returned as it is, as browsers do.
+    Browsers ignore a profile that is malformed or made for other pixels. So does this: the image stays as it is.
     """
     if not isinstance(profile, bytes):
         return image

@@ -1,4 +1,4 @@
-"""Photos of all formats, opened and decoded; for whoever wants a file, a PIL image or an array to be an RGB photo."""
+"""Opens and decodes photos of all formats, as PIL images or as arrays."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
     """
     rgb = _to_upright_rgb(image, upright)
     rgb = rgb.copy() if rgb is image else rgb
-    rgb.info = {}  # or whoever gets it would turn it again
+    rgb.info = {}  # the caller must not turn it again
     return rgb
 
 
@@ -151,7 +151,7 @@ def _open(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
 
 
 def _open_stream(stream: IO[bytes], file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
-    """``file`` is what Pillow shall open: a path where there is one, for the stream will be closed."""
+    """Pillow opens ``file``: the path if there is one, because the ``stream`` of a path will be closed."""
     start = stream.read(MAX_METADATA_BYTES)
     if opener := _OPENERS.get(start[:3]):
         return opener(start + stream.read())

@@ -1,4 +1,4 @@
-"""TIFF: what Pillow reads wrong or not at all is mended here, or refused by a sentence that names the kind."""
+"""TIFF: mends what Pillow reads wrong or not at all, or refuses it with a sentence that names the kind."""
 
 from __future__ import annotations
 
