@@ -6,39 +6,23 @@ import argparse
 import json
 import os
 import sys
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pem.coco import id_map_png, panoptic_json
+from pem.files import SOFTWARE, Work, find_photos, plan_one, plan_several, writing
 from pem.outputs import Segmentation
-from pem.photos import FORMATS, load_image
-from pem.predict import READINGS, predict
-from pem.render import id_map_png, legend, panoptic_json, render
+from pem.photos import load_image
+from pem.postprocess import READINGS
+from pem.predict import predict
+from pem.render import legend, render
 from pem.terminal import INTERRUPTED, escape_missing_letters, leave_to_reader
 from pem.weights import load_model
-
-THRESHOLDS: dict[str, tuple[str, ...]] = {
-    "panoptic": ("object_threshold", "overlap_threshold"),
-    "semantic": (),
-    "instance": ("score_threshold",),
-}
-ENDINGS = sorted(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)
-SOFTWARE = "PEM Studio"  # by this mark an overlay is known, so that a folder's overlays are not taken for photos
-PHOTO_ENDINGS = [*ENDINGS, ".heic", ".heif", ".hif", ".mpo"]  # of phones; in an MPO the first picture is a JPEG
-
-
-class Work(NamedTuple):
-    """One photo, and the files to be made of it."""
-
-    photo: Path
-    overlay: Path
-    id_map: Path | None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,13 +65,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _segment_all(options: argparse.Namespace) -> bool:
-    """Whether all went well; what was wrong with one photo has been said, and the others are done."""
+    """Returns whether all went well. Says what was wrong with a photo, and does the others."""
     thresholds = _thresholds(options)
     if options.json and options.json.is_dir():
         raise ValueError(f"{options.json} is a folder; give the name of a file.")
-    photos, all_done = _find_photos(options.photos)
+    photos, problems = find_photos(options.photos)
+    for problem in problems:
+        _complain(ValueError(problem))
+    all_done = not problems
     several = len(options.photos) > 1 or options.photos[0].is_dir()
-    works = _plan_several(photos, options) if several else _plan_one(photos[0], options)
+    places = (options.task, options.out, options.json)
+    works = plan_several(photos, *places) if several else plan_one(photos[0], *places)
     model, content = None, None
     times_named = Counter(photo.name for photo in photos)
     common = Path(os.path.commonpath([photo.resolve().parent for photo in photos])) if photos else Path()
@@ -112,21 +100,21 @@ def _segment_all(options: argparse.Namespace) -> bool:
                 content = content or record | {"images": [], "annotations": []}
                 for key in ("images", "annotations"):
                     content[key] += record[key]
-            # Last, for nobody may be there to read it.
+            # Printed last: nobody may be there to read it.
             if several:
                 print(f"{work.photo}:")
             _print_legend(segmentation)
             print(f"Wrote {', '.join(str(path) for path in work[1:] if path)}")
     finally:  # also when the rest was given up
         if content:
-            with _writing(options.json):
+            with writing(options.json):
                 options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             print(f"Wrote {options.json}")
     return all_done
 
 
 def _complain(error: Exception, photo: Path | None = None) -> bool:
-    """Says in one line what was wrong, and with which photo. Returns False, as what is not done."""
+    """Says in one line what was wrong, and with which photo. Returns False: it is not done."""
     sentence, *_ = str(error).splitlines() or [type(error).__name__]  # torch's messages go on for a page
     if photo is not None and photo.name not in sentence:
         sentence = f"{photo}: {sentence}"
@@ -135,10 +123,9 @@ def _complain(error: Exception, photo: Path | None = None) -> bool:
 
 
 def _thresholds(options: argparse.Namespace) -> dict[str, float]:
-    """Those that were given, by their names in ``pem.predict``."""
-    own = THRESHOLDS[options.task]
-    given = {name: getattr(options, name) for names in THRESHOLDS.values() for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
+    """Those that the user gave, by their names in ``pem.predict``."""
+    own = [name for name in signature(READINGS[options.task]).parameters if name.endswith("_threshold")]
+    given = {name: value for name, value in vars(options).items() if name.endswith("_threshold") and value is not None}
     for name, value in given.items():
         option = f"--{name.replace('_', '-')}"
         if name not in own:
@@ -149,124 +136,15 @@ def _thresholds(options: argparse.Namespace) -> dict[str, float]:
     return given
 
 
-def _find_photos(paths: Iterable[Path]) -> tuple[list[Path], bool]:
-    """Each photo once, those of a folder by name; and whether every folder has one."""
-    photos: dict[Path, Path] = {}
-    all_have_one = True
-    for path in paths:
-        found = [path]
-        try:
-            if path.is_dir():
-                found = sorted(file for file in path.iterdir() if _is_photo(file) and not _is_ours(file))
-                if not found:
-                    endings = ", ".join(PHOTO_ENDINGS)
-                    all_have_one = _complain(ValueError(f"The folder {path} holds no photo ({endings})."))
-        except OSError as error:
-            all_have_one = _complain(ValueError(f"{path} cannot be read: {error.strerror}."))
-            continue
-        for photo in found:
-            photos.setdefault(photo.resolve(), photo)
-    return list(photos.values()), all_have_one
-
-
-def _is_photo(file: Path) -> bool:
-    """By its ending; names that begin with a point are what systems write beside photos."""
-    return file.suffix.lower() in PHOTO_ENDINGS and not file.name.startswith(".") and file.is_file()
-
-
-def _is_ours(file: Path) -> bool:
-    """Whether an earlier run wrote this file, as the overlay or the id map of a photo."""
-    if file.suffix != ".png":
-        return False
-    with suppress(OSError), Image.open(file, formats=["PNG"]) as image:
-        return image.info.get("Software") == SOFTWARE
-    return False
-
-
-def _plan_one(photo: Path, options: argparse.Namespace) -> list[Work]:
-    name = f"{photo.stem}-{options.task}.png"
-    overlay = options.out or Path(name)
-    if overlay.is_dir():
-        overlay /= name
-    if overlay.suffix.lower() not in ENDINGS:
-        raise ValueError(f"{overlay} has no ending of an image file; use .png or .jpg.")
-    id_map = options.json and options.json.with_name(f"{options.json.stem}-ids.png")
-    works = [Work(photo, overlay, id_map)]
-    _check_targets(works, options.json)
-    return works
-
-
-def _plan_several(photos: list[Path], options: argparse.Namespace) -> list[Work]:
-    """As _plan_one, for a file of its own per photo; makes the folders."""
-    folder, id_maps = options.out or Path(), options.json and options.json.with_suffix("")
-    if folder.suffix.lower() in ENDINGS and not folder.is_dir():
-        raise ValueError(f"{folder} has the ending of an image file; with several photos --out is a folder.")
-    if id_maps == options.json and id_maps is not None:
-        raise ValueError(
-            f"{id_maps} has no ending; name it {id_maps}.json, for the id maps go into a folder {id_maps}."
-        )
-    if id_maps and id_maps.resolve() in {photo.resolve().parent for photo in photos}:
-        raise ValueError(f"The id maps of {options.json} would go among the photos in {id_maps}; choose another name.")
-    works = []
-    taken: set[str] = set()
-    for photo in photos:
-        # Shorter than file systems allow, for the task, a number and the ending follow; and as JSON can tell it.
-        photo_stem = os.fsdecode(os.fsencode(photo.stem)[:200].decode("utf-8", "ignore").encode("utf-8"))
-        stem, number = photo_stem, 1
-        # Two photos may have one stem, and to some file systems a capital letter is no difference.
-        while (key := unicodedata.normalize("NFC", stem).casefold()) in taken:
-            number += 1
-            stem = f"{photo_stem}-{number}"
-        taken.add(key)
-        works.append(Work(photo, folder / f"{stem}-{options.task}.png", id_maps and id_maps / f"{stem}.png"))
-    if works:
-        for path in filter(None, (folder, id_maps)):
-            _make_folder(path)
-    _check_targets(works, options.json)
-    return works
-
-
-def _make_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file, where a folder is needed; choose another name.")
-    if not path.parent.is_dir():
-        raise ValueError(f"There is no folder {path.parent} to make {path.name} in.")
-    with _writing(path):
-        path.mkdir(exist_ok=True)
-
-
-def _check_targets(works: list[Work], json_path: Path | None) -> None:
-    """Say what cannot be written before the work is done, and let no file overwrite another, least of all a photo."""
-    taken = {work.photo.resolve() for work in works}
-    for path in filter(None, (*(target for work in works for target in work[1:]), json_path)):
-        if path.resolve() in taken:
-            raise ValueError(f"{path} would be written over another file of this run; choose another name.")
-        taken.add(path.resolve())
-        if not path.parent.is_dir():
-            raise ValueError(f"There is no folder {path.parent} to write {path.name} into.")
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder; give the name of a file.")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise ValueError(f"{path} cannot be written (permission denied); choose another place.")
-
-
 def _write(work: Work, image: Image.Image, segmentation: Segmentation, names: bool) -> None:
     mark = PngInfo()
     mark.add_text("Software", SOFTWARE)
-    with _writing(work.overlay):
+    with writing(work.overlay):
         overlay = Image.fromarray(render(image, segmentation, names=names))
         overlay.save(work.overlay, pnginfo=mark)  # of which other formats take no notice
     if work.id_map:
-        with _writing(work.id_map):
+        with writing(work.id_map):
             Image.fromarray(id_map_png(segmentation)).save(work.id_map, pnginfo=mark)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from error
 
 
 def _print_legend(segmentation: Segmentation) -> None:

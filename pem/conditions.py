@@ -1,4 +1,4 @@
-"""What a number was measured on: no result is kept without it."""
+"""The conditions of a measurement: no result is kept without them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pem.fast import native
 def conditions(device: str | torch.device, precision: str = "float32") -> dict[str, Any]:
     """What a number depends on besides the model: device, threads, precision, versions, commit, command, date (UTC).
 
-    On a CPU also whether prototype attention is compiled, which in float32 it then is.
+    On a CPU also whether float32 prototype attention is compiled.
     """
     device = torch.device(device)
     return {
@@ -44,7 +44,7 @@ def device_name(device: torch.device) -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    # Virtual machines tell only the brand, and one with AVX-512 takes half the time of one with AVX2.
+    # Virtual machines tell only the brand. But AVX-512 takes half the time of AVX2.
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -53,11 +53,11 @@ def arithmetic(device: torch.device, precision: str) -> str:
         return f"{precision} autocast"
     if device.type != "cuda" or precision == "float64":
         return precision
-    # On recent GPUs float32 may mean TF32, with 10 of the 23 bits of the mantissa.
+    # On recent GPUs float32 may mean TF32: 10 of the mantissa's 23 bits.
     try:
         tf32 = {"convolutions": torch.backends.cudnn.allow_tf32}
         tf32["matrix products"] = torch.backends.cuda.matmul.allow_tf32
-    except RuntimeError:  # it was set by newer switches, and the older ones cannot express it
+    except RuntimeError:  # newer switches have set what these cannot express
         return "float32, TF32 in: unknown"
     return f"float32, TF32 in: {', '.join(name for name, allowed in tf32.items() if allowed) or 'nothing'}"
 
@@ -65,7 +65,7 @@ def arithmetic(device: torch.device, precision: str) -> str:
 def commit() -> str:
     """The commit that is checked out, with "-dirty" when files were changed since; "unknown" outside a repository.
 
-    Results do not count: or the first that is measured anew would make all others of the run look changed.
+    Changed results do not count: after the first of a run, all others would be "-dirty".
     """
 
     def git(*arguments: str) -> str:

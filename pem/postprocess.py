@@ -19,14 +19,15 @@ from pem.categories import Category, categories_for, has_background, shade
 from pem.config import PEMConfig
 from pem.layers import to_float, without_autocast
 from pem.outputs import Batch, Fate, PEMOutput, QueryOutcome, Segment, Segmentation
-from pem.tiles import Masks, assign_pixels, classify_pixels, cut_out, evidence_inside
+from pem.pixels import assign_pixels, classify_pixels, cut_out, evidence_inside
+from pem.tiles import Masks
 
 P = ParamSpec("P")
 Reading: TypeAlias = Callable[Concatenate[PEMOutput, P], list[Segmentation]]
 
 
 def in_full_precision(read: Reading[P]) -> Reading[P]:
-    """No autocast, which the caller may have on for the network, and no gradients."""
+    """Runs a reading without gradients, and without the autocast that the caller may use for the network."""
 
     @wraps(read)
     def run(output: PEMOutput, *args: P.args, **kwargs: P.kwargs) -> list[Segmentation]:
@@ -52,6 +53,11 @@ def panoptic(
     its score is the mean of its queries' scores, weighted by what each painted. None takes a threshold from the config.
 
     Raises ValueError for a threshold outside 0..1, and for an output of another model or batch.
+
+    >>> batch = pem.preprocess(["photo.jpg"], model.config)
+    >>> (segmentation,) = pem.panoptic(model(batch.pixels), batch, model.config)
+    >>> segmentation.ids.shape  # (height, width) of the photo
+    (480, 640)
     """
     object_threshold = config.object_threshold if object_threshold is None else object_threshold
     overlap_threshold = config.overlap_threshold if overlap_threshold is None else overlap_threshold
@@ -65,7 +71,7 @@ def panoptic(
     results = []
     for i in range(len(batch.original_sizes)):
         queries = counts[i].nonzero()[:, 0]
-        owned = assign_pixels(Masks.of(output, batch, i, queries), scores[i, queries])
+        owners = assign_pixels(Masks.of(output, batch, i, queries), scores[i, queries])
 
         fates: list[Fate] = ["low score" if above else "no object" for above in is_object[i].tolist()]
         mask_shares: dict[int, float] = {}
@@ -73,7 +79,7 @@ def panoptic(
         stuff_ids: dict[int, int] = {}
         id_of_owner = [0] * len(queries)
         for k, query in enumerate(queries.tolist()):
-            owned_px, painted_px, mask_px = owned.owned_px[k], owned.painted_px[k], owned.mask_px[k]
+            owned_px, painted_px, mask_px = owners.owned_px[k], owners.painted_px[k], owners.mask_px[k]
             if mask_px == 0:
                 fates[query] = "empty mask"
                 continue
@@ -96,7 +102,7 @@ def panoptic(
                 if not categories[part.category_id].is_thing:
                     stuff_ids[part.category_id] = segment_id
             id_of_owner[k] = segment_id
-        ids = owned.look_up(id_of_owner)
+        ids = owners.id_map(id_of_owner)
         segments = _segments(found, ndimage.find_objects(ids), categories)
         outcomes = _outcomes(probs[i], fates, segments, categories, {}, mask_shares)
         results.append(Segmentation(ids, segments, outcomes=outcomes))
@@ -108,15 +114,20 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
     """One Segmentation per image, with one segment per class that occurs. No pixel is left out.
 
     The evidence for class c at a pixel is the sum over queries of p(c) * mask probability, and the class with the most
-    evidence wins. A segment's score is its class's share of all evidence inside it. Its queries are those that give at
-    least a tenth of the evidence for its class there, and in any case the strongest one; strongest first. Both are
-    measured in one pixel per mask cell.
+    evidence wins. A segment's score is its class's share of all evidence inside it. Its queries are the strongest one
+    and all that give at least a tenth of the evidence for its class there, strongest first. Both are measured in one
+    pixel per mask cell.
 
-    A model that knows things only, or a single class, has none for the background. Of its queries those count whose
-    best class is not no-object; a pixel that none of them paints, as in a panoptic reading, is left out (id 0); and
-    the evidence for no-object counts in the score.
+    A model that knows things only, or a single class, has no class for the background. It is read otherwise: a query
+    counts when its best class is not no-object; a pixel that no such query paints, as in a panoptic reading, is left
+    out (id 0); and the evidence for no-object counts in the score.
 
     Raises ValueError for an output of another model or batch.
+
+    >>> batch = pem.preprocess(["photo.jpg"], model.config)
+    >>> (segmentation,) = pem.semantic(model(batch.pixels), batch, model.config)
+    >>> sum(segment.area_px for segment in segmentation.segments) == 480 * 640
+    True
     """
     categories = categories_for(config)
     all_probs = _class_probs(output, batch, config)
@@ -127,13 +138,13 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
         counts = (all_probs[i].argmax(-1) != config.num_classes) | (not leaves_out)
         counting = counts.nonzero()[:, 0]
         masks, probs = Masks.of(output, batch, i, counting if leaves_out else None), all_probs[i, counting]
-        # The published semantic models were read with the evidence resized, the panoptic ones with the masks resized.
-        # For a photo that was not resized it is the same, and the masks are fewer.
+        # The authors resized the evidence of their semantic models, and the masks of their panoptic ones. Both give the
+        # same for a photo that was not resized. Then the masks are resized, which takes less time.
         resize_evidence = config.task == "semantic" and masks.content_size != masks.original_size
         labels, areas_px = classify_pixels(masks, probs[:, :-1], resize_evidence)
         if leaves_out:
-            painted = assign_pixels(masks, probs.amax(-1)).look_up([1] * len(counting)) > 0
-            labels[~painted] = config.num_classes
+            is_painted = assign_pixels(masks, probs.amax(-1)).id_map([1] * len(counting)) > 0
+            labels[~is_painted] = config.num_classes
             areas_px = np.bincount(labels.ravel(), minlength=config.num_classes + 1)[:-1]
         scores, queries = evidence_inside(masks, probs if leaves_out else probs[:, :-1], labels)
 
@@ -157,11 +168,16 @@ def instances(
 ) -> list[Segmentation]:
     """One Segmentation per image, of things only, best score first; they may overlap, so ``masks`` keeps them whole.
 
-    The ``top_k`` (query, class) pairs with the largest class probability are read, as far as the class is a thing.
+    The ``top_k`` (query, class) pairs with the largest class probability are read, if their class is a thing.
     A mask is where the logit is positive; the score is the class probability times the mean mask probability inside.
     Instances that score no more than ``score_threshold`` are left out.
 
     Raises ValueError for a threshold outside 0..1 or ``top_k`` below 1, and for an output of another model or batch.
+
+    >>> batch = pem.preprocess(["photo.jpg"], model.config)
+    >>> (segmentation,) = pem.instances(model(batch.pixels), batch, model.config, score_threshold=0)
+    >>> segmentation.masks.shape == (len(segmentation.segments), 480, 640)
+    True
     """
     _check_thresholds(score_threshold=score_threshold)
     if top_k < 1:
@@ -175,7 +191,7 @@ def instances(
     results = []
     for i in range(len(batch.original_sizes)):
         class_probs, pairs = top_probs[i].cpu().numpy(), top_pairs[i].cpu().numpy()
-        # The mean mask probability is at most 1, so a pair that fails here could not pass later.
+        # The mean mask probability is at most 1, so a pair that fails here cannot pass later.
         passing = is_thing[pairs % config.num_classes] & (class_probs > score_threshold)
         queries, labels = np.divmod(pairs[passing], config.num_classes)
         read, place = np.unique(queries, return_inverse=True)  # a query may pass with several classes
@@ -212,6 +228,10 @@ def instances(
     return results
 
 
+# The tasks, under the names that every command and the page use.
+READINGS: dict[str, Reading[...]] = {"panoptic": panoptic, "semantic": semantic, "instance": instances}
+
+
 def _class_probs(output: PEMOutput, batch: Batch, config: PEMConfig) -> Tensor:
     """[B, Q, K+1]"""
     num_images, _, num_logits = output.pred_logits.shape
@@ -225,7 +245,7 @@ def _class_probs(output: PEMOutput, batch: Batch, config: PEMConfig) -> Tensor:
             f"The output is of {num_images} images and the batch of {len(batch.original_sizes)}; "
             "pass the batch that it was made from."
         )
-    # In float16 a large logit may have become infinite, and the softmax of two of them is no number.
+    # A large logit may be infinite in float16, and the softmax of two such logits is no number.
     return to_float(output.pred_logits).nan_to_num().softmax(-1)
 
 
@@ -237,7 +257,7 @@ def _outcomes(
     mean_mask_probs: dict[int, float],
     mask_shares: dict[int, float],
 ) -> tuple[QueryOutcome, ...]:
-    """One outcome per query, from the class probabilities [Q, K+1] and what only the reading knows of some queries."""
+    """One outcome per query, from the class probabilities [Q, K+1] and from what the reading measured for some."""
     segment_ids: dict[int, tuple[int, ...]] = {}
     for segment in segments:
         for query in segment.queries:
@@ -269,7 +289,7 @@ def _check_thresholds(**thresholds: float) -> None:
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice]:
-    """The rows and columns that a mask spans; many times as fast as ndimage.find_objects on a single one."""
+    """The rows and columns that one mask spans. ndimage.find_objects would take many times as long."""
     rows, cols = (mask.any(axis).nonzero()[0].tolist() for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
 
@@ -293,7 +313,7 @@ def _segments(
 ) -> tuple[Segment, ...]:
     """Segments with ids 1, 2, ... in the order found; ``boxes`` holds the rows and columns that each spans.
 
-    Of the things of a class the largest has the class colour, the others a shade of it.
+    The largest thing of a class has the colour of the class, the others a shade of it.
     """
     segments = []
     seen: Counter[int] = Counter()

@@ -5,25 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, overload
 
-import numpy as np
 import torch
 from PIL import Image, ImageFile
 
 from pem.layers import mixed_precision
 from pem.model import PEM
 from pem.outputs import Batch, PEMOutput, Segmentation
+from pem.packed import PackedSegmentation
 from pem.photos import ImageError, Photo, open_photo, orientation, to_array
-from pem.postprocess import instances, panoptic, semantic
+from pem.postprocess import READINGS
 from pem.preprocess import preprocess
 
-READINGS: dict[str, Callable[..., list[Segmentation]]] = {
-    "panoptic": panoptic,
-    "semantic": semantic,
-    "instance": instances,
-}
 MAX_BATCH = 8  # so that a long list does not have to fit into memory as one batch
 
 
@@ -41,110 +36,75 @@ def predict(
 
     ``task`` is "panoptic", "semantic" or "instance"; ``thresholds`` are those of ``pem.panoptic`` or ``pem.instances``.
     A list is run in batches of photos of equal size: PEM does not mask padding, so photos of different sizes in one
-    batch would change each other's results. So that many large photos need little more memory than one, files are
-    decoded one after the other, and each result is a ``PackedSegmentation``, whose arrays are read-only.
+    batch would change each other's results. Many large photos need little more memory than one: files are decoded one
+    after the other, and each result of a list is a ``PackedSegmentation``, whose arrays are read-only.
 
     A float32 model runs in mixed precision on a GPU, and on a CPU in whatever precision ``torch.autocast`` around this
     call asks for; a float64 model runs in float64.
 
     Raises ValueError for an unknown task and for a model in training mode or half precision, and ImageError for a file
     that is no usable photo; of a list it names the photo.
+
+    >>> model = pem.load_model("default")
+    >>> pem.predict(model, "photo.jpg").ids.shape  # (height, width) of the photo
+    (480, 640)
+    >>> len(pem.predict(model, ["photo.jpg", "photo.jpg"], task="instance", score_threshold=0.3))
+    2
     """
     if model.training:
         raise ValueError("The model is in training mode; call model.eval() first.")
     if task not in READINGS:
         raise ValueError(f"There is no task {task!r}; choose one of: {', '.join(READINGS)}.")
-    parameter = next(model.parameters())
+    read = READINGS[task]
     if not isinstance(image, list):
-        batch = preprocess([image], model.config, parameter.device)
-        return READINGS[task](_run(model, batch), batch, model.config, **thresholds)[0]
+        batch = preprocess([image], model.config, next(model.parameters()).device)
+        return read(_run(model, batch.pixels), batch, model.config, **thresholds)[0]
 
     results: dict[int, Segmentation] = {}
     for batches in _in_batches(image, model):
-        output = _run(model, Batch(torch.cat([batch.pixels for batch in batches.values()]), (), ()))
-        for number, (index, batch) in enumerate(batches.items()):
-            (found,) = READINGS[task](_of_one_image(output, number), batch, model.config, **thresholds)
-            results[index] = PackedSegmentation(found.ids, found.segments, found.masks, found.outcomes)
-    return [results[index] for index in range(len(image))]
+        output = _run(model, torch.cat([batch.pixels for batch in batches.values()]))
+        for i, (place, batch) in enumerate(batches.items()):
+            one = slice(i, i + 1)
+            alone = PEMOutput(output.pred_logits[one], output.mask_embed[one], output.mask_features[one])
+            results[place] = PackedSegmentation(**vars(read(alone, batch, model.config, **thresholds)[0]))
+    return [results[place] for place in range(len(image))]
 
 
-def _run(model: PEM, batch: Batch) -> PEMOutput:
-    parameter = next(model.parameters())
-    with mixed_precision(parameter.device):
-        return model(batch.pixels.to(parameter.dtype))
+def _run(model: PEM, pixels: torch.Tensor) -> PEMOutput:
+    with mixed_precision(pixels.device):
+        return model(pixels.to(next(model.parameters()).dtype))
 
 
-def _of_one_image(output: PEMOutput, number: int) -> PEMOutput:
-    one = slice(number, number + 1)
-    return PEMOutput(output.pred_logits[one], output.mask_embed[one], output.mask_features[one])
-
-
-# --------------------------------------------------------------------------------------------------- lists of photos
-# 300 photos of 12 megapixels, decoded, and their results would fill 25 GB. So photos are opened twice, first for their
-# size alone, and of each remain only what the network wants of it and, in the end, its result as run lengths.
-
-
-class _RunLengths:
-    """An attribute that keeps an array as runs of equal values, a hundredth of the size of an id map."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = f"_runs_of_{name}"
-
-    def __get__(self, instance: Segmentation | None, owner: type) -> Any:
-        if instance is None:
-            return self
-        runs = vars(instance)[self.name]
-        if runs is None:
-            return None
-        shape, values, lengths = runs
-        array = np.repeat(values, lengths).reshape(shape)
-        array.flags.writeable = False  # it is not kept, so what is written into it would be lost
-        return array
-
-    def __set__(self, instance: Segmentation, array: np.ndarray | None) -> None:
-        runs = None
-        if array is not None:
-            flat = array.ravel()
-            is_start = np.ones(flat.size, bool)
-            is_start[1:] = flat[1:] != flat[:-1]
-            starts = is_start.nonzero()[0]
-            runs = array.shape, flat[starts], np.diff(starts, append=flat.size)
-        vars(instance)[self.name] = runs
-
-
-class PackedSegmentation(Segmentation):
-    """A Segmentation that keeps its arrays as run lengths: each time they are read they are made anew, read-only."""
-
-    ids: np.ndarray = _RunLengths()  # type: ignore[assignment]
-    masks: np.ndarray | None = _RunLengths()  # type: ignore[assignment]
+# 300 decoded photos of 12 megapixels and their results would fill 25 GB. So photos are opened twice, first for their
+# size alone. Each then leaves only what the network wants of it and, in the end, its packed result.
 
 
 def _in_batches(photos: list[Photo], model: PEM) -> Iterator[dict[int, Batch]]:
-    """Batches of one photo each, by their place in the list; what comes together is of one size."""
+    """Batches of one photo each, by their place in the list; those that come together are of one size."""
     sizes = []
-    for index, photo in enumerate(photos):
-        with _naming(photo, index):
+    for place, photo in enumerate(photos):
+        with _naming(photo, place):
             sizes.append(_upright_size(photo))
     together: dict[int, Batch] = {}
-    for index in sorted(range(len(photos)), key=sizes.__getitem__):
-        with _naming(photos[index], index):
-            batch = preprocess([_opened_anew(photos[index])], model.config, next(model.parameters()).device)
-        # Of a file that somebody else has opened, decoding may show another orientation.
-        others = [other.original_sizes for other in together.values()]
-        if others and (len(others) == MAX_BATCH or others[0] != batch.original_sizes):
+    for place in sorted(range(len(photos)), key=sizes.__getitem__):
+        with _naming(photos[place], place):
+            batch = preprocess([_opened_anew(photos[place])], model.config, next(model.parameters()).device)
+        # The size may differ from the header's: decoding may show another orientation in a file opened elsewhere.
+        of_one_size = all(other.original_sizes == batch.original_sizes for other in together.values())
+        if len(together) == MAX_BATCH or not of_one_size:
             yield together
             together = {}
-        together[index] = batch
+        together[place] = batch
     if together:
         yield together
 
 
 @contextlib.contextmanager
-def _naming(photo: Photo, index: int) -> Iterator[None]:
+def _naming(photo: Photo, place: int) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        name = os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else f"photo {index} (counted from 0)"
+        name = os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else f"photo {place} (counted from 0)"
         raise (ImageError if isinstance(error, ImageError) else ValueError)(f"{name}: {error}") from error
 
 
@@ -158,7 +118,7 @@ def _upright_size(photo: Photo) -> tuple[int, ...]:
 
 
 def _opened_anew(photo: Photo) -> Photo:
-    """Decoded, the pixels of a PIL file would stay in the caller's image."""
+    """Opens an undecoded PIL file again, or its pixels would stay in the caller's image; returns any other photo."""
     if not isinstance(photo, ImageFile.ImageFile):
         return photo
     is_undecoded = photo.tile or getattr(photo, "_im", None) is None  # WebP and AVIF get their tiles late

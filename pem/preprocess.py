@@ -1,4 +1,4 @@
-"""Image -> Batch: resized, normalised and padded, with the sizes that undo it."""
+"""Photos -> Batch: resized, normalised and padded, with the sizes that undo it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pem.config import PEMConfig
 from pem.outputs import Batch
 from pem.photos import Photo, to_array
 
-SIZE_DIVISOR = 32  # the coarsest level of the backbone has this stride, and all levels must fit into each other
+SIZE_DIVISOR = 32  # the stride of the backbone's coarsest level; all levels must fit into each other
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Raises ValueError for an image of a height and width in pixels that the network cannot take."""
+    """Raises ValueError for a (height, width) in pixels that the network cannot take."""
     if any(side < 1 or side % SIZE_DIVISOR for side in size):
         raise ValueError(f"The image is {size[0]}x{size[1]} px; both sides must be multiples of {SIZE_DIVISOR}.")
 
@@ -29,8 +29,12 @@ def preprocess(images: Sequence[Photo], config: PEMConfig, device: torch.device 
 
     The shortest side becomes ``config.short_side_px``, unless the longest would exceed ``config.max_long_side_px``.
     Padding, up to the largest image of the batch and to multiples of 32, lies right and below and is 0 after
-    normalisation, which is mid-grey image to the network: for results that do not depend on the company, batch
-    images of one size.
+    normalisation, which the network takes for a mid-grey part of the image. So batch images of one size, or they
+    change each other's results.
+
+    >>> batch = pem.preprocess(["photo.jpg"], pem.get_config("cityscapes-panoptic-r50"))
+    >>> batch.original_sizes, batch.content_sizes, batch.pixels.shape
+    (((480, 640),), ((1024, 1365),), torch.Size([1, 3, 1024, 1376]))
     """
     if isinstance(images, (str, os.PathLike, np.ndarray, Image.Image)) or not images:
         raise ValueError("preprocess takes a list of at least one image; put a single image in brackets.")

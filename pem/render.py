@@ -1,23 +1,17 @@
-"""Segmentation -> what people and programs look at: overlay, legend, id map, COCO panoptic JSON."""
+"""Segmentation -> what people look at: the painted photo and its legend."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
-from pem.categories import Color, categories_for
-from pem.config import PEMConfig
+from pem.categories import Color
 from pem.names import write_names
 from pem.outputs import Segmentation
+from pem.packed import run_lengths
 from pem.photos import Photo, to_array
 
-OVERLAP_NOTE = (
-    "Instances may overlap, and a pixel of the PNG shows only the one with the best score: area and bbox are of what "
-    "it shows, whole_area and whole_bbox of the whole instance."
-)
 ROWS_AT_ONCE = 32  # of a photo: what is made of them on the way to the result stays in the cache
 
 
@@ -29,15 +23,19 @@ def render(
     ``opacity`` 0 leaves the photo as it is, 1 hides it under flat colours. White ``outlines`` part the segments; void
     stays unpainted. ``names`` are written where there is room for them. Raises ValueError for an opacity outside 0..1
     and a photo of another size than the segmentation.
+
+    >>> segmentation = pem.predict(model, "photo.jpg")
+    >>> pem.render("photo.jpg", segmentation, opacity=0.5, names=True).shape
+    (480, 640, 3)
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it must lie between 0 and 1.")
     pixels, ids = to_array(image), segmentation.ids
-    # What was read for this alone is painted over; an array is the caller's.
+    # An array belongs to the caller. What was read here may be painted over.
     painted = np.empty_like(pixels) if pixels is image else pixels
     if pixels.shape[:2] != ids.shape:
         raise ValueError(f"The segmentation belongs to an image of {list(ids.shape)}, not {list(pixels.shape[:2])}.")
-    # An id without a segment, as where somebody has filtered them, is void.
+    # An id without a segment is void: somebody may have filtered the segments.
     colors = np.zeros((max(ids.max(), *(s.id for s in segmentation.segments), 0) + 1, 3), np.uint8)
     is_void = np.ones(len(colors), bool)
     for segment in segmentation.segments:
@@ -45,10 +43,9 @@ def render(
         is_void[segment.id] = False
     for top in range(0, len(ids), ROWS_AT_ONCE):
         rows = slice(top, top + ROWS_AT_ONCE)
-        # Neighbours mostly share their segment: colours are looked up once per run of equal ids, and repeated.
+        # Most neighbours share their segment, so colours are looked up once per run of equal ids.
         flat = ids[rows].ravel()
-        starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-        lengths = np.diff(starts, append=len(flat))
+        starts, lengths = run_lengths(flat)
         run_ids = flat[starts]
         faded = np.multiply(pixels[rows], round(256 * (1 - opacity)), dtype=np.uint16)
         faded += 128
@@ -58,9 +55,9 @@ def render(
         painted[rows] = faded
 
     if outlines:
-        strength = min(1.0, 1.6 * opacity)  # lines are read at opacities where areas are hardly seen
+        strength = min(1.0, 1.6 * opacity)  # lines stay visible at opacities where areas hardly are
         for top in range(0, len(ids), ROWS_AT_ONCE):
-            first = max(top - 1, 0)  # a row on either side decides with
+            first = max(top - 1, 0)  # the lines also depend on the row above and the row below
             marks = _outlines(ids[first : top + ROWS_AT_ONCE + 1], two_pixels=min(ids.shape) > 600)
             lines = np.flatnonzero(marks[top - first :][:ROWS_AT_ONCE])
             by_pixel = painted[top : top + ROWS_AT_ONCE].reshape(-1, 3)
@@ -69,8 +66,8 @@ def render(
 
 
 def _outlines(ids: np.ndarray, two_pixels: bool) -> np.ndarray:
-    """Where a line is drawn, bool [rows, cols]: the pixels of a segment along its upper and left edge, and for lines of
-    two pixels those on the other side too."""
+    """Where a line is drawn, bool [rows, cols]: along the upper and left edges of segments, inside; with ``two_pixels``
+    also outside."""
     outlines = np.zeros(ids.shape, bool)
     for here, before, mark, other in (
         (ids[1:], ids[:-1], outlines[1:], outlines[:-1]),
@@ -100,79 +97,3 @@ def legend(segmentation: Segmentation) -> list[LegendRow]:
         LegendRow(segment.label, segment.color, segment.score, segment.area_px / segmentation.ids.size)
         for segment in segments
     ]
-
-
-def id_map_png(segmentation: Segmentation) -> np.ndarray:
-    """The id map as COCO panoptic stores it in a PNG: uint8 RGB [H0, W0, 3], id = R + 256 G + 65536 B."""
-    ids = segmentation.ids
-    stored = np.empty((*ids.shape, 3), np.uint8)
-    for channel in range(3):
-        np.right_shift(ids, 8 * channel, out=stored[:, :, channel], casting="unsafe")  # which keeps the lower 8 bits
-    return stored
-
-
-def panoptic_json(
-    segmentation: Segmentation, config: PEMConfig, image_file: str, id_map_file: str, image_id: int = 1
-) -> dict[str, Any]:
-    """One photo as a file of the COCO panoptic format, ready for ``json.dump``.
-
-    ``image_file`` is the name of the photo and ``id_map_file`` that of the PNG of ``id_map_png``. Files of one model
-    become one file of several photos when their ``images`` and ``annotations`` are joined; each photo then needs an
-    ``image_id`` of its own. Each segment also has its score and its queries. Its ``area`` and its ``bbox`` (left, top,
-    width, height) are what the PNG shows, in pixels. Instances may overlap: ``whole_area`` and ``whole_bbox`` are those
-    of the whole instance, and one that the PNG shows no pixel of is left out, as the format demands. A note says so.
-    """
-    height, width = segmentation.ids.shape
-    categories = categories_for(config)
-    areas_px = np.zeros(int(segmentation.ids.max(initial=0)) + 1, np.int64)
-    for row in segmentation.ids:  # bincount makes 8 bytes of every pixel
-        areas_px += np.bincount(row, minlength=len(areas_px))
-    places = ndimage.find_objects(segmentation.ids)
-    annotation: dict[str, Any] = {"image_id": image_id, "file_name": _as_utf8(id_map_file), "segments_info": []}
-    for segment in segmentation.segments:
-        if segment.id > len(places) or places[segment.id - 1] is None:
-            continue
-        rows, cols = places[segment.id - 1]
-        info = {
-            "id": segment.id,
-            "category_id": categories[segment.category_id].id,
-            "area": int(areas_px[segment.id]),
-            "bbox": [cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start],
-            "iscrowd": 0,
-            "score": round(segment.score, 4),
-            "queries": list(segment.queries),
-        }
-        if segmentation.masks is not None:
-            info |= {"whole_area": segment.area_px, "whole_bbox": list(segment.bbox)}
-        annotation["segments_info"].append(info)
-    if segmentation.masks is not None:
-        num_hidden = len(segmentation.segments) - len(annotation["segments_info"])
-        annotation["note"] = OVERLAP_NOTE + (f" Left out, because wholly covered: {num_hidden}." if num_hidden else "")
-    return {
-        "info": {
-            "description": "Segmentation of photos by PEM Studio",
-            "model": config.name,
-            "trained": config.trained,  # when its training ended; empty where that is not known
-            "attention": config.attention,
-        },
-        "images": [{"id": image_id, "file_name": _as_utf8(image_file), "width": width, "height": height}],
-        "annotations": [annotation],
-        "categories": [
-            {
-                "id": category.id,
-                "name": category.name,
-                "isthing": int(category.is_thing),
-                "supercategory": "thing" if category.is_thing else "stuff",
-                "color": list(category.color),
-            }
-            for category in categories
-        ],
-    }
-
-
-def _as_utf8(name: str) -> str:
-    """A file may have a name that is no text; a JSON file with such a name is refused by strict readers."""
-    try:
-        return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "replace").decode("utf-8")

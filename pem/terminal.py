@@ -1,4 +1,4 @@
-"""What commands write to: a terminal or a pipe, which may lack letters, and may be gone before the work is done."""
+"""What commands write to: a terminal or a pipe. It may lack letters, and may be gone before the work is done."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ INTERRUPTED = 128 + signal.SIGINT  # what a shell gives for Ctrl-C
 
 
 def escape_missing_letters() -> None:
-    """A terminal may lack the letters of a name."""
+    """Lets ``print`` write an escape for a letter that the terminal lacks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def leave_to_reader() -> int:
-    """After a BrokenPipeError: whoever read the output has enough. Returns what a shell gives for that."""
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - Python would complain once more at its end
+    """After a BrokenPipeError: nobody reads the output any more. Returns the exit code that a shell gives then."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - else Python complains once more at its end
     return 128 + 13
 
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Within it, the loss of a terminal or reader ends nothing: ``tee`` dies of the Ctrl-C that a run heeds."""
+    """Inside it, the loss of the terminal or the reader ends nothing: Ctrl-C ends ``tee`` before a run has saved."""
     with redirect_stdout(_lasting(sys.stdout)), redirect_stderr(_lasting(sys.stderr)):
         yield
 
@@ -37,7 +37,7 @@ def _lasting(stream: TextIO | None) -> Any:
 
 
 class _Lasting:
-    """A stream that leads to nowhere from the first error on."""
+    """A stream that swallows everything after its first error."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -59,6 +59,6 @@ class _Lasting:
             self._lead_nowhere()
 
     def _lead_nowhere(self) -> None:
-        """The file behind the stream is exchanged, for Python writes once more at its end what the stream still has."""
+        """Exchanges the file behind the stream: at its end, Python writes once more what the stream still holds."""
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())

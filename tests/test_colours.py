@@ -8,8 +8,8 @@ import zlib
 
 import numpy as np
 import pytest
+from photo_files import HAS_AVIF, jpeg_segment, png_chunk, saved
 from PIL import Image, ImageCms
-from test_photos import HAS_AVIF, jpeg_segment, png_chunk, saved
 
 from pem.photos import load_image, to_array
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from photo_files import png
 from PIL import Image
-from test_photos import png
 
 import pem
 from pem.categories import categories_for

@@ -12,12 +12,13 @@ ROOT = Path(__file__).parent.parent
 
 # A room may import from itself and from the levels before its own.
 LEVELS = (
-    {"pem.colours", "pem.config", "pem.outputs", "pem.terminal"},
-    {"pem.photos"},
-    {"pem.categories"},
+    {"pem.config", "pem.fonts", "pem.outputs", "pem.terminal"},
+    {"pem.packed", "pem.photos"},
+    {"pem.categories", "pem.files"},
     {"pem.layers"},
     {"pem.deform_conv", "pem.names", "pem.preprocess", "pem.tiles"},
-    {"pem.explain", "pem.postprocess", "pem.render"},
+    {"pem.coco", "pem.explain", "pem.pixels", "pem.render"},
+    {"pem.postprocess"},
     {"pem.backbones", "pem.pixel_decoder", "pem.attention"},
     {"pem.decoder"},
     {"pem.model"},
@@ -38,7 +39,7 @@ AT_HOME = {
     "gradio": ("app", "ui"),
     "spaces": ("app",),
     "plotly": ("app", "ui", "analysis.figures"),
-    "matplotlib": ("app", "ui", "analysis.figures", "pem.names"),
+    "matplotlib": ("app", "ui", "analysis.figures", "pem.fonts"),
     "playwright": (),
 }
 # Heavy and optional: pem may need them inside a function, never for being imported.

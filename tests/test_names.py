@@ -13,7 +13,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTCollection, TTFont
 from PIL import features
 
-from pem import names
+from pem import fonts
 from pem.names import deepest_place, write_names
 from pem.outputs import Segment, Segmentation
 from pem.render import render
@@ -114,9 +114,9 @@ APPLE, DOG, CHINESE = "苹果", "小狗", "苹果小狗"
 def nothing_found_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a new process, without fonts of the system: tests pass whatever is installed."""
     monkeypatch.delenv("PEM_FONT", raising=False)
-    monkeypatch.setattr(names, "_system_fonts", lambda: ())
-    monkeypatch.setattr(names, "_font_of", {})
-    monkeypatch.setattr(names, "_told", set())
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: ())
+    monkeypatch.setattr(fonts, "_font_of", {})
+    monkeypatch.setattr(fonts, "_told", set())
     yield
 
 
@@ -184,12 +184,12 @@ def test_a_font_of_the_system_that_has_the_letters_is_found(
     damaged.write_bytes(b"no font")
     half = font_file(tmp_path / "half.ttf", APPLE)
     whole = font_file(tmp_path / f"whole.{ending}", CHINESE)
-    monkeypatch.setattr(names, "_system_fonts", lambda: (str(damaged), str(tmp_path / "gone.ttf"), half, whole))
+    monkeypatch.setattr(fonts, "_system_fonts", lambda: (str(damaged), str(tmp_path / "gone.ttf"), half, whole))
     pictures = {picture(name) for name in (APPLE, DOG, APPLE[0], DOG[0])}
     assert len(pictures) == 4 and all(map(any, pictures))  # boxes would all look alike
     assert not is_written("狼") and is_written("cat")
     assert len(caplog.records) == 1
-    assert names._font_of["", frozenset(APPLE)] == half
+    assert fonts._font_of["", frozenset(APPLE)] == half
 
 
 def test_the_user_s_own_font_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_arabic_letters_join_and_hebrew_ones_run_from_right_to_left() -> None:
 def test_without_raqm_letters_that_join_are_left_out_and_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(names.features, "check", lambda feature: False)
+    monkeypatch.setattr(fonts.features, "check", lambda feature: False)
     for name in (ARABIC, "\u05d0", "\u0915\u093f", "a\u200db"):
         assert not is_written(name)
     assert is_written("cat") and is_written("e\u0301")  # an accent that is composed needs no shaping
@@ -254,9 +254,9 @@ def test_system_fonts_are_listed_plain_ones_first(monkeypatch: pytest.MonkeyPatc
 
     files = ["/b/NotoSans-Bold.ttf", "/a/NotoSerifMono-Italic.ttf", "/c/NotoSans.ttf", "/c/LastResort.otf"]
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: files)
-    names._system_fonts.cache_clear()
-    assert names._system_fonts() == ("/c/NotoSans.ttf", "/b/NotoSans-Bold.ttf", "/a/NotoSerifMono-Italic.ttf")
-    names._system_fonts.cache_clear()
+    fonts._system_fonts.cache_clear()
+    assert fonts._system_fonts() == ("/c/NotoSans.ttf", "/b/NotoSans-Bold.ttf", "/a/NotoSerifMono-Italic.ttf")
+    fonts._system_fonts.cache_clear()
 
 
 def test_an_overlay_has_names_when_asked() -> None:

@@ -19,7 +19,9 @@ from small_model import small_model
 
 import pem
 from pem.outputs import PEMOutput
-from pem.predict import MAX_BATCH, READINGS, PackedSegmentation, predict
+from pem.packed import PackedSegmentation
+from pem.postprocess import READINGS
+from pem.predict import MAX_BATCH, predict
 
 SIZES = [(40, 60), (48, 48), (40, 60), (60, 40), (48, 48)]
 

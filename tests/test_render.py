@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pem.coco import id_map_png, panoptic_json
 from pem.config import get_config
 from pem.outputs import Segment, Segmentation
-from pem.render import id_map_png, legend, panoptic_json, render
+from pem.render import legend, render
 
 RED, BLUE = (200, 0, 0), (0, 0, 100)
 

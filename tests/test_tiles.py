@@ -22,7 +22,7 @@ from test_postprocess import (
 from torch import Tensor
 
 from analysis.plain_panoptic import enlarge_masks, resize_masks
-from pem import tiles
+from pem import pixels, tiles
 from pem.outputs import Segmentation
 from pem.postprocess import Reading, instances, panoptic, semantic
 
@@ -87,7 +87,7 @@ def test_only_classes_that_can_win_in_a_tile_are_compared() -> None:
     )
     # Of equals none is dropped. Class 2 is behind class 0 on the same mask, and class 4 has none. Class 3 may win where
     # its mask is strongest and that of the others weakest: 0.2 * sigmoid(2) = 0.18 against 0.5 * sigmoid(-1) = 0.13.
-    assert tiles._contends(masks, probs).flatten().tolist() == [True, True, False, True, False]
+    assert pixels._may_win(masks, probs).flatten().tolist() == [True, True, False, True, False]
 
 
 def test_of_many_classes_few_are_compared_and_none_is_missed() -> None:
@@ -99,7 +99,7 @@ def test_of_many_classes_few_are_compared_and_none_is_missed() -> None:
     assert np.array_equal(label_of_id[result.ids], labels.numpy())
 
     masks, probs = tiles.Masks.of(output, batch, 0), output.pred_logits[0].softmax(-1)[:, :-1]
-    contends = tiles._contends(masks, probs)
+    contends = pixels._may_win(masks, probs)
     assert contends.shape == (120, 10, 15) and contends.double().mean() < 0.5
 
 
@@ -111,11 +111,21 @@ def test_tiles_put_together_are_the_resized_logits(
     output = output_of(output.pred_masks[0].float(), output.pred_logits[0].float())
     masks = tiles.Masks.of(output, batch_of(original, content), 0)
     everything = torch.ones(3, *masks.area_px.shape, dtype=torch.bool)
-    canvas = tiles._Canvas(np.full(everything.shape, np.nan, np.float32), masks)
-    for some in masks.alike(everything[0], everything):
+    canvas = tiles.Canvas(np.full(everything.shape, np.nan, np.float32), masks)
+    for some in masks.portions(everything[0], everything):
         canvas.put(some, masks.resized(some, some.contenders), some.contenders)
     expected = resize_masks(enlarge_masks(output.pred_masks[0]), content, original)
     torch.testing.assert_close(torch.from_numpy(canvas.pixels), expected, rtol=0, atol=1e-5)
+
+
+def test_infinite_logits_stay_numbers_when_they_are_resized() -> None:
+    masks, batch = random_output(3, (24, 40), 5).pred_masks[0].float(), batch_of((301, 470), (96, 150))
+    output = output_of(torch.where(masks > 0, torch.inf, -torch.inf), torch.zeros(3, 6))
+    output.__dict__["_kept_masks"] = torch.where(masks > 0, torch.inf, -torch.inf)[None]  # not 0 * infinity
+    infinite = tiles.Masks.of(output, batch, 0)
+    everything = torch.ones(3, *infinite.area_px.shape, dtype=torch.bool)
+    for some in infinite.portions(everything[0], everything):
+        assert infinite.resized(some, some.contenders).isfinite().all()
 
 
 @pytest.mark.parametrize("original", [(1500, 2500), (96, 160), (20, 30)])

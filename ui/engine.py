@@ -24,7 +24,7 @@ from pem.explain import Choice, evolution, explain_choice, match_queries
 from pem.layers import mixed_precision
 from pem.outputs import PEMOutput, Segmentation
 from pem.photos import open_photo, to_array
-from pem.predict import READINGS
+from pem.postprocess import READINGS
 from pem.preprocess import resize, to_pixels
 from pem.weights import DEFAULT_WEIGHTS
 from ui.gate import Gate, bytes_for
@@ -32,7 +32,7 @@ from ui.results import KeptLayer, KeptOutput, KeptResult, ResultStore
 from ui.storage import Storage
 
 _log = logging.getLogger("pem")
-TASKS = ("panoptic", "semantic", "instance")
+TASKS = tuple(READINGS)
 # What the twin made of a photo has the same id, but for this at its end.
 TWIN = "~masked"
 TWINS_MAY_DIFFER = ("name", "trained", "training", "attention", "empty_mask")

@@ -1,4 +1,4 @@
-"""The photo field, in a module of its own: Gradio writes a .pyi file beside every subclass of a component."""
+"""The photo field of the page. It has its own file: Gradio writes a .pyi file beside every subclass of a component."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Upload(NamedTuple):
 
 
 class SafeImage(gr.Image):
-    """gr.Image that leaves decoding to whoever has the room for it.
+    """A gr.Image that does not decode photos: the engine does, when there is memory for it.
 
-    Gradio's own reading clips 16-bit photos, drops transparency, hands out palettes for GIFs and accepts decompression
-    bombs. Here every photo becomes an Upload, and what its header shows to be none the ImageError that says why: not
-    raised, for of an event that failed in the field itself nobody could tell whether the file was to blame.
+    Gradio's own reader clips 16-bit photos, drops transparency, returns palettes for GIFs and accepts decompression
+    bombs. Here a photo becomes an Upload. A file whose header is no photo's becomes an ImageError that says why. The
+    error is returned, not raised: if the field itself failed, nobody could tell whether the file was to blame.
     """
 
     is_template = True  # drawn in the browser as gr.Image is

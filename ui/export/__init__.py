@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pem.coco import id_map_png, panoptic_json
 from pem.outputs import Segmentation
-from pem.render import id_map_png, panoptic_json, render
+from pem.render import render
 from ui.engine import Engine
 from ui.export.trace import trace_arrays, trace_json
 from ui.results import KeptResult

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pem.outputs import QueryOutcome
-from pem.tiles import QUERY_SHARE
+from pem.pixels import QUERY_SHARE
 from ui.engine import Reading
 
 
