@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pem.config import TrainingConfig
+from pem.training.config import TrainingConfig
 from pem.training.target import FIRST_SEGMENT, Target
 
 

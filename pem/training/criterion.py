@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from pem.config import PEMConfig
 from pem.layers import to_float
 from pem.outputs import PEMOutput, Prediction
+from pem.training.config import TrainingConfig
 from pem.training.matcher import (
     Matches,
     draw_points,
@@ -29,12 +30,12 @@ class Criterion(nn.Module):
     ``forward(output, targets)`` returns the weighted losses by name, scalars; their sum is to be minimised.
     """
 
-    def __init__(self, config: PEMConfig) -> None:
+    def __init__(self, network: PEMConfig, config: TrainingConfig) -> None:
         super().__init__()
-        self.config = config.training
+        self.config = config
         # Supervises the mask features directly, which learn slowly through the matched queries alone.
         self.semantic_head = (
-            nn.Conv2d(config.hidden_dim, config.num_classes, 1) if self.config.auxiliary_semantic_weight else None
+            nn.Conv2d(network.hidden_dim, network.num_classes, 1) if config.auxiliary_semantic_weight else None
         )
 
     def forward(self, output: PEMOutput, targets: list[Target]) -> dict[str, Tensor]:

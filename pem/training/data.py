@@ -36,6 +36,7 @@ from pem.training.coco import (
     read_split,
     to_ids,
 )
+from pem.training.config import TrainingConfig
 from pem.training.target import FIRST_SEGMENT, NONE_OF_THESE, VOID, Target
 
 _IMAGE_PADDING = 128
@@ -44,8 +45,9 @@ _IMAGE_PADDING = 128
 class PanopticDataset(torch.utils.data.Dataset):
     """A split in the COCO panoptic format, by the K classes of a config, which are found by their names.
 
-    In training, an item is an augmented ``(image uint8 [3, H, W], Target)``, drawn with torch's random numbers, and in
-    ``training.copy_paste`` of the cases with things of another photo pasted in. Otherwise it is ``original(index)``.
+    With settings of a training, an item is an augmented ``(image uint8 [3, H, W], Target)``, drawn with torch's random
+    numbers, and in ``training.copy_paste`` of the cases with things of another photo pasted in. Without them it is
+    ``original(index)``.
 
     ``categories`` are the classes (id, name, isthing), ``fingerprint`` is a hash of all labels, and ``max_segments``
     the largest number of segments in one photo. Raises FileNotFoundError for missing files, and ValueError where JSON,
@@ -58,11 +60,11 @@ class PanopticDataset(torch.utils.data.Dataset):
         image_dir: str | Path,
         panoptic_dir: str | Path,
         config: PEMConfig,
-        train: bool,
+        training: TrainingConfig | None = None,
     ) -> None:
         json_path = Path(json_path)
         self.config = config
-        self.train = train
+        self.training = training
         self.split = read_split(json_path, Path(image_dir), Path(panoptic_dir), config)
         self.categories, self.records = self.split.categories, self.split.records
         self.fingerprint, self._checked = check_files(self.split, json_path.name)
@@ -77,11 +79,11 @@ class PanopticDataset(torch.utils.data.Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Any, Target]:
-        if not self.train:
+        if self.training is None:
             return self.original(index)
         sample = self.augmented(index)
         # Of every class alike, or those that lack examples would get few more; then one of the photos that show it.
-        if self.photos_of_thing and torch.rand(()) < self.config.training.copy_paste:
+        if self.photos_of_thing and torch.rand(()) < self.training.copy_paste:
             label = _draw(list(self.photos_of_thing))
             # Smaller than photos are otherwise seen, down to a quarter: so are most things in most photos.
             shrink = 0.25 ** torch.rand(()).item()
@@ -95,11 +97,12 @@ class PanopticDataset(torch.utils.data.Dataset):
         image, panoptic, upright = open_pair(record)
         with naming(record.image_path):
             pixels = np.asarray(to_rgb(image, upright))
-        return pixels, self._target(index, to_ids(self._checked_labels(index, panoptic)), judged=True)
+        return pixels, self._target(index, to_ids(self._checked_labels(index, panoptic)))
 
     def augmented(self, index: int, shrink: float = 1.0, padded: bool = True) -> tuple[Tensor, Target]:
         """Jittered in scale, cropped, padded, flipped and jittered in colour: uint8 [3, H, W] and its target."""
-        settings, record = self.config.training, self.records[index]
+        settings, record = self.training, self.records[index]
+        assert settings is not None, "only a dataset for training augments"
         image, panoptic, upright = open_pair(record)
         size, box = draw_crop((panoptic.height, panoptic.width), settings, shrink)
         # A JPEG decodes faster at a fraction of its size, as long as that still has all the pixels we need.
@@ -118,7 +121,7 @@ class PanopticDataset(torch.utils.data.Dataset):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             panoptic = panoptic.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = torch.from_numpy(np.array(jitter_colour(image))).permute(2, 0, 1)
-        target = self._target(index, to_ids(panoptic))
+        target = self._target(index, to_ids(panoptic), settings.pseudo_weight)
         if settings.pad_to_crop and padded:
             right_bottom = (0, settings.crop_px[1] - size[1], 0, settings.crop_px[0] - size[0])
             pixels = F.pad(pixels, right_bottom, value=_IMAGE_PADDING)
@@ -136,16 +139,17 @@ class PanopticDataset(torch.utils.data.Dataset):
             self._checked.add(index)
         return panoptic
 
-    def _target(self, index: int, segment_ids: np.ndarray, judged: bool = False) -> Target:
-        """The target of an image or a crop of it, for training or to judge a model by; segments that are not in the
-        crop are left out.
+    def _target(self, index: int, segment_ids: np.ndarray, pseudo_weight: float | None = None) -> Target:
+        """The target of an image or a crop of it, without the segments that are not in the crop.
+
+        With the weight of what a machine labelled it is for training, without it to judge a model by.
 
         Pixels of no segment: in a partly labelled file nobody knows what they are. In any other, training takes them
         for outside of every segment, crowds too, as Mask2Former does, while the panoptic benchmark does not judge them.
         But where things alone are labelled, or a single class, they are the background: else a model that paints
         everything would be perfect.
         """
-        record, partly = self.records[index], self.split.partly_labelled
+        record, partly, judged = self.records[index], self.split.partly_labelled, pseudo_weight is None
         no_segment = VOID if partly or (judged and not self.split.has_background) else NONE_OF_THESE
         num_segments, num_crowds = len(record.segment_ids), len(record.crowd_ids)
         listed = record.segment_ids.max(initial=NONE_OF_THESE), record.crowd_ids.max(initial=NONE_OF_THESE)
@@ -159,7 +163,7 @@ class PanopticDataset(torch.utils.data.Dataset):
             # Where people labelled all things, what a machine called a surface is known to be none of them.
             doubtful = record.exhaustive[record.labels[record.pseudo]]
             new_ids[record.segment_ids[record.pseudo]] = np.where(doubtful, VOID, NONE_OF_THESE)
-        weights = np.where(record.pseudo, self.config.training.pseudo_weight, 1.0)
+        weights = np.where(record.pseudo, 1.0 if pseudo_weight is None else pseudo_weight, 1.0)
         ids = new_ids[segment_ids]
         ids[ids == VOID] = no_segment
         return Target(
@@ -193,9 +197,10 @@ def open_split(
     folder: str | Path,
     split: str,
     config: PEMConfig,
+    training: TrainingConfig | None = None,
     cache: str | Path | None = None,
 ) -> PanopticDataset:
-    """The split "train" (augmented) or another of a data folder.
+    """A split of a data folder, such as "train" or "val"; its items are augmented when ``training`` is given.
 
     The folder holds ``panoptic_{split}.json`` and either the folders ``{split}`` and ``panoptic_{split}`` or tar files
     ``{split}*.tar`` of them. Tars are unpacked once into ``cache`` (default: a folder in the system's temporary
@@ -205,7 +210,7 @@ def open_split(
 
     def dataset(files: Path) -> PanopticDataset:
         paths = folder / f"panoptic_{split}.json", files / split, files / f"panoptic_{split}"
-        return PanopticDataset(*paths, config, train=split == "train")
+        return PanopticDataset(*paths, config, training)
 
     if (folder / split).is_dir():
         return dataset(folder)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,24 +20,33 @@ from pem.weights import load_model, own_config
 _log = logging.getLogger("pem")
 
 
-def prepare(model: PEM, arguments: argparse.Namespace, resumes: bool) -> str:
-    """Gives a model with random weights those that the command names; a run that resumes has its own.
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with: a whole model, or else random weights with an ImageNet backbone or without."""
 
-    Returns what they are, "" where that cannot be told: a checkpoint keeps it, because another start makes another
+    model: str | None = None  # what pem.load_model takes, or a published checkpoint of the preset
+    preset: str = "default"
+    backbone_weights: Path | None = None  # a file of ImageNet weights, where no library has them
+    random_backbone: bool = False
+
+
+def prepare(model: PEM, start: Start, resumes: bool) -> str:
+    """Gives a model with random weights those of the start; a run that resumes has its own.
+
+    Returns what they are, "" where that cannot be told. A checkpoint keeps it, because another start makes another
     model. Raises what ``pem.load_model`` and ``load_imagenet_backbone`` do.
     """
-    raise_prototypes(model, model.config.training.prototype_gain)
     try:
-        if arguments.start:
-            other = load_start(arguments.start, arguments.config)
+        if start.model:
+            other = load_start(start.model, start.preset)
             if not resumes:
                 start_from(model, other)
             return fingerprint(other)
-        if arguments.random_backbone:
+        if start.random_backbone:
             return "random"
         if not resumes:
-            load_imagenet_backbone(model, arguments.backbone_weights)
-        path = arguments.backbone_weights
+            load_imagenet_backbone(model, start.backbone_weights)
+        path = start.backbone_weights
         return hashlib.sha256(path.read_bytes()).hexdigest() if path else "imagenet"
     except FileNotFoundError as error:
         if not resumes:
