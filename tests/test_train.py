@@ -126,6 +126,17 @@ def test_a_trained_model_is_copied_and_pickled_with_its_own_weights() -> None:
             trained.load_state_dict(copied.state_dict())
 
 
+def test_the_average_follows_fast_at_first_and_then_by_its_decay() -> None:
+    trainer = make_trainer(ema_decay=0.2)
+    expected = {name: value.clone() for name, value in trainer.core.model.state_dict().items()}
+    for decay in (2 / 11, 0.2):  # (1 + step) / (10 + step), until that is more than ema_decay
+        trainer.train_step(*two_images())
+        for name, value in trainer.core.model.state_dict().items():
+            expected[name] = expected[name].lerp(value, 1 - decay) if value.is_floating_point() else value
+    for name, value in trainer.best_model.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+
+
 def test_prototypes_speak_as_loud_as_the_queries_with_a_gain_of_8() -> None:
     torch.manual_seed(0)
     model = pem.build_model(pem.get_config("default"))
