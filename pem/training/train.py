@@ -32,6 +32,21 @@ from pem.weights import pick_device
 _FIELDS: dict[str, Any] = get_type_hints(PEMConfig) | {
     f"training.{name}": kind for name, kind in get_type_hints(TrainingConfig).items()
 }
+# Options that are short for --set: the field and what it means.
+_SHORT = {
+    "--name": ("name", "of the model, otherwise that of the --out folder"),
+    "--attention": ("attention", "prototype or masked"),
+    "--num-queries": ("num_queries", "if a --start has others, all are new"),
+    "--iterations": (
+        "training.iterations",
+        "more than before extend a run, and its learning rate rises to what the longer schedule has at that step",
+    ),
+    "--batch-size": ("training.batch_size", "of all processes together"),
+    "--lr": ("training.base_lr", "base learning rate"),
+    "--backbone-lr-factor": ("training.backbone_lr_factor", "0 freezes the backbone"),
+    "--crop": ("training.crop_px", "crop in pixels"),
+    "--copy-paste": ("training.copy_paste", "how often things are pasted in"),
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -53,54 +68,9 @@ def parse_arguments() -> argparse.Namespace:
         help="other values than the preset's, such as num_queries=50 training.base_lr=2e-4 training.crop_px=128,128 "
         "training.pad_to_crop=true; the fields are listed below",
     )
-    # An option whose dest is a field is a short form of --set.
-    parser.add_argument("--name", help="of the model (default: the name of the --out folder)")
-    parser.add_argument("--attention", choices=("prototype", "masked"), help="instead of the preset's")
-    parser.add_argument("--num-queries", type=int, help="instead of the preset's; if a --start has others, all are new")
-    parser.add_argument(
-        "--iterations",
-        dest="training.iterations",
-        metavar="N",
-        type=int,
-        help="instead of the preset's; more than before extend a run, and its learning rate rises to what the longer "
-        "schedule has at that step",
-    )
-    parser.add_argument(
-        "--batch-size",
-        dest="training.batch_size",
-        metavar="N",
-        type=int,
-        help="of all processes together, instead of the preset's",
-    )
-    parser.add_argument(
-        "--lr",
-        dest="training.base_lr",
-        metavar="LR",
-        type=float,
-        help="base learning rate, instead of the preset's",
-    )
-    parser.add_argument(
-        "--backbone-lr-factor",
-        dest="training.backbone_lr_factor",
-        metavar="FACTOR",
-        type=float,
-        help="0 freezes the backbone; instead of the preset's",
-    )
-    parser.add_argument(
-        "--crop",
-        dest="training.crop_px",
-        metavar=("H", "W"),
-        type=int,
-        nargs=2,
-        help="crop in pixels, instead of the preset's",
-    )
-    parser.add_argument(
-        "--copy-paste",
-        dest="training.copy_paste",
-        metavar="SHARE",
-        type=float,
-        help="how often things are pasted in, instead of the preset's",
-    )
+    for option, (field, meaning) in _SHORT.items():
+        values: dict[str, Any] = {"nargs": 2, "metavar": ("H", "W")} if option == "--crop" else {"metavar": "VALUE"}
+        parser.add_argument(option, dest=field, help=f"{meaning} (short for --set {field}=...)", **values)
     parser.add_argument(
         "--short-sides",
         type=int,
@@ -137,9 +107,6 @@ def check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--{option.replace('_', '-')} is {value}; it must be at least {least}.")
     if arguments.seed >= 2**32:
         raise ValueError(f"--seed is {arguments.seed}; it must be less than 2**32.")
-    lr = getattr(arguments, "training.base_lr")
-    if lr is not None and not 0 < lr < math.inf:
-        raise ValueError(f"--lr is {lr}; it must be a number above 0.")
     if arguments.backbone_weights is not None and (arguments.start or arguments.random_backbone):
         other = "--start" if arguments.start else "--random-backbone"
         raise ValueError(f"--backbone-weights and {other} exclude each other; give one of them.")
@@ -172,16 +139,20 @@ def configure(arguments: argparse.Namespace) -> tuple[PEMConfig, TrainingConfig]
             "training.short_sides_px": tuple(arguments.short_sides),
             "training.max_long_side_px": max(training.max_long_side_px, longest),
         }
-    for name in _FIELDS.keys() & vars(arguments).keys():
-        if (value := getattr(arguments, name)) is not None:
-            values[name] = tuple(value) if isinstance(value, list) else value
-    for assignment in arguments.set:
-        name, equals, text = assignment.partition("=")
-        if not equals or name not in _FIELDS:
+    given = {field: getattr(arguments, field) for field, _ in _SHORT.values()}
+    assignments = [
+        f"{field}={','.join(x) if isinstance(x, list) else x}" for field, x in given.items() if x is not None
+    ]
+    for assignment in assignments + arguments.set:
+        field, equals, text = assignment.partition("=")
+        if not equals or field not in _FIELDS:
             raise ValueError(f"--set {assignment} cannot be used; give FIELD=VALUE with a field that --help lists.")
-        values[name] = parse_value(text, _FIELDS[name])
+        values[field] = parse_value(text, _FIELDS[field])
     if not (values["name"].strip() and values["name"].isprintable()):
         raise ValueError(f"--name is {values['name']!r}; give the model a name of one line.")
+    lr = values.get("training.base_lr")
+    if isinstance(lr, float) and not 0 < lr < math.inf:
+        raise ValueError(f"--lr is {lr}; it must be a number above 0.")
     of_training = {name for name in values if name.startswith("training.")}
     return (
         dataclasses.replace(config, **{name: values[name] for name in values.keys() - of_training}),
