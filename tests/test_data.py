@@ -23,8 +23,9 @@ import pem
 from pem.categories import categories_for
 from pem.config import PEMConfig
 from pem.training.augmentation import paste
+from pem.training.coco import with_classes_of
 from pem.training.config import TrainingConfig
-from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
+from pem.training.data import PanopticDataset, collate, open_split
 from pem.training.target import Target
 
 CATEGORIES = [  # deliberately neither sorted nor gapless
@@ -634,7 +635,7 @@ def test_equal_labels_have_an_equal_fingerprint_and_others_another(tmp_path: Pat
 def test_of_a_large_split_some_labels_are_checked_at_once_and_the_others_when_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pem.training.coco.CHECKED_FILES", 1)
+    monkeypatch.setattr("pem.training.label_files.CHECKED_FILES", 1)
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
 
     def with_a_second(content: dict[str, Any]) -> None:
@@ -654,7 +655,7 @@ def test_of_a_large_split_some_labels_are_checked_at_once_and_the_others_when_th
 def test_of_a_large_split_a_damaged_file_may_be_replaced_by_one_of_another_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pem.training.coco.CHECKED_FILES", 1)
+    monkeypatch.setattr("pem.training.label_files.CHECKED_FILES", 1)
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
     labels = folder / "panoptic_val" / "photo.png"
     shutil.copy(labels, labels.with_name("second.png"))

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, whether it can be written to, and that only one run at a time uses it."""
+"""The folder of a run: its files, whether it can be written to, and a lock for one run at a time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def is_model_of(step: int, path: Path) -> bool:
-    """Whether the file is the model after that step; older files do not tell."""
+    """Whether the file is the model after that step. Older files do not tell and count as such."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("step", str(step)) == str(step)

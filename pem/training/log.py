@@ -36,7 +36,7 @@ class Log:
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def write(self) -> str:
-        """Ends an interval and adds its line; returns the most important of it."""
+        """Ends an interval and writes its line. Returns a summary for the progress bar."""
         config, step, now = self.trainer.config, self.trainer.step, time.monotonic()
         if self.sums["mask"] == self.sums["dice"] == 0 and not self.said_nothing_learned:
             self.said_nothing_learned = True
@@ -66,7 +66,7 @@ class Log:
 
 
 def forget_after(step: int, log: Path) -> None:
-    """Takes out what a run that was killed had logged after its last checkpoint: those steps come again."""
+    """Removes the lines after a step: a killed run had logged steps after its checkpoint, which now come again."""
     if log.is_file():
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
@@ -75,7 +75,7 @@ def forget_after(step: int, log: Path) -> None:
 
 
 def _step_of(line: str) -> float:
-    """Of a line that is damaged, as by a power cut, infinity: it is taken out as well."""
+    """The step of a line; infinity for a damaged line, so that it is removed, too."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, TypeError, KeyError):
@@ -84,7 +84,7 @@ def _step_of(line: str) -> float:
 
 
 def peak_memory_mib(device: torch.device) -> float | None:
-    """The most memory that the process had, on a GPU that of the device; None where the system does not tell."""
+    """The peak memory of the process, or of the device if it is a GPU; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if resource is None:

@@ -30,7 +30,7 @@ from pem.weights import save_weights
 
 
 class Stopped(SystemExit):
-    """A signal stopped the training, and a checkpoint was saved. Its code is what a shell gives for that signal."""
+    """A signal stopped the training, and a checkpoint was saved. The exit code is a shell's for that signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -92,7 +92,7 @@ def train(
 
 
 def batches_of(loader: DataLoader, trainer: Trainer, checkpoint: Path) -> Iterator[tuple[Tensor, list]]:
-    """The batches. Saves the last step when the next batch cannot be had, as of a file that is damaged.
+    """The batches. Saves a checkpoint when the next batch fails, for example because of a damaged file.
 
     Raises OSError when the system has ended a process that loads photos.
     """
@@ -118,17 +118,17 @@ def batches_of(loader: DataLoader, trainer: Trainer, checkpoint: Path) -> Iterat
 
 
 def is_of_a_lost_loader(error: Exception) -> bool:
-    """Torch says so itself, unless it was just taking over a batch: then a pipe or a socket breaks off."""
+    """Whether a process that loads photos is gone. Torch says so, or a pipe or socket breaks while it takes a batch."""
     if "Caught " in str(error):  # raised in a loader, which lives
         return False
     if isinstance(error, RuntimeError):
         return "DataLoader worker (pid" in str(error)
-    nameless = isinstance(error, FileNotFoundError) and error.filename is None  # a socket that went with its process
+    nameless = isinstance(error, FileNotFoundError) and error.filename is None  # a socket of a process that is gone
     return nameless or isinstance(error, (ConnectionError, EOFError))
 
 
 def check_shared_memory(config: TrainingConfig, workers: int, path: Path = Path("/dev/shm")) -> None:
-    """Raises ValueError where the batches that wait do not fit into memory that processes share: torch would hang."""
+    """Raises ValueError if the batches loaded ahead do not fit into shared memory, because torch would hang."""
     height, width = config.crop_px
     batches = 2 * workers  # as many as torch loads ahead
     need = batches * config.batch_size // rank_and_world_size()[1] * height * width * (3 + 2)  # RGB, and an id in int16

@@ -11,8 +11,9 @@ import torch
 from pem.config import MOST_QUERIES, PEMConfig
 from pem.layers import has_bfloat16
 from pem.model import PEM
+from pem.training.coco import with_classes_of
 from pem.training.config import TrainingConfig
-from pem.training.data import open_split, with_classes_of
+from pem.training.data import open_split
 from pem.training.folder import CHECKPOINT, MODEL, check_writable, claimed, is_model_of
 from pem.training.loop import Stopped, check_shared_memory, train
 from pem.training.processes import rank_and_world_size

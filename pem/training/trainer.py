@@ -45,7 +45,7 @@ class TrainingStep(nn.Module):
         return self
 
     def frozen_norms(self) -> list[nn.Module]:
-        """Those whose statistics, scale and shift stay as they are."""
+        """The norms of the backbone, if their statistics, scale and shift stay as they are."""
         if not self.freezes_norms:
             return []
         return [x for x in self.model.backbone.modules() if isinstance(x, nn.modules.batchnorm._BatchNorm)]
@@ -59,7 +59,7 @@ class TrainingStep(nn.Module):
 
 
 def keep_slow_gradients_in_float32(module: nn.Module) -> None:
-    """Takes depthwise convolutions that are 5x5 or have a stride out of a CPU's autocast.
+    """Keeps depthwise convolutions that are 5x5 or have a stride in float32 in spite of a CPU's autocast.
 
     Their gradients in bfloat16 fall back to a loop that takes 3 to 50 times as long as in float32.
     """
@@ -105,7 +105,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.end_lr + (config.base_lr - config.end_lr) * left
 
 
-# What a model is called and when it was trained says nothing about how.
+# A run may go on under another name and on another day.
 _IDENTITY = ("name", "trained")
 
 
@@ -197,7 +197,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "settings": self.settings,
             "origin": self.origin,
-            "config": json.dumps(dataclasses.asdict(self.dated_config)),  # from it pem.load_model rebuilds the model
+            "config": json.dumps(dataclasses.asdict(self.dated_config)),  # for pem.load_model
         }
         unfinished = path.with_suffix(".partial")
         try:
@@ -217,7 +217,7 @@ class Trainer:
         with _intact(path):
             state = torch.load(path, map_location=self.device, weights_only=True)
             step, theirs, their_origin = int(state["step"]), dict(state["settings"]), dict(state.get("origin", {}))
-        # A setting that came into the world after the checkpoint was at its default.
+        # A setting that is newer than the checkpoint had its default.
         theirs = {x.name: x.default for kind in (PEMConfig, TrainingConfig) for x in dataclasses.fields(kind)} | theirs
         theirs["iterations"] = self.config.iterations
         other = [name for name, value in sorted(self.settings.items()) if theirs.get(name) != value]
@@ -240,13 +240,13 @@ class Trainer:
                 self.average.module.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
         self.step = step
-        # Of what cannot be told now the checkpoint still knows what it was.
+        # What is unknown now stays as the checkpoint knows it.
         self.origin = {name: value or their_origin.get(name, "") for name, value in self.origin.items()}
 
 
 @contextmanager
 def _intact(path: Path) -> Iterator[None]:
-    """A damaged or foreign file can fail anywhere in its reader."""
+    """Turns any error of a reader into one sentence, because a damaged or foreign file can fail anywhere."""
     try:
         yield
     except Exception as error:
