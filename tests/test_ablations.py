@@ -17,6 +17,7 @@ import pem
 from analysis import ablations, twins
 from analysis.ablations import VARIANTS, build
 from pem.pixel_decoder import DeformableUpsample
+from pem.training.config import TrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,7 @@ def test_the_command_trains_goes_on_and_writes_a_table(
         "3 layers",
     ]
     monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(ablations, "get_training_config", lambda name: TrainingConfig(batch_size=2, num_points=64))
     ablations.main()
     first = json.loads(out.read_text(encoding="utf-8"))
     whole, short = first["rows"]

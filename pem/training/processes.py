@@ -86,8 +86,8 @@ def largest(number: int, device: torch.device) -> int:
 def noted_signals() -> Iterator[list[int]]:
     """Notes the signals that end a process in the list, instead of being ended; the second ends the process at once.
 
-    These are the signals of Ctrl-C, of ``kill`` and, except under ``nohup``, of a closed terminal. The death of torchrun
-    is noted as SIGTERM.
+    These are the signals of Ctrl-C, of ``kill`` and, except under ``nohup``, of a closed terminal. The death of
+    torchrun is noted as SIGTERM.
     """
     noted: list[int] = []
     numbers = [number for number in ENDING if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN]
