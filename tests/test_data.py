@@ -683,12 +683,12 @@ def test_a_list_of_exhaustive_categories_names_whole_classes_before_synonyms(tmp
             category["name"] = name
 
     edit_json(folder, lambda content: with_names(content, ["chair, office", "Sky, heaven"]))
-    dataset = open_split(folder, "val", config_for())
+    dataset = open_split(folder, "val", CONFIG)
     exhaustive = dict(zip([c["name"] for c in dataset.categories], dataset.records[0].exhaustive, strict=True))
     assert exhaustive == {"chair, office": True, "chair, garden": False, "sky": True}
     edit_json(folder, lambda content: with_names(content, ["chair"]))
     with pytest.raises(ValueError, match="names 'chair', which may be several categories; give its whole name"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 def test_letters_with_accents_are_the_same_however_they_are_stored(tmp_path: Path) -> None:

@@ -266,8 +266,8 @@ def _exhaustive_lists(content: dict[str, Any], names: list[str], path: Path) -> 
     found = {key: np.zeros(len(names), bool) for key in lists}
     for key, listed in lists.items():
         for name in map(str, listed):
-            # The whole name decides before its first synonym does: "chair, office" is not "chair, garden".
-            meant = [ours == _nfc(name) for ours in names]
+            # The whole name counts before its first synonym: "chair, office" is not "chair, garden".
+            meant = [ours == nfc(name) for ours in names]
             if not any(meant):
                 meant = [plain_name(ours) == plain_name(name) for ours in names]
             if sum(meant) != 1:
