@@ -32,7 +32,7 @@ from pem.layers import has_bfloat16
 from pem.pixel_decoder import DeformableUpsample
 from pem.training.config import TrainingConfig, get_training_config
 from pem.training.data import PanopticDataset, open_split
-from pem.training.loop import train
+from pem.training.run import train
 from pem.training.start import raise_prototypes
 from pem.training.trainer import Trainer
 

@@ -32,7 +32,7 @@ from torch import multiprocessing
 import pem
 import pem.training.run as runs
 import pem.training.train as command
-from pem.training import folder, log, loop
+from pem.training import folder, log
 from pem.training.config import TrainingConfig
 from pem.training.trainer import Trainer
 from pem.weights import WeightsError
@@ -366,7 +366,7 @@ def test_a_file_that_cannot_be_read_loses_no_step(tmp_path: Path) -> None:
     saved: list[Path] = []
     trainer = SimpleNamespace(step=3, save=saved.append)
     with pytest.raises(ValueError, match="5.png cannot be read"):
-        list(loop.batches_of(Loader(), trainer, tmp_path / "checkpoint.pt"))  # type: ignore[arg-type]
+        list(runs.batches_of(Loader(), trainer, tmp_path / "checkpoint.pt"))  # type: ignore[arg-type]
     assert saved == [tmp_path / "checkpoint.pt"]
 
 
@@ -439,21 +439,21 @@ def test_a_loader_that_was_killed_loses_no_step(run: Run, tmp_path: Path, monkey
     ],
 )
 def test_a_lost_loader_is_known_wherever_it_is_missed(error: Exception, lost: bool) -> None:
-    assert loop.is_of_a_lost_loader(error) == lost
+    assert runs.is_of_a_lost_loader(error) == lost
 
 
 def test_shared_memory_that_is_too_small_is_said_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     big = dataclasses.replace(TRAINING, batch_size=32, crop_px=(512, 1024))
-    monkeypatch.setattr(loop.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
+    monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
     with pytest.raises(
         ValueError, match="has 64 MiB for photos that wait, and they need 160; use --workers 0 or a small"
     ):
-        loop.check_shared_memory(big, 1, tmp_path)
-    loop.check_shared_memory(TRAINING, 1, tmp_path)
-    loop.check_shared_memory(big, 0, tmp_path)
-    loop.check_shared_memory(big, 1, tmp_path / "no such folder, as on other systems")
+        runs.check_shared_memory(big, 1, tmp_path)
+    runs.check_shared_memory(TRAINING, 1, tmp_path)
+    runs.check_shared_memory(big, 0, tmp_path)
+    runs.check_shared_memory(big, 1, tmp_path / "no such folder, as on other systems")
 
 
 def test_a_model_is_run_at_a_size_that_it_was_trained_at(run: Run, tmp_path: Path) -> None:

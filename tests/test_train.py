@@ -31,8 +31,8 @@ from pem.categories import categories_for
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.data import PanopticDataset, collate
 from pem.training.log import forget_after
-from pem.training.loop import train
 from pem.training.processes import process_group
+from pem.training.run import train
 from pem.training.sampler import RepeatableSampler, SeededDataset
 from pem.training.start import raise_prototypes, start_from
 from pem.training.target import Target

@@ -105,10 +105,6 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.end_lr + (config.base_lr - config.end_lr) * left
 
 
-# A run may go on under another name and on another day.
-_IDENTITY = ("name", "trained")
-
-
 class Trainer:
     """The state of a run: everything that a checkpoint must keep.
 
@@ -178,10 +174,11 @@ class Trainer:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a run and its checkpoint must have in common."""
+        """What a run and its checkpoint must have in common; its name and date may differ."""
         network, training = dataclasses.asdict(self.core.model.config), dataclasses.asdict(self.config)
         settings = network | training | {"seed": self.seed}
-        return json.loads(json.dumps({name: settings[name] for name in settings.keys() - set(_IDENTITY)}))
+        del settings["name"], settings["trained"]
+        return json.loads(json.dumps(settings))
 
     @property
     def dated_config(self) -> PEMConfig:
