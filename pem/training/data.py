@@ -149,7 +149,7 @@ class PanopticDataset(torch.utils.data.Dataset):
         new_ids[record.segment_ids] = np.arange(num_segments) + FIRST_SEGMENT
         new_ids[record.crowd_ids] = np.arange(num_crowds) + FIRST_SEGMENT + num_segments if judged else VOID
         if judged:
-            # If people labelled its class completely, it is doubtful. Else it is none of the classes that they did so.
+            # A machine named it. If people labelled its class completely, nobody knows what it is; else none of theirs.
             doubtful = record.exhaustive[record.labels[record.pseudo]]
             new_ids[record.segment_ids[record.pseudo]] = np.where(doubtful, VOID, NONE_OF_THESE)
         weights = np.where(record.pseudo, 1.0 if pseudo_weight is None else pseudo_weight, 1.0)

@@ -44,7 +44,6 @@ _SHORT = {
     "--batch-size": ("training.batch_size", "of all processes together"),
     "--lr": ("training.base_lr", "base learning rate"),
     "--backbone-lr-factor": ("training.backbone_lr_factor", "0 freezes the backbone"),
-    "--crop": ("training.crop_px", "crop in pixels"),
     "--copy-paste": ("training.copy_paste", "how often things are pasted in"),
 }
 
@@ -69,8 +68,15 @@ def parse_arguments() -> argparse.Namespace:
         "training.pad_to_crop=true; the fields are listed below",
     )
     for option, (field, meaning) in _SHORT.items():
-        values: dict[str, Any] = {"nargs": 2, "metavar": ("H", "W")} if option == "--crop" else {"metavar": "VALUE"}
-        parser.add_argument(option, dest=field, help=f"{meaning} (short for --set {field}=...)", **values)
+        parser.add_argument(
+            option,
+            dest="set",
+            action="append",
+            type=f"{field}={{}}".format,
+            metavar="VALUE",
+            help=f"{meaning} (short for --set {field}=VALUE)",
+        )
+    parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="crop in pixels, instead of the preset's")
     parser.add_argument(
         "--short-sides",
         type=int,
@@ -139,11 +145,9 @@ def configure(arguments: argparse.Namespace) -> tuple[PEMConfig, TrainingConfig]
             "training.short_sides_px": tuple(arguments.short_sides),
             "training.max_long_side_px": max(training.max_long_side_px, longest),
         }
-    given = {field: getattr(arguments, field) for field, _ in _SHORT.values()}
-    assignments = [
-        f"{field}={','.join(x) if isinstance(x, list) else x}" for field, x in given.items() if x is not None
-    ]
-    for assignment in assignments + arguments.set:
+    if arguments.crop:
+        values["training.crop_px"] = tuple(arguments.crop)
+    for assignment in arguments.set:
         field, equals, text = assignment.partition("=")
         if not equals or field not in _FIELDS:
             raise ValueError(f"--set {assignment} cannot be used; give FIELD=VALUE with a field that --help lists.")
@@ -161,7 +165,7 @@ def configure(arguments: argparse.Namespace) -> tuple[PEMConfig, TrainingConfig]
 
 
 def parse_value(text: str, kind: Any) -> Any:
-    """A value of that type; a text that is none stays a text, and the config says what is wrong with it."""
+    """The text as a value of that type. Any other text stays as it is, and the config says what is wrong with it."""
     try:
         return TypeAdapter(kind).validate_python(text.split(",") if get_origin(kind) is tuple else text)
     except ValidationError:
