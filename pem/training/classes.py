@@ -9,7 +9,7 @@ from typing import Any
 from pem.categories import categories_for, named_categories
 from pem.config import PEMConfig
 
-# Of its 150 classes, ADE20K's own list has one under a name that the benchmark's list does not know.
+# One of ADE20K's 150 classes has another name in the data set's own list than in the benchmark's.
 _ALIASES = {"swimming pool": "pool"}
 
 

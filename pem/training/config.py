@@ -33,29 +33,29 @@ class TrainingConfig:
     max_long_side_px: Annotated[int, Field(ge=1, le=16_384)] = 4096
     crop_px: tuple[Count, Count] = (512, 1024)
     pad_to_crop: bool = False
-    # How often things of another photo are pasted in, of each class equally often (arXiv 2012.07177); 0 = as published.
+    # How often things of another photo are pasted in, all classes equally often (arXiv 2012.07177). 0 = as published.
     copy_paste: Share = 0.0
     # Frozen batch norm keeps the pre-trained statistics of the backbone (ADE20K R50 in the paper's code).
     freeze_backbone_norm: bool = False
-    # The mask losses and the matcher look at this many points, never at more than there are mask cells. A small segment
-    # needs many, or hardly any of them lies in it.
+    # The mask losses and the matcher look at this many points of a mask, or at all its cells. Few points miss small
+    # segments.
     num_points: Count = 12_544
     match_points: Count = 12_544
     oversample_ratio: Annotated[float, Field(ge=1)] = 3.0
     importance_ratio: Share = 0.75
     class_weight: Factor = 2.0
-    match_class_weight: Factor = 2.0  # likewise, in the matcher's cost
+    match_class_weight: Factor = 2.0  # the same in the matcher's cost
     mask_weight: Factor = 5.0
     dice_weight: Factor = 5.0
     no_object_weight: Factor = 0.1
-    # Weight of a segment whose label a machine made (our everyday data); 1 trusts it like a person's.
+    # Weight of a segment that a machine labelled (in our everyday data). 1 trusts it like a person's label.
     pseudo_weight: Factor = 0.5
-    # Per-pixel cross-entropy on the mask features, through a layer that is thrown away after training.
+    # Weight of a per-pixel cross-entropy on the mask features, through a layer that is thrown away after training.
     # 0 = off, as published.
     auxiliary_semantic_weight: Factor = 0.0
     ema_decay: Share = 0.0  # of the averaged weights; 0 = no average, as published
-    # How much louder prototypes speak at first. A prototype is a unit vector, and as published (1) a layer begins by
-    # adding a tenth of what a query holds: it learns slowly.
+    # Multiplies what prototypes add to the queries at first. As published (1), a layer learns slowly: prototypes are
+    # unit vectors and add only a tenth of a query's size.
     prototype_gain: Factor = 1.0
 
 
@@ -78,15 +78,15 @@ def get_training_config(name: str) -> TrainingConfig:
             clip_norm=0.1,
             num_points=1_024,
             match_points=4_096,
-            # A short run: classes need more of the gradient than masks, which are good long before.
+            # In a short run, masks are good early, so classes need more of the gradient.
             class_weight=5.0,
             auxiliary_semantic_weight=4.0,
             ema_decay=0.998,
             prototype_gain=8.0,
         )
     if preset.categories == "ade20k":
-        # The published STDC files inherit a base that does not exist (90k instead of 160k iterations). They are read
-        # here as what they must have meant.
+        # The published STDC files inherit from a base that does not exist (90k instead of 160k iterations). They must
+        # mean these values.
         side = preset.short_side_px
         return TrainingConfig(
             base_lr=4e-4,

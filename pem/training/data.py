@@ -149,7 +149,7 @@ class PanopticDataset(torch.utils.data.Dataset):
         new_ids[record.segment_ids] = np.arange(num_segments) + FIRST_SEGMENT
         new_ids[record.crowd_ids] = np.arange(num_crowds) + FIRST_SEGMENT + num_segments if judged else VOID
         if judged:
-            # A machine named it. If people labelled its class completely, nobody knows what it is; else none of theirs.
+            # A machine named these. If people labelled such a class completely, nobody knows what they are.
             doubtful = record.exhaustive[record.labels[record.pseudo]]
             new_ids[record.segment_ids[record.pseudo]] = np.where(doubtful, VOID, NONE_OF_THESE)
         weights = np.where(record.pseudo, 1.0 if pseudo_weight is None else pseudo_weight, 1.0)

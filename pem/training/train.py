@@ -132,7 +132,7 @@ def check(arguments: argparse.Namespace) -> None:
 def configure(arguments: argparse.Namespace) -> tuple[PEMConfig, TrainingConfig]:
     """The preset with all that the command changes. Raises ValueError for an unknown field or a wrong value."""
     config, training = get_config(arguments.config), get_training_config(arguments.config)
-    # The name of a folder need not be text.
+    # The name of a folder may have signs that are no text.
     folder = "".join(filter(str.isprintable, arguments.out.resolve().name)).strip()
     values: dict[str, Any] = {"name": folder or config.name}
     if arguments.short_sides:
@@ -191,7 +191,7 @@ def main() -> None:
             raise
         sys.exit("There is not enough memory for this training; use a smaller --batch-size, --crop or --num-queries.")
     except (OSError, ValueError, FloatingPointError) as error:
-        # From a process that loads photos comes its traceback, at whose end are the error's type and its sentence.
+        # A process that loads photos sends its traceback; the last line is the error's type and its sentence.
         sys.exit(re.sub(r"^[\w.]*Error: ", "", str(error).strip().splitlines()[-1]))
 
 
