@@ -109,11 +109,7 @@ class PanopticDataset(torch.utils.data.Dataset):
             panoptic = panoptic.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = torch.from_numpy(np.array(jitter_colour(image))).permute(2, 0, 1)
         target = self._target(index, to_ids(panoptic), settings.pseudo_weight)
-        if settings.pad_to_crop and padded:
-            right_bottom = (0, settings.crop_px[1] - size[1], 0, settings.crop_px[0] - size[0])
-            pixels = F.pad(pixels, right_bottom, value=_IMAGE_PADDING)
-            target = replace(target, ids=F.pad(target.ids, right_bottom, value=NONE_OF_THESE))
-        return pixels.contiguous(), target
+        return pad(pixels, target, settings.crop_px) if settings.pad_to_crop and padded else (pixels, target)
 
     def _checked_labels(self, index: int, panoptic: Image.Image) -> Image.Image:
         """A label PNG decoded, in RGB.
@@ -168,18 +164,18 @@ def _draw(choices: list[int]) -> int:
     return choices[int(torch.randint(len(choices), ()))]
 
 
+def pad(image: Tensor, target: Target, size: tuple[int, int]) -> tuple[Tensor, Target]:
+    """Image and target at that size (height, width): grey and none of the classes below and on the right."""
+    right_bottom = (0, size[1] - image.shape[2], 0, size[0] - image.shape[1])
+    ids = F.pad(target.ids, right_bottom, value=NONE_OF_THESE)
+    return F.pad(image, right_bottom, value=_IMAGE_PADDING), replace(target, ids=ids)
+
+
 def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, list[Target]]:
     """A batch: uint8 [B, 3, H, W], padded to the largest image and to multiples of 32, and the B targets."""
     largest = [max(image.shape[axis] for image, _ in samples) for axis in (1, 2)]
-    height, width = padded_size(largest)
-    pixels = torch.full((len(samples), 3, height, width), _IMAGE_PADDING, dtype=torch.uint8)
-    targets = []
-    for padded, (image, target) in zip(pixels, samples):
-        padded[:, : image.shape[1], : image.shape[2]] = image
-        ids = torch.full((height, width), NONE_OF_THESE, dtype=target.ids.dtype)
-        ids[: image.shape[1], : image.shape[2]] = target.ids
-        targets.append(replace(target, ids=ids))
-    return pixels, targets
+    images, targets = zip(*(pad(image, target, padded_size(largest)) for image, target in samples))
+    return torch.stack(images), list(targets)
 
 
 def open_split(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.transforms.v2.functional import normalize
 
 from pem.config import PEMConfig
 from pem.fast import accelerate_training
@@ -33,10 +34,6 @@ class TrainingStep(nn.Module):
         self.model = model
         self.criterion = Criterion(model.config, config)
         self.freezes_norms = config.freeze_backbone_norm or config.backbone_lr_factor == 0
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(model.config.pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(model.config.pixel_std).view(3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> TrainingStep:
         super().train(mode)
@@ -52,7 +49,8 @@ class TrainingStep(nn.Module):
 
     def forward(self, images: Tensor, targets: list[Target], autocast: bool) -> dict[str, Tensor]:
         """images uint8 [B, 3, H, W] -> weighted losses."""
-        pixels = (images.float() - self.mean) / self.std
+        config = self.model.config
+        pixels = normalize(images.float(), list(config.pixel_mean), list(config.pixel_std))
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=autocast):
             output = self.model(pixels)
         return self.criterion(output, targets)
