@@ -30,9 +30,10 @@ from pem.conditions import conditions
 from pem.config import PEMConfig
 from pem.layers import has_bfloat16
 from pem.pixel_decoder import DeformableUpsample
+from pem.training.config import TrainingConfig, get_training_config
 from pem.training.data import PanopticDataset, open_split
+from pem.training.run import train
 from pem.training.start import raise_prototypes
-from pem.training.train import train
 from pem.training.trainer import Trainer
 
 
@@ -92,11 +93,13 @@ def build(variant: Variant, base: PEMConfig, backbone: dict[str, Tensor], seed: 
     return model.eval()  # the parts that were put in, too
 
 
-def train_variant(model: pem.PEM, dataset: PanopticDataset, folder: Path, seed: int) -> pem.PEM:
+def train_variant(
+    model: pem.PEM, schedule: TrainingConfig, dataset: PanopticDataset, folder: Path, seed: int
+) -> pem.PEM:
     """Trains to the end of the schedule, from the folder's checkpoint if there is one; returns the averaged model."""
     folder.mkdir(parents=True, exist_ok=True)
     cpu = torch.device("cpu")
-    trainer = Trainer(model.train(), cpu, autocast=has_bfloat16(cpu), seed=seed)
+    trainer = Trainer(model.train(), schedule, cpu, autocast=has_bfloat16(cpu), seed=seed)
     if (folder / "checkpoint.pt").is_file():
         trainer.load(folder / "checkpoint.pt")
     if trainer.step < trainer.config.iterations:
@@ -171,21 +174,22 @@ def main() -> None:
     parser.add_argument("--out", type=json_file, default=RESULTS / "ablations.json")
     arguments = parser.parse_args()
     start = pem.load_model(arguments.start, device="cpu", fast=False)
+    recipe = get_training_config("default")
     # As published where the default recipe has moved on since the stored run.
     schedule = dataclasses.replace(
-        start.config.training,
+        recipe,
         base_lr=4e-4,
         copy_paste=0.0,
         prototype_gain=1.0,
-        match_points=start.config.training.num_points,
-        match_class_weight=start.config.training.class_weight,
+        match_points=recipe.num_points,
+        match_class_weight=recipe.class_weight,
         iterations=arguments.iterations,
         crop_px=(arguments.crop, arguments.crop),
         short_sides_px=tuple(range(arguments.crop - 32, arguments.crop + 129, 32)),
         backbone_lr_factor=0.0,
     )
-    base = dataclasses.replace(start.config, attention="prototype", empty_mask="release", training=schedule)
-    train_split = open_split(arguments.data, "train", base)
+    base = dataclasses.replace(start.config, attention="prototype", empty_mask="release")
+    train_split = open_split(arguments.data, "train", base, schedule)
     val_split = open_split(arguments.data, "val", base)
     backbone = start.backbone.state_dict()
 
@@ -194,7 +198,7 @@ def main() -> None:
         print(name, flush=True)
         model = build(VARIANTS[name], base, backbone, arguments.seed)
         folder = arguments.runs / name.replace(" ", "_").replace("'", "")
-        models[name] = train_variant(model, train_split, folder, arguments.seed)
+        models[name] = train_variant(model, schedule, train_split, folder, arguments.seed)
         found[name] = kept_scores(models[name], val_split, folder / "scores.json")
         print({key: round(value, 1) for key, value in found[name].items()}, flush=True)
     in_float32 = {name: (model, "float32") for name, model in models.items()}

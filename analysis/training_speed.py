@@ -26,6 +26,7 @@ from analysis.results import save_json
 from pem.conditions import conditions
 from pem.outputs import PEMOutput
 from pem.preprocess import check_size
+from pem.training.config import get_training_config
 from pem.training.criterion import Criterion
 from pem.training.matcher import match, sample_nearest
 from pem.training.target import FIRST_SEGMENT, Target
@@ -81,15 +82,15 @@ def main() -> None:
     arguments = parser.parse_args()
     check_size((arguments.size, arguments.size))
 
-    config = pem.get_config("default")
+    config, training = pem.get_config("default"), get_training_config("default")
     images, targets = make_batch(arguments.batch_size, arguments.size, config.num_classes)
 
     def trainer(autocast: bool, full_size: bool, plain_conv: bool = False) -> Trainer:
         torch.manual_seed(0)
         with patch("pem.training.trainer.accelerate_training") if plain_conv else contextlib.nullcontext():
-            made = Trainer(pem.PEM(config), torch.device("cpu"), autocast, seed=0)
+            made = Trainer(pem.PEM(config), training, torch.device("cpu"), autocast, seed=0)
         if full_size:
-            plain = FullSizeCriterion(config)
+            plain = FullSizeCriterion(config, training)
             plain.load_state_dict(made.core.criterion.state_dict())
             made.core.criterion = plain
         return made

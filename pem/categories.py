@@ -21,14 +21,14 @@ class Category:
 
 
 def _spread_color(index: int) -> Color:
-    """Colours that stay apart for any number of classes: the hue turns by the golden ratio, the rest alternates."""
+    """Colours that differ for any number of classes: the hue turns by the golden ratio, the rest alternates."""
     hue = (0.6 + index * 0.618034) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.75, 0.5, 0.9)[index % 3], (0.9, 0.75, 0.6)[index // 3 % 3])
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def shade(color: Color, index: int) -> Color:
-    """The colour of the ``index``-th thing of a class: 0 is the class colour itself, the others are its neighbours."""
+    """The colour of the ``index``-th thing of a class: the class colour for 0, similar colours for the others."""
     if index == 0:
         return color
     hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
@@ -139,7 +139,7 @@ _ADE20K_STUFF = frozenset(
     ).split(", ")
 )
 
-# A class that the everyday photos have too keeps its colour, the rest are spread around the colour circle.
+# A class of the everyday photos keeps its colour in other sets. The rest are spread around the colour circle.
 _EVERYDAY_COLORS = {category.name: category.color for category in _EVERYDAY}
 
 _SETS: dict[str, tuple[Category, ...]] = {
@@ -153,10 +153,9 @@ _SETS: dict[str, tuple[Category, ...]] = {
 
 
 def named_categories(config: PEMConfig) -> tuple[Category, ...]:
-    """The categories of a model by class index, or () when nobody has named them.
+    """The categories of a model by class index, or () if its classes have no names.
 
-    A config made with ``dataclasses.replace(config, num_classes=...)`` still names the set of its preset, which
-    then has the wrong length.
+    Those of ``dataclasses.replace(preset, num_classes=...)`` have none: the set that the preset names does not fit.
     """
     if isinstance(config.categories, str):
         named = _SETS.get(config.categories, ())
@@ -170,8 +169,8 @@ def named_categories(config: PEMConfig) -> tuple[Category, ...]:
 def categories_for(config: PEMConfig) -> tuple[Category, ...]:
     """The ``config.num_classes`` categories of a model, by class index.
 
-    Where nobody has named them they get plain names, and all count as things (a thing is never merged with another,
-    so nothing is hidden).
+    Classes without names are called "class 0" and so on, and count as things: things are never merged, so nothing is
+    hidden.
     """
     if named := named_categories(config):
         return named
@@ -182,9 +181,9 @@ def categories_for(config: PEMConfig) -> tuple[Category, ...]:
 
 
 def has_background(config: PEMConfig) -> bool:
-    """Whether a model has no class for the background: it knows things only, or a single class.
+    """Whether some pixels belong to no class of the model, because it knows only things, or a single class.
 
-    Of classes that nobody has named it is not known.
+    False for classes without names, where nobody knows.
     """
     named = named_categories(config)
     return bool(named) and (len(named) == 1 or all(category.is_thing for category in named))

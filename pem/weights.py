@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pem.config import PRESETS, PEMConfig, TrainingConfig, get_config
+from pem.config import PRESETS, PEMConfig, get_config
 from pem.fast import FastPEM, accelerate
 from pem.layers import first_line
 from pem.model import PEM, build_model
@@ -219,7 +219,7 @@ def load_model(
     if name in PRESETS and weights is not None:
         preset, path = get_config(name), Path(weights)
         config = own_config(path) or preset  # its own has a name and a date
-        if preset != dataclasses.replace(config, training=preset.training, name=preset.name, trained=preset.trained):
+        if preset != dataclasses.replace(config, name=preset.name, trained=preset.trained):
             raise WeightsError(f"{path} is no {name}: its own config differs; give the file alone, without the preset.")
     elif weights is not None:
         raise ValueError(
@@ -318,23 +318,16 @@ def own_config(path: Path) -> PEMConfig | None:
         fields = json.loads(written)
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
-        training = fields.pop("training", None) or {}
-        training.pop("schedule", None)  # older files name it; there is only one
-        training = _record(TrainingConfig, training)
-        return _record(PEMConfig, {**fields, "training": training})
-    except (AttributeError, TypeError, ValueError) as error:
+        fields.pop("training", None)  # older files also tell how the model was trained
+        if unknown := fields.keys() - {field.name for field in dataclasses.fields(PEMConfig)}:
+            raise ValueError(f"this version does not know {', '.join(sorted(unknown))}; update this project.")
+        return PEMConfig(**{name: _frozen(value) for name, value in fields.items()})
+    except ValueError as error:
         raise WeightsError(f"The config in {path} cannot be used: {first_line(error)}.") from error
 
 
-def _record(kind: type[Any], fields: dict[str, Any]) -> Any:
-    """A frozen config from JSON, where tuples have become lists."""
-    unknown = fields.keys() - {field.name for field in dataclasses.fields(kind)}
-    if unknown:
-        raise ValueError(f"this version does not know {', '.join(sorted(unknown))}; update this project.")
-    return kind(**{name: _frozen(value) for name, value in fields.items()})
-
-
 def _frozen(value: Any) -> Any:
+    """A value from JSON, where tuples have become lists."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 

@@ -1,4 +1,4 @@
-"""A training run small enough to be begun many times in a test: its config, its data, and the command."""
+"""A training run small enough to be begun many times in a test: its configs, its data, and the command."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image
 
 import pem
 import pem.training.train as command
+from pem.training.config import get_training_config
 
-BASE = pem.get_config("default")
 CONFIG = dataclasses.replace(
-    BASE,
+    pem.get_config("default"),
     backbone="mobilenetv2_050",
     num_classes=3,
     num_queries=6,
@@ -24,18 +24,18 @@ CONFIG = dataclasses.replace(
     conv_dim=16,
     ffn_dim=32,
     num_layers=3,
-    training=dataclasses.replace(
-        BASE.training,
-        iterations=6,
-        batch_size=2,
-        base_lr=2e-3,
-        backbone_lr_factor=1.0,
-        warmup_iterations=0,
-        clip_norm=1.0,
-        num_points=10_000,
-        crop_px=(64, 64),
-        short_sides_px=(64, 80),
-    ),
+)
+TRAINING = dataclasses.replace(
+    get_training_config("default"),
+    iterations=6,
+    batch_size=2,
+    base_lr=2e-3,
+    backbone_lr_factor=1.0,
+    warmup_iterations=0,
+    clip_norm=1.0,
+    num_points=10_000,
+    crop_px=(64, 64),
+    short_sides_px=(64, 80),
 )
 
 
@@ -68,6 +68,7 @@ def write_data(folder: Path, is_thing: tuple[int, ...] = (1, 1, 1), size: tuple[
 def run_command(data: Path, out: Path, *options: str) -> None:
     """``python -m pem.training.train`` in this process, on a CPU, for two steps unless told otherwise."""
     command.get_config = lambda name: CONFIG if name == "default" else pem.get_config(name)
+    command.get_training_config = lambda name: TRAINING if name == "default" else get_training_config(name)
     sys.argv = ["train", "--data", str(data), "--out", str(out), "--device", "cpu", "--workers", "0", "--float32"]
     sys.argv += ["--random-backbone", "--iterations", "2", *options]
     command.main()

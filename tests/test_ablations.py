@@ -16,14 +16,13 @@ from test_evaluate import SIDE_PX, write_photos
 import pem
 from analysis import ablations, twins
 from analysis.ablations import VARIANTS, build
-from pem.config import TrainingConfig
 from pem.pixel_decoder import DeformableUpsample
+from pem.training.config import TrainingConfig
 
 
 @pytest.fixture(scope="module")
 def start() -> pem.PEM:
-    training = TrainingConfig(batch_size=2, num_points=64)
-    return small_model(num_classes=3, short_side_px=SIDE_PX, max_long_side_px=SIDE_PX, training=training)
+    return small_model(num_classes=3, short_side_px=SIDE_PX, max_long_side_px=SIDE_PX)
 
 
 def test_all_variants_start_from_one_backbone_and_differ_in_the_rest(start: pem.PEM) -> None:
@@ -84,6 +83,7 @@ def test_the_command_trains_goes_on_and_writes_a_table(
         "3 layers",
     ]
     monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(ablations, "get_training_config", lambda name: TrainingConfig(batch_size=2, num_points=64))
     ablations.main()
     first = json.loads(out.read_text(encoding="utf-8"))
     whole, short = first["rows"]

@@ -94,7 +94,7 @@ def by_photo(read: Callable[[dict], Regions], json_path: Path) -> dict[str, Regi
 
 
 def test_our_own_trainer_reads_it(exported: SimpleNamespace, model: HalvesModel, photos: Path) -> None:
-    data = PanopticDataset(exported.json, photos, exported.id_maps, model.config, train=False)
+    data = PanopticDataset(exported.json, photos, exported.id_maps, model.config)
     assert [category["name"] for category in data.categories] == [c[1] for c in model.config.categories]
     found = {}
     for index, record in enumerate(data.records):
@@ -171,7 +171,7 @@ def test_the_page_s_zip_is_such_a_file(model: HalvesModel, photos: Path, tmp_pat
     with zipfile.ZipFile(export_file(engine, result, "segments", tmp_path, task)) as archive:
         archive.extractall(tmp_path / "zip")
     [json_path] = (tmp_path / "zip").glob("*.json")
-    data = PanopticDataset(json_path, photos, tmp_path / "zip", model.config, train=False)
+    data = PanopticDataset(json_path, photos, tmp_path / "zip", model.config)
     [record] = data.records
     assert record.image_path == photos / "苹果.png"
     expected = regions(engine.read(result, task).segmentation, model)

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from pem.config import PRESETS, TrainingConfig, get_config
+from pem.config import PRESETS, get_config
+from pem.training.config import TrainingConfig, get_training_config
 
 
 def test_the_presets_are_the_published_models_and_the_default() -> None:
@@ -32,7 +33,7 @@ def test_published_hyper_parameters(
     dataset, task, num_classes, base_lr, end_lr, iterations, crop, short_side, long_side, backbone
 ) -> None:
     config = get_config(f"{dataset}-{task}-{backbone}")
-    training = config.training
+    training = get_training_config(config.name)
     assert (config.num_classes, config.num_queries, config.task) == (num_classes, 100, task)
     assert (config.short_side_px, config.max_long_side_px) == (short_side, long_side)
     assert (config.object_threshold, config.overlap_threshold) == (0.8, 0.8)
@@ -62,8 +63,8 @@ def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
     ("changes", "message"),
     [
         ({"num_heads": 7}, "hidden_dim 256 must be divisible by 4 and by num_heads 7"),
-        ({"attention": "softmax"}, "'prototype' or 'masked'"),
-        ({"empty_mask": "keep"}, "'reference' or 'release'"),
+        ({"attention": "softmax"}, "attention is 'softmax'; it must be 'prototype' or 'masked'"),
+        ({"empty_mask": "keep"}, "empty_mask is 'keep'; it must be 'reference' or 'release'"),
         ({"task": "foo"}, "task is 'foo'; it must be 'panoptic' or 'semantic'"),
         ({"num_heads": 0}, "num_heads is 0; it must be from 1 to 8192"),
         ({"num_queries": 10**9}, "num_queries is 1000000000; it must be from 1 to 10000"),
@@ -75,13 +76,17 @@ def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
         ({"object_threshold": float("nan")}, "object_threshold is nan"),
         ({"pixel_std": (0.0, 1.0, 1.0)}, "pixel_std is .* 1e-06 or more"),
         ({"pixel_mean": (1.0, 2.0)}, "pixel_mean is .* of type tuple"),
-        ({"training": {}}, "training is {}; it must be of type TrainingConfig"),
+        ({"num_queries": True}, "num_queries is True; it must be of type int"),
+        ({"num_queries": "3"}, "num_queries is '3'; it must be of type int"),
+        ({"short_side_px": 16_385}, "short_side_px is 16385; it must be from 1 to 16384"),
+        ({"categories": ()}, r"categories is \(\); it must be of type str"),
+        ({"hidden_size": 64}, "PEMConfig has no field hidden_size"),
         ({"num_classes": 2, "categories": ((1, "leaf"),)}, "categories is .* of type str"),
         ({"num_classes": 2, "categories": ((1, "leaf", True),)}, "num_classes is 2; it must be 1, as in categories"),
     ],
 )
 def test_values_that_cannot_work_are_refused_when_the_config_is_made(changes, message) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}[^\\n]*$"):
         dataclasses.replace(get_config("default"), **changes)
 
 

@@ -21,9 +21,11 @@ from PIL import Image
 
 import pem
 from pem.categories import categories_for
-from pem.config import PEMConfig, TrainingConfig
+from pem.config import PEMConfig
 from pem.training.augmentation import paste
-from pem.training.data import PanopticDataset, collate, open_split, with_classes_of
+from pem.training.coco import with_classes_of
+from pem.training.config import TrainingConfig
+from pem.training.data import PanopticDataset, collate, open_split
 from pem.training.target import Target
 
 CATEGORIES = [  # deliberately neither sorted nor gapless
@@ -34,9 +36,11 @@ CATEGORIES = [  # deliberately neither sorted nor gapless
 PERSON, DOG, SKY = 0, 1, 2
 
 
-def config_for(crop_px: tuple[int, int] = (32, 32), **training: Any) -> PEMConfig:
-    settings = TrainingConfig(**{"short_sides_px": (32,), "crop_px": crop_px, "pad_to_crop": True, **training})
-    return dataclasses.replace(pem.get_config("default"), num_classes=3, training=settings)
+CONFIG = dataclasses.replace(pem.get_config("default"), num_classes=3)
+
+
+def training_for(crop_px: tuple[int, int] = (32, 32), **settings: Any) -> TrainingConfig:
+    return TrainingConfig(**{"short_sides_px": (32,), "crop_px": crop_px, "pad_to_crop": True, **settings})
 
 
 def write_split(
@@ -78,7 +82,7 @@ SEGMENTS = [{"id": 70000, "category_id": 9}, {"id": 300, "category_id": 3}, {"id
 
 def test_ids_become_consecutive_and_category_ids_become_class_indices(tmp_path: Path) -> None:
     segments = [*SEGMENTS[:2], {"id": 4, "category_id": 5, "iscrowd": 1}]
-    dataset = open_split(write_split(tmp_path, WITHOUT_ONE, segments), "val", config_for())
+    dataset = open_split(write_split(tmp_path, WITHOUT_ONE, segments), "val", CONFIG)
     image, target = dataset.original(0)
     assert image.shape == (8, 8, 3) and image.dtype == np.uint8
     # Void stays 0; the crowd comes after the segments.
@@ -88,7 +92,7 @@ def test_ids_become_consecutive_and_category_ids_become_class_indices(tmp_path: 
     assert target.weights.tolist() == [1, 1]
     assert target.exhaustive.all(), "without the field, an image labels every category"
     assert dataset[0][1].ids.tolist() == expected, "only training items are augmented"
-    _, learned = dataset.augmented(0)
+    _, learned = open_split(tmp_path, "val", CONFIG, training_for()).augmented(0)
     assert set(learned.ids.unique().tolist()) == {1, 2, 3}, "outside of every mask, as in Mask2Former's training"
     assert len(learned.crowds) == 0
 
@@ -97,7 +101,7 @@ def test_where_all_segments_are_things_pixels_of_no_segment_are_the_background(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_split(tmp_path, np.where(IDS == 4, 4, 0), SEGMENTS[2:])  # a dog, in a file that could have a sky
-    _, target = open_split(folder, "val", config_for()).original(0)
+    _, target = open_split(folder, "val", CONFIG).original(0)
     assert target.ids.tolist() == doubled([[1] * 4, [1] * 4, [1, 1, 2, 2], [1, 1, 2, 2]]).tolist()
     assert target.labels.tolist() == [DOG] and target.exhaustive.all()
     (remark,) = caplog.messages
@@ -114,7 +118,7 @@ def test_partial_and_pseudo_labels(tmp_path: Path) -> None:
         image_fields={"exhaustive": "animals", "source": "zoo"},
         top_fields={"exhaustive": {"animals": ["dog"], "all": ["dog", "person", "sky"]}},
     )
-    dataset = open_split(tmp_path, "val", config_for(pseudo_weight=0.25))
+    dataset = open_split(tmp_path, "val", CONFIG, training_for(pseudo_weight=0.25))
     assert dataset.records[0].source == "zoo"
     assert dataset.records[0].file_name == "photo.png"
 
@@ -137,13 +141,13 @@ def test_partial_and_pseudo_labels(tmp_path: Path) -> None:
         image_fields={"exhaustive": "animals"},
         top_fields={"exhaustive": {"animals": ["dog"]}},
     )
-    _, judged = open_split(folder, "val", config_for()).original(0)
+    _, judged = open_split(folder, "val", CONFIG).original(0)
     assert judged.ids.tolist() == doubled([[0, 1, 0, 0], [0, 1, 0, 0], [2, 2, 0, 0], [2, 2, 0, 0]]).tolist()
 
 
 def test_an_id_of_one_may_be_a_segment_in_standard_files(tmp_path: Path) -> None:
     write_split(tmp_path, np.ones((8, 8), int), [{"id": 1, "category_id": 5}])
-    _, target = open_split(tmp_path, "val", config_for()).original(0)
+    _, target = open_split(tmp_path, "val", CONFIG).original(0)
     assert target.labels.tolist() == [DOG]
     assert (target.ids == 2).all()
 
@@ -155,7 +159,7 @@ def test_image_and_ids_are_cropped_and_flipped_together(tmp_path: Path) -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     image[..., 0] = columns * 30
     write_split(tmp_path, ids, [{"id": i, "category_id": 3} for i in range(10, 18)], image, split="train")
-    dataset = open_split(tmp_path, "train", config_for(crop_px=(32, 32), short_sides_px=(64,)))
+    dataset = open_split(tmp_path, "train", CONFIG, training_for(crop_px=(32, 32), short_sides_px=(64,)))
     torch.manual_seed(0)
     flipped = kept = 0
     with pytest.MonkeyPatch.context() as patch:
@@ -176,7 +180,7 @@ def test_image_and_ids_are_cropped_and_flipped_together(tmp_path: Path) -> None:
 def test_padding_is_grey_and_none_of_these(tmp_path: Path) -> None:
     # 16 x 32 px at short side 16 inside a crop of 32 x 48: padded below and on the right.
     write_split(tmp_path, np.full((16, 32), 5), [{"id": 5, "category_id": 5}], split="train")
-    dataset = open_split(tmp_path, "train", config_for(crop_px=(32, 48), short_sides_px=(16,)))
+    dataset = open_split(tmp_path, "train", CONFIG, training_for(crop_px=(32, 48), short_sides_px=(16,)))
     pixels, target = dataset[0]
     assert pixels.shape == (3, 32, 48) and pixels.dtype == torch.uint8
     assert (pixels[:, 16:] == 128).all() and (pixels[:, :, 32:] == 128).all()
@@ -186,8 +190,8 @@ def test_padding_is_grey_and_none_of_these(tmp_path: Path) -> None:
 
 def test_scale_jitter_keeps_the_long_side_below_its_cap(tmp_path: Path) -> None:
     write_split(tmp_path, np.full((20, 80), 5), [{"id": 5, "category_id": 5}], split="train")
-    config = config_for(crop_px=(500, 500), short_sides_px=(40,), max_long_side_px=120, pad_to_crop=False)
-    pixels, target = open_split(tmp_path, "train", config)[0]
+    training = training_for(crop_px=(500, 500), short_sides_px=(40,), max_long_side_px=120, pad_to_crop=False)
+    pixels, target = open_split(tmp_path, "train", CONFIG, training)[0]
     assert pixels.shape == (3, 30, 120)  # a short side of 40 would make the long one 160
     assert target.ids.shape == (30, 120)
 
@@ -200,7 +204,7 @@ def test_a_large_jpeg_decoded_small_stays_aligned_with_its_labels(tmp_path: Path
     )
     image = np.where(ids[..., None] == 6, 255, 0).astype(np.uint8).repeat(3, axis=2)
     Image.fromarray(image).save(tmp_path / "val" / "photo.png", format="JPEG", quality=95)
-    dataset = open_split(tmp_path, "val", config_for(crop_px=(64, 64), short_sides_px=(64, 100)))
+    dataset = open_split(tmp_path, "val", CONFIG, training_for(crop_px=(64, 64), short_sides_px=(64, 100)))
     torch.manual_seed(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pem.training.data.jitter_colour", lambda picture: picture)
@@ -213,7 +217,7 @@ def test_a_large_jpeg_decoded_small_stays_aligned_with_its_labels(tmp_path: Path
 def test_colour_jitter_is_drawn_from_torch_and_keeps_the_labels(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     write_split(tmp_path, np.full((32, 32), 5), [{"id": 5, "category_id": 5}], image, split="train")
-    dataset = open_split(tmp_path, "train", config_for())
+    dataset = open_split(tmp_path, "train", CONFIG, training_for())
 
     def draw(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -225,7 +229,7 @@ def test_colour_jitter_is_drawn_from_torch_and_keeps_the_labels(tmp_path: Path) 
 
 def test_an_image_without_segments_is_a_sample(tmp_path: Path) -> None:
     write_split(tmp_path, np.zeros((40, 40), int), [], split="train")
-    pixels, target = open_split(tmp_path, "train", config_for())[0]
+    pixels, target = open_split(tmp_path, "train", CONFIG, training_for())[0]
     assert pixels.shape == (3, 32, 32)
     assert target.labels.shape == target.weights.shape == (0,)
     assert (target.ids == 1).all(), "all of it is known to be no segment"
@@ -272,11 +276,11 @@ def test_copy_paste_draws_things_of_every_class_alike(tmp_path: Path) -> None:
     segments = [{"id": 70000, "category_id": 3}, {"id": 300, "category_id": 5}, {"id": 4, "category_id": 9}]
     folder = write_split(tmp_path, ids, segments, split="train")
     torch.manual_seed(0)
-    plain = open_split(folder, "train", config_for())
+    plain = open_split(folder, "train", CONFIG, training_for())
     assert plain.photos_of_thing == {PERSON: [0], DOG: [0]}
     assert all(plain[0][1].labels.tolist() == [PERSON, DOG, SKY] for _ in range(8))
 
-    pasted = open_split(folder, "train", config_for(copy_paste=1.0))
+    pasted = open_split(folder, "train", CONFIG, training_for(copy_paste=1.0))
     last = [pasted[0][1].labels[-1].item() for _ in range(64)]  # on top of everything, so always there
     assert set(last) == {PERSON, DOG} and 20 < last.count(DOG) < 44
     sizes = [int((target.ids == len(target.labels) + 1).sum()) for _, target in (pasted[0] for _ in range(64))]
@@ -293,20 +297,20 @@ def test_photos_are_read_as_the_page_reads_them(tmp_path: Path) -> None:
     Image.fromarray(levels).save(folder / "val" / "photo.png", exif=exif)
     for name in ("panoptic_train.json", "train", "panoptic_train"):
         (folder / name).symlink_to(folder / name.replace("train", "val"))
-    pixels, target = open_split(folder, "val", config_for()).original(0)
+    pixels, target = open_split(folder, "val", CONFIG).original(0)
     assert pixels[0, 0].tolist() == [255] * 3 and pixels[-1, 0].tolist() == [0] * 3
     assert target.labels.tolist() == [DOG, SKY] and target.ids[0, 0] == 2 and target.ids[-1, 0] == 3
-    augmented, target = open_split(folder, "train", config_for()).augmented(0)
+    augmented, target = open_split(folder, "train", CONFIG, training_for()).augmented(0)
     assert augmented[0, target.ids == 2].float().mean() > 2 * augmented[0, target.ids == 3].float().mean()
 
 
 def test_collate_pads_to_the_largest_and_to_32(tmp_path: Path) -> None:
-    config = config_for(crop_px=(100, 100), pad_to_crop=False)
+    training = training_for(crop_px=(100, 100), pad_to_crop=False)
     shapes = ((32, 40), (50, 32))
     samples = []
     for shape in shapes:
         folder = write_split(tmp_path / str(shape), np.full(shape, 5), [{"id": 5, "category_id": 5}])
-        samples.append(open_split(folder, "val", config).augmented(0))
+        samples.append(open_split(folder, "val", CONFIG, training).augmented(0))
     pixels, targets = collate(samples)
     assert pixels.shape == (2, 3, 64, 64) and pixels.dtype == torch.uint8
     # The short side of both becomes 32: 32 x 40 stays, 50 x 32 stays.
@@ -324,19 +328,19 @@ def test_tars_are_unpacked_once_into_the_cache(tmp_path: Path) -> None:
         with tarfile.open(data / f"val-{shard}.tar", "w") as tar:
             tar.add(unpacked / name, arcname=name)
 
-    first = open_split(data, "val", config_for(), cache)
+    first = open_split(data, "val", CONFIG, cache=cache)
     assert first.original(0)[1].labels.tolist() == [DOG]
     assert sorted(path.name for path in data.iterdir()) == ["panoptic_val.json", "val-0.tar", "val-1.tar"]
     written = first.records[0].image_path.stat().st_ino
-    assert open_split(data, "val", config_for(), cache).records[0].image_path.stat().st_ino == written
+    assert open_split(data, "val", CONFIG, cache=cache).records[0].image_path.stat().st_ino == written
     assert len(list(cache.iterdir())) == 1, "no half-unpacked folder is left"
     first.records[0].image_path.unlink()  # as systems do with temporary files that nobody used for long
-    assert open_split(data, "val", config_for(), cache).original(0)[1].labels.tolist() == [DOG]
+    assert open_split(data, "val", CONFIG, cache=cache).original(0)[1].labels.tolist() == [DOG]
     whole = (data / "val-1.tar").read_bytes()
     for packed in (whole[:1400], *(kind.compress(whole) for kind in (gzip, bz2, lzma))):
         (data / "val-1.tar").write_bytes(packed[: len(packed) // 2])
         with pytest.raises(ValueError, match="val-1.tar cannot be unpacked .*; replace the file"):
-            open_split(data, "val", config_for(), cache)
+            open_split(data, "val", CONFIG, cache=cache)
 
 
 def test_errors_are_one_sentence_that_names_the_trouble(tmp_path: Path) -> None:
@@ -345,12 +349,12 @@ def test_errors_are_one_sentence_that_names_the_trouble(tmp_path: Path) -> None:
         edit_json(folder, lambda content: content["categories"][2].update(name="fox"))
         open_split(folder, "val", pem.get_config("default"))
     with pytest.raises(FileNotFoundError, match="neither a folder 'test' nor"):
-        open_split(folder, "test", config_for())
+        open_split(folder, "test", CONFIG)
     with pytest.raises(FileNotFoundError, match="There is no .*panoptic.json"):
-        PanopticDataset(folder / "panoptic.json", folder, folder, config_for(), train=False)
+        PanopticDataset(folder / "panoptic.json", folder, folder, CONFIG)
     (folder / "val" / "photo.png").unlink()
     with pytest.raises(FileNotFoundError, match="1 files named in .*photo.png"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 def edit_json(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
@@ -441,10 +445,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 def test_a_wrong_json_is_refused_by_file_id_and_remedy(tmp_path: Path, what: str) -> None:
     edit, message = WRONG[what]
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
-    assert len(open_split(folder, "val", config_for())) == 1
+    assert len(open_split(folder, "val", CONFIG)) == 1
     edit_json(folder, edit)
     with pytest.raises(ValueError, match=message) as caught:
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -465,7 +469,7 @@ def test_every_usual_spelling_of_a_field_is_understood(tmp_path: Path) -> None:
     edit_json(folder, sound_spellings)
     path = folder / "panoptic_val.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # with a mark, as some editors write UTF-8
-    dataset = open_split(folder, "val", config_for())
+    dataset = open_split(folder, "val", CONFIG)
     assert [category["isthing"] for category in dataset.categories] == [True, True, False]
     assert dataset.records[0].source == ""
     _, target = dataset.original(0)
@@ -475,7 +479,7 @@ def test_every_usual_spelling_of_a_field_is_understood(tmp_path: Path) -> None:
 def test_what_is_merely_odd_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
     edit_json(folder, lambda content: content["annotations"].append({"image_id": 9, "segments_info": []}))
-    open_split(folder, "val", config_for()).original(0)
+    open_split(folder, "val", CONFIG).original(0)
     (remark,) = caplog.messages
     assert remark == f"{folder / 'panoptic_val.json'}: 1 annotations are of images that it does not list."
 
@@ -484,7 +488,7 @@ def test_ids_that_the_json_does_not_list_are_no_segment_and_are_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_split(tmp_path, IDS, SEGMENTS[:2])
-    dataset = open_split(folder, "val", config_for())
+    dataset = open_split(folder, "val", CONFIG, training_for())
     (remark,) = caplog.messages
     assert "photo.png has 24 pixels of id 1, 4, which the JSON does not list: they are read as no segment" in remark
     assert "1 of 1 images" in remark
@@ -503,32 +507,32 @@ def test_swapped_channels_are_recognised(tmp_path: Path) -> None:
     rgb = np.asarray(Image.open(folder / "panoptic_val" / "photo.png"))
     save_labels(folder, np.ascontiguousarray(rgb[..., ::-1]))
     with pytest.raises(ValueError, match="photo.png has its channels in the order B, G, R"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 def test_a_palette_that_holds_the_ids_as_colours_is_read(tmp_path: Path) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
-    rgb = open_split(folder, "val", config_for()).original(0)[1]
+    rgb = open_split(folder, "val", CONFIG).original(0)[1]
     path = folder / "panoptic_val" / "photo.png"
     ids, index = np.unique(WITHOUT_ONE, return_inverse=True)
     picture = Image.fromarray(index.reshape(8, 8).astype(np.uint8)).convert("P")
     picture.putpalette(np.stack((ids % 256, ids // 256 % 256, ids // 65536), axis=1).astype(np.uint8).tobytes())
     picture.save(path)
     assert Image.open(path).mode == "P"
-    assert torch.equal(open_split(folder, "val", config_for()).original(0)[1].ids, rgb.ids)
+    assert torch.equal(open_split(folder, "val", CONFIG).original(0)[1].ids, rgb.ids)
     Image.fromarray(np.full((8, 8), 3, np.uint8)).convert("P").save(path)  # class ids instead
     with pytest.raises(ValueError, match="photo.png has no pixel of segment 4, 300, 70000, which the JSON lists"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 def test_labels_in_a_lossy_file_are_refused_by_its_format(tmp_path: Path) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
     save_labels(folder, np.asarray(Image.open(folder / "panoptic_val" / "photo.png")), format="JPEG")
     with pytest.raises(ValueError, match="photo.png is a JPEG file, which may alter ids; save the segment ids as PNG"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
     save_labels(folder, np.asarray(Image.open(folder / "val" / "photo.png")), format="TIFF", compression="jpeg")
     with pytest.raises(ValueError, match="photo.png is a jpeg TIFF file, which may alter ids"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 def test_labels_of_16_bits_are_refused_by_their_depth(tmp_path: Path) -> None:
@@ -538,7 +542,7 @@ def test_labels_of_16_bits_are_refused_by_their_depth(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="photo.png has 16 bits in each channel; save the segment ids as RGB of 8 bits"
     ):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 @pytest.mark.parametrize("place", ["", "bonn"])
@@ -547,14 +551,14 @@ def test_photos_are_found_as_the_converter_of_cityscapes_calls_them(tmp_path: Pa
     edit_json(folder, lambda content: content["images"][0].update(file_name="bonn_1_2_gtFine_leftImg8bit.png"))
     (folder / "val" / place).mkdir(exist_ok=True)
     (folder / "val" / "photo.png").rename(folder / "val" / place / "bonn_1_2_leftImg8bit.png")
-    assert len(open_split(folder, "val", config_for())) == 1
+    assert len(open_split(folder, "val", CONFIG)) == 1
 
 
 def test_crowds_count_as_labels_and_a_class_of_crowds_alone_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, [SEGMENTS[0] | {"iscrowd": 1}, *SEGMENTS[1:]])
-    split = open_split(folder, "val", config_for()).split
+    split = open_split(folder, "val", CONFIG).split
     assert not split.has_background
     (remark,) = caplog.messages
     assert "all segments of 'sky' are crowds, which nothing is learned from; set iscrowd to 0 if they are" in remark
@@ -564,12 +568,12 @@ def test_labels_of_a_photo_without_segments_may_be_grey(tmp_path: Path) -> None:
     folder = write_split(tmp_path, np.zeros((8, 8), int), [])
     for grey in (np.zeros((8, 8), np.uint8), np.zeros((8, 8), bool), np.zeros((8, 8, 2), np.uint8)):
         save_labels(folder, grey)
-        assert (open_split(folder, "val", config_for()).original(0)[1].ids == 1).all()
+        assert (open_split(folder, "val", CONFIG).original(0)[1].ids == 1).all()
 
 
 def test_several_segments_of_stuff_in_a_photo_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, [SEGMENTS[0], {"id": 300, "category_id": 9}, SEGMENTS[2]])
-    open_split(folder, "val", config_for())
+    open_split(folder, "val", CONFIG)
     (remark,) = caplog.messages
     assert "'sky' is stuff (isthing 0), but photo.png has 2 segments of it; set isthing to 1 if they are" in remark
 
@@ -580,13 +584,13 @@ def test_a_file_is_found_whichever_way_its_accents_are_written(tmp_path: Path) -
         (folder / place / "photo.png").rename(folder / place / "cafe\u0301.png")
     edit_json(folder, lambda c: c["images"][0].update(file_name="caf\u00e9.png"))
     edit_json(folder, lambda c: c["annotations"][0].update(file_name="caf\u00e9.png"))
-    assert open_split(folder, "val", config_for()).original(0)[0].shape == (8, 8, 3)
+    assert open_split(folder, "val", CONFIG).original(0)[0].shape == (8, 8, 3)
 
 
 def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS, image=np.zeros((8, 9, 3), np.uint8))
     with pytest.raises(ValueError, match="photo.png has 9 x 8 pixels, and its labels photo.png 8 x 8; label the same"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -603,7 +607,7 @@ def test_labels_of_a_turned_photo_belong_to_whichever_has_their_size(tmp_path: P
         Image.fromarray(stored).save(folder / "val" / "photo.png", exif=exif)
         if name == "stored" and orientation == 3:
             continue  # of one size: labels are upright, as the README says
-        dataset = open_split(folder, "val", config_for(crop_px=(64, 64), short_sides_px=(16,)))
+        dataset = open_split(folder, "val", CONFIG, training_for(crop_px=(64, 64), short_sides_px=(16,)))
         pixels, target = dataset.original(0)
         assert np.array_equal(pixels[..., 0] > 127, target.ids == 3)
         with pytest.MonkeyPatch.context() as patch:
@@ -614,24 +618,24 @@ def test_labels_of_a_turned_photo_belong_to_whichever_has_their_size(tmp_path: P
 
 def test_equal_labels_have_an_equal_fingerprint_and_others_another(tmp_path: Path) -> None:
     folder = write_split(tmp_path / "a", WITHOUT_ONE, SEGMENTS)
-    first = open_split(folder, "val", config_for())
+    first = open_split(folder, "val", CONFIG)
     assert first.max_segments == 3
     again = write_split(tmp_path / "b", WITHOUT_ONE, SEGMENTS)
-    assert open_split(again, "val", config_for()).fingerprint == first.fingerprint
+    assert open_split(again, "val", CONFIG).fingerprint == first.fingerprint
     mirrored = write_split(tmp_path / "c", WITHOUT_ONE[:, ::-1], SEGMENTS)
-    assert open_split(mirrored, "val", config_for()).fingerprint != first.fingerprint
+    assert open_split(mirrored, "val", CONFIG).fingerprint != first.fingerprint
     path = again / "panoptic_val.json"
     content = json.loads(path.read_text(encoding="utf-8")) | {"info": {"date": "today"}}
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    assert open_split(again, "val", config_for()).fingerprint == first.fingerprint, "the labels are the same"
+    assert open_split(again, "val", CONFIG).fingerprint == first.fingerprint, "the labels are the same"
     edit_json(again, lambda content: content["annotations"][0]["segments_info"][0].update(category_id=5))
-    assert open_split(again, "val", config_for()).fingerprint != first.fingerprint
+    assert open_split(again, "val", CONFIG).fingerprint != first.fingerprint
 
 
 def test_of_a_large_split_some_labels_are_checked_at_once_and_the_others_when_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pem.training.coco.CHECKED_FILES", 1)
+    monkeypatch.setattr("pem.training.label_files.CHECKED_FILES", 1)
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
 
     def with_a_second(content: dict[str, Any]) -> None:
@@ -641,7 +645,7 @@ def test_of_a_large_split_some_labels_are_checked_at_once_and_the_others_when_th
         )
 
     edit_json(folder, with_a_second)
-    dataset = open_split(folder, "val", config_for())
+    dataset = open_split(folder, "val", CONFIG, training_for())
     for read in (dataset.original, dataset.augmented):
         read(0)
         with pytest.raises(ValueError, match="has no pixel of segment 5, which the JSON lists"):
@@ -651,7 +655,7 @@ def test_of_a_large_split_some_labels_are_checked_at_once_and_the_others_when_th
 def test_of_a_large_split_a_damaged_file_may_be_replaced_by_one_of_another_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pem.training.coco.CHECKED_FILES", 1)
+    monkeypatch.setattr("pem.training.label_files.CHECKED_FILES", 1)
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
     labels = folder / "panoptic_val" / "photo.png"
     shutil.copy(labels, labels.with_name("second.png"))
@@ -661,9 +665,9 @@ def test_of_a_large_split_a_damaged_file_may_be_replaced_by_one_of_another_size(
         content["annotations"].append(dict(content["annotations"][0], image_id=8, file_name="second.png"))
 
     edit_json(folder, with_a_second)
-    whole = open_split(folder, "val", config_for()).fingerprint
+    whole = open_split(folder, "val", CONFIG).fingerprint
     labels.with_name("second.png").write_bytes(labels.read_bytes()[:60])
-    damaged = open_split(folder, "val", config_for())
+    damaged = open_split(folder, "val", CONFIG)
     with pytest.raises(ValueError, match="second.png"):
         damaged.original(1)
     assert damaged.fingerprint == whole, "a run that saw the damaged file goes on with the whole one"
@@ -679,29 +683,29 @@ def test_a_list_of_exhaustive_categories_names_whole_classes_before_synonyms(tmp
             category["name"] = name
 
     edit_json(folder, lambda content: with_names(content, ["chair, office", "Sky, heaven"]))
-    dataset = open_split(folder, "val", config_for())
+    dataset = open_split(folder, "val", CONFIG)
     exhaustive = dict(zip([c["name"] for c in dataset.categories], dataset.records[0].exhaustive, strict=True))
     assert exhaustive == {"chair, office": True, "chair, garden": False, "sky": True}
     edit_json(folder, lambda content: with_names(content, ["chair"]))
     with pytest.raises(ValueError, match="names 'chair', which may be several categories; give its whole name"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 def test_letters_with_accents_are_the_same_however_they_are_stored(tmp_path: Path) -> None:
     composed, decomposed = "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}"
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
     edit_json(folder, lambda content: content["categories"][0].update(name=decomposed))
-    assert composed in [category["name"] for category in open_split(folder, "val", config_for()).categories]
+    assert composed in [category["name"] for category in open_split(folder, "val", CONFIG).categories]
     edit_json(folder, lambda content: content["categories"][1].update(name=composed))
     with pytest.raises(ValueError, match="two categories of the name"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 def test_a_photo_beyond_the_limits_is_refused_by_name(tmp_path: Path) -> None:
     folder = write_split(tmp_path, np.zeros((8, 8), int), [])
     Image.new("1", (20_000, 10_000)).save(folder / "val" / "photo.png")
     with pytest.raises(ValueError, match="val/photo.png: The image has .* megapixels"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 @pytest.mark.parametrize("which", ["val/photo.png", "panoptic_val/photo.png"])
@@ -710,7 +714,9 @@ def test_a_damaged_file_is_named(tmp_path: Path, which: str) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS, noise)
     for name in ("panoptic_train.json", "train", "panoptic_train"):
         (folder / name).symlink_to(folder / name.replace("train", "val"))
-    datasets = [open_split(folder, split, config_for()) for split in ("val", "train")]
+    datasets = [
+        open_split(folder, split, CONFIG, training) for split, training in (("val", None), ("train", training_for()))
+    ]
     (folder / which).write_bytes((folder / which).read_bytes()[:50])
     for dataset in datasets:
         with pytest.raises(
@@ -718,7 +724,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, which: str) -> None:
         ):
             dataset[0]
     with pytest.raises(ValueError, match="photo.png.* (cannot be read .*; replace the file|is damaged or incomplete)"):
-        open_split(folder, "val", config_for()).original(0)
+        open_split(folder, "val", CONFIG).original(0)
 
 
 @pytest.mark.parametrize(
@@ -728,18 +734,18 @@ def test_a_json_in_another_format_is_refused(tmp_path: Path, text: str) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
     (folder / "panoptic_val.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="panoptic_val.json is not in the COCO panoptic format"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 def test_a_grey_label_image_is_refused(tmp_path: Path) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
     save_labels(folder, np.full((8, 8), 10, np.uint8))
     with pytest.raises(ValueError, match=r"photo.png has no three channels .*; save the segment ids as RGB"):
-        open_split(folder, "val", config_for())
+        open_split(folder, "val", CONFIG)
 
 
 def named(*classes: tuple[int, str, bool]) -> PEMConfig:
-    return dataclasses.replace(config_for(), num_classes=len(classes), categories=classes)
+    return dataclasses.replace(CONFIG, num_classes=len(classes), categories=classes)
 
 
 def test_a_model_for_data_has_its_classes(tmp_path: Path) -> None:
@@ -813,6 +819,6 @@ def test_data_whose_classes_are_not_the_models_are_refused_by_name(
 
 def test_a_model_whose_classes_nobody_named_takes_them_in_the_order_of_their_ids(tmp_path: Path) -> None:
     folder = write_split(tmp_path, WITHOUT_ONE, SEGMENTS)
-    assert open_split(folder, "val", config_for()).original(0)[1].labels.tolist() == [SKY, PERSON, DOG]
+    assert open_split(folder, "val", CONFIG).original(0)[1].labels.tolist() == [SKY, PERSON, DOG]
     with pytest.raises(ValueError, match="has 3 categories but the model 'default' has 4; use a model made for"):
-        open_split(folder, "val", dataclasses.replace(config_for(), num_classes=4))
+        open_split(folder, "val", dataclasses.replace(CONFIG, num_classes=4))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pem.config import TrainingConfig
 from pem.outputs import Prediction
+from pem.training.config import TrainingConfig
 from pem.training.matcher import draw_points, is_known, match, matching_cost, sample_nearest, sample_segments
 from pem.training.target import Target
 

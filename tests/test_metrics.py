@@ -284,7 +284,7 @@ def test_with_void_and_crowds_it_is_the_quality_of_cocos_evaluator(seed: int, tm
     theirs.evaluate()
     per_class = theirs.results()["per_class"]
     config = replace(get_config("default"), num_classes=4, categories=classes)
-    data = PanopticDataset(truth_json, tmp_path / "photos", tmp_path / "truth", config, train=False)
+    data = PanopticDataset(truth_json, tmp_path / "photos", tmp_path / "truth", config)
     ours = PartialPanopticQuality([thing for *_, thing in classes])
     for index, predicted in enumerate(predictions):
         ours.update(predicted, data.original(index)[1])

@@ -26,11 +26,14 @@ import torch
 from PIL import Image
 from processes import free_port
 from safetensors.torch import load_file
-from small_run import CONFIG, run_command, write_data
+from small_run import CONFIG, TRAINING, run_command, write_data
 from torch import multiprocessing
 
 import pem
+import pem.training.run as runs
 import pem.training.train as command
+from pem.training import folder, log
+from pem.training.config import TrainingConfig
 from pem.training.trainer import Trainer
 from pem.weights import WeightsError
 
@@ -47,6 +50,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     write_data(tmp_path / "data")
     monkeypatch.setattr(sys, "argv", sys.argv)  # both are put back after the test
     monkeypatch.setattr(command, "get_config", command.get_config)
+    monkeypatch.setattr(command, "get_training_config", command.get_training_config)
 
     def run(*options: str, data: str = "data", out: str = "run") -> None:
         run_command(tmp_path / data, tmp_path / out, *options)
@@ -175,19 +179,19 @@ def test_another_start_is_refused_and_the_same_weights_in_another_file_are_not(
     ]
 
 
-def trainer_of(origin: dict[str, str], config: pem.PEMConfig = CONFIG) -> Trainer:
+def trainer_of(origin: dict[str, str], training: TrainingConfig = TRAINING) -> Trainer:
     torch.manual_seed(0)
-    return Trainer(pem.PEM(config), CPU, autocast=False, seed=0, origin=origin)
+    return Trainer(pem.PEM(CONFIG), training, CPU, autocast=False, seed=0, origin=origin)
 
 
 def test_a_start_that_could_not_be_found_once_is_not_forgotten(tmp_path: Path) -> None:
     model = pem.PEM(CONFIG)
     for origin in ({"start": "true", "labels": "x"}, {"start": "", "labels": "x"}):
-        trainer = Trainer(model, torch.device("cpu"), False, 0, origin)
+        trainer = Trainer(model, TRAINING, torch.device("cpu"), False, 0, origin)
         if (tmp_path / "checkpoint.pt").exists():
             trainer.load(tmp_path / "checkpoint.pt")
         trainer.save(tmp_path / "checkpoint.pt")
-    other = Trainer(model, torch.device("cpu"), False, 0, {"start": "other", "labels": "x"})
+    other = Trainer(model, TRAINING, torch.device("cpu"), False, 0, {"start": "other", "labels": "x"})
     with pytest.raises(ValueError, match=r"other settings \(start\)"):
         other.load(tmp_path / "checkpoint.pt")
 
@@ -325,8 +329,8 @@ def test_a_run_whose_terminal_or_reader_is_gone_saves_its_checkpoint(tmp_path: P
     )
     with python(code, str(tmp_path / "data"), str(tmp_path / "run")) as process:
         assert process.stdout is not None
-        log = tmp_path / "run" / "log.jsonl"
-        while not log.exists():
+        log_file = tmp_path / "run" / "log.jsonl"
+        while not log_file.exists():
             assert process.poll() is None
             time.sleep(0.1)
         process.stdout.close()
@@ -339,13 +343,13 @@ def test_a_run_whose_terminal_or_reader_is_gone_saves_its_checkpoint(tmp_path: P
 def test_a_run_that_ended_while_the_next_one_was_prepared_is_not_replaced(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = command.prepare
+    prepare = runs.prepare
 
     def meanwhile(*arguments):
         (tmp_path / "run" / "checkpoint.pt").write_bytes(b"of the first")
         return prepare(*arguments)
 
-    monkeypatch.setattr(command, "prepare", meanwhile)
+    monkeypatch.setattr(runs, "prepare", meanwhile)
     with pytest.raises(SystemExit, match="Another training has ended in .*run meanwhile; run the command again"):
         run("--iterations", "1")
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == b"of the first"
@@ -362,13 +366,13 @@ def test_a_file_that_cannot_be_read_loses_no_step(tmp_path: Path) -> None:
     saved: list[Path] = []
     trainer = SimpleNamespace(step=3, save=saved.append)
     with pytest.raises(ValueError, match="5.png cannot be read"):
-        list(command.batches_of(Loader(), trainer, tmp_path / "checkpoint.pt"))  # type: ignore[arg-type]
+        list(runs.batches_of(Loader(), trainer, tmp_path / "checkpoint.pt"))  # type: ignore[arg-type]
     assert saved == [tmp_path / "checkpoint.pt"]
 
 
 def test_a_second_run_in_a_folder_is_refused_while_the_first_runs(run: Run, tmp_path: Path) -> None:
     run("--iterations", "1")
-    with command.claimed(tmp_path / "run"), pytest.raises(SystemExit, match="Another training runs in .*run; wait for"):
+    with folder.claimed(tmp_path / "run"), pytest.raises(SystemExit, match="Another training runs in .*run; wait for"):
         run("--iterations", "2")
     assert step_of(tmp_path / "run") == 1
     run("--iterations", "2")
@@ -381,7 +385,7 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(
     def refuse(lock: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(command.FileLock, "acquire", refuse)
+    monkeypatch.setattr(folder.FileLock, "acquire", refuse)
     run()
     assert step_of(tmp_path / "run") == 2
     assert "run cannot be locked ([Errno 37] No locks available); start no second training in it." in caplog.text
@@ -435,21 +439,21 @@ def test_a_loader_that_was_killed_loses_no_step(run: Run, tmp_path: Path, monkey
     ],
 )
 def test_a_lost_loader_is_known_wherever_it_is_missed(error: Exception, lost: bool) -> None:
-    assert command.is_of_a_lost_loader(error) == lost
+    assert runs.is_of_a_lost_loader(error) == lost
 
 
 def test_shared_memory_that_is_too_small_is_said_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    big = dataclasses.replace(CONFIG.training, batch_size=32, crop_px=(512, 1024))
-    monkeypatch.setattr(command.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
+    big = dataclasses.replace(TRAINING, batch_size=32, crop_px=(512, 1024))
+    monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
     with pytest.raises(
         ValueError, match="has 64 MiB for photos that wait, and they need 160; use --workers 0 or a small"
     ):
-        command.check_shared_memory(big, 1, tmp_path)
-    command.check_shared_memory(CONFIG.training, 1, tmp_path)
-    command.check_shared_memory(big, 0, tmp_path)
-    command.check_shared_memory(big, 1, tmp_path / "no such folder, as on other systems")
+        runs.check_shared_memory(big, 1, tmp_path)
+    runs.check_shared_memory(TRAINING, 1, tmp_path)
+    runs.check_shared_memory(big, 0, tmp_path)
+    runs.check_shared_memory(big, 1, tmp_path / "no such folder, as on other systems")
 
 
 def test_a_model_is_run_at_a_size_that_it_was_trained_at(run: Run, tmp_path: Path) -> None:
@@ -459,10 +463,12 @@ def test_a_model_is_run_at_a_size_that_it_was_trained_at(run: Run, tmp_path: Pat
 
 
 def test_sides_that_the_preset_would_cap_are_trained_at(run: Run, tmp_path: Path) -> None:
-    assert CONFIG.training.max_long_side_px < 1280
+    assert TRAINING.max_long_side_px < 1280
     run("--short-sides", "640")
-    config = pem.load_model(tmp_path / "run" / "model.safetensors", device="cpu").config
-    assert (config.short_side_px, config.max_long_side_px, config.training.max_long_side_px) == (640, 1280, 1280)
+    config = pem_config(tmp_path)
+    with safetensors.safe_open(tmp_path / "run" / "model.safetensors", framework="pt") as file:
+        training = json.loads(file.metadata()["training"])
+    assert (config.short_side_px, config.max_long_side_px, training["max_long_side_px"]) == (640, 1280, 1280)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems end the children of a killed process later")
@@ -579,8 +585,7 @@ def test_a_checkpoint_is_read_as_the_model_of_its_averaged_weights(run: Run, tmp
 
 
 def test_a_checkpoint_without_averages_is_read_as_the_model_of_its_weights(tmp_path: Path) -> None:
-    training = dataclasses.replace(CONFIG.training, ema_decay=0.0)
-    trainer = trainer_of({}, dataclasses.replace(CONFIG, training=training))
+    trainer = trainer_of({}, dataclasses.replace(TRAINING, ema_decay=0.0))
     trainer.save(tmp_path / "checkpoint.pt")
     model = pem.load_model(tmp_path / "checkpoint.pt", device="cpu", fast=False)
     for name, tensor in trainer.core.model.state_dict().items():
@@ -633,12 +638,12 @@ def test_more_segments_than_queries_are_said_with_both_numbers(run: Run, caplog:
 
 
 def test_losses_that_are_exactly_0_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    log = command.Log(tmp_path / "log.jsonl", trainer := trainer_of({}))
+    lines = log.Log(tmp_path / "log.jsonl", trainer := trainer_of({}))
     for step, mask in enumerate((1.0, 0.0, 0.0, 0.0, 0.0), start=1):
         trainer.step = step
-        log.add({"class": 1.0, "mask": mask, "dice": 0.0})
+        lines.add({"class": 1.0, "mask": mask, "dice": 0.0})
         if step in (2, 4, 5):
-            log.write()
+            lines.write()
     assert caplog.messages == [
         "No segment was learned in steps 3 to 4: the losses of all masks were 0; look whether the labels fit the "
         "photos."
@@ -700,27 +705,27 @@ def test_an_option_that_cannot_be_is_said_in_one_sentence(
 def test_memory_is_in_mib_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(ru_maxrss=1222 * 2**20)
     resource = SimpleNamespace(getrusage=lambda who: usage, RUSAGE_SELF=0)
-    monkeypatch.setattr(command, "resource", resource)
+    monkeypatch.setattr(log, "resource", resource)
     monkeypatch.setattr(sys, "platform", "darwin")  # gives bytes
-    assert command.peak_memory_mib(CPU) == 1222
+    assert log.peak_memory_mib(CPU) == 1222
     monkeypatch.setattr(sys, "platform", "linux")  # gives KiB
     usage.ru_maxrss = 1222 * 2**10
-    assert command.peak_memory_mib(CPU) == 1222
+    assert log.peak_memory_mib(CPU) == 1222
 
 
 def test_training_does_without_the_module_resource(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows."""
     monkeypatch.setitem(sys.modules, "resource", None)
-    spec = importlib.util.spec_from_file_location("train_without_resource", ROOT / "pem" / "training" / "train.py")
+    spec = importlib.util.spec_from_file_location("log_without_resource", ROOT / "pem" / "training" / "log.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.peak_memory_mib(CPU) is None
     trainer = trainer_of({})
-    log = module.Log(tmp_path / "log.jsonl", trainer)
+    lines = module.Log(tmp_path / "log.jsonl", trainer)
     trainer.step = 1
-    log.add({"class": 1.0, "mask": 1.0, "dice": 1.0})
-    assert "MiB" not in log.write()
+    lines.add({"class": 1.0, "mask": 1.0, "dice": 1.0})
+    assert "MiB" not in lines.write()
     assert "memory_mib" not in json.loads((tmp_path / "log.jsonl").read_text(encoding="utf-8"))
 
 

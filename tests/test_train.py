@@ -13,6 +13,7 @@ import sys
 import weakref
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ import safetensors.torch
 import torch
 from processes import free_port
 from small_model import small_config, small_model
-from small_run import CONFIG, write_data
+from small_run import CONFIG, TRAINING, write_data
 from timm.layers import convert_sync_batchnorm
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
@@ -29,11 +30,13 @@ import pem
 from pem.categories import categories_for
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.data import PanopticDataset, collate
+from pem.training.log import forget_after
 from pem.training.processes import process_group
+from pem.training.run import train
 from pem.training.sampler import RepeatableSampler, SeededDataset
 from pem.training.start import raise_prototypes, start_from
 from pem.training.target import Target
-from pem.training.train import forget_after, main, train
+from pem.training.train import main
 from pem.training.trainer import Trainer, learning_rate
 
 
@@ -50,9 +53,10 @@ def two_images() -> tuple[torch.Tensor, list[Target]]:
     return images, [Target(i, label, torch.ones(2), torch.ones(3, dtype=torch.bool)) for i, label in zip(ids, labels)]
 
 
-def make_trainer(config: pem.PEMConfig = CONFIG, seed: int = 0, autocast: bool = False) -> Trainer:
+def make_trainer(config: pem.PEMConfig = CONFIG, seed: int = 0, autocast: bool = False, **settings: Any) -> Trainer:
     torch.manual_seed(seed)
-    return Trainer(pem.PEM(config), torch.device("cpu"), autocast, seed)
+    training = dataclasses.replace(TRAINING, **settings)
+    return Trainer(pem.PEM(config), training, torch.device("cpu"), autocast, seed)
 
 
 @pytest.mark.parametrize("damage", [b"\0\0\0\n", b"\n", b"[]\n", b'{"loss": 1}\n', b'{"step": "2"}\n', b"\xff\n"])
@@ -69,8 +73,7 @@ def total(losses: dict[str, float]) -> float:
 
 @pytest.mark.parametrize("attention", ["prototype", "masked"])
 def test_loss_falls_on_two_images(attention: str) -> None:
-    training = dataclasses.replace(CONFIG.training, iterations=1_000)
-    trainer = make_trainer(dataclasses.replace(CONFIG, attention=attention, training=training))
+    trainer = make_trainer(dataclasses.replace(CONFIG, attention=attention), iterations=1_000)
     losses = [total(trainer.train_step(*two_images())) for _ in range(40)]
     assert min(losses[-5:]) < 0.4 * losses[0]
 
@@ -112,8 +115,7 @@ def test_autocast_spares_the_depthwise_convolutions_whose_gradients_are_slow() -
 
 
 def test_a_trained_model_is_copied_and_pickled_with_its_own_weights() -> None:
-    training = dataclasses.replace(CONFIG.training, ema_decay=0.0)
-    trained = make_trainer(dataclasses.replace(CONFIG, training=training), autocast=True).best_model.eval()
+    trained = make_trainer(autocast=True, ema_decay=0.0).best_model.eval()
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         before = trained(images).pred_logits
@@ -122,6 +124,17 @@ def test_a_trained_model_is_copied_and_pickled_with_its_own_weights() -> None:
             torch.nn.init.zeros_(trained.backbone.net.blocks[1][0].conv_dw.weight)
             assert torch.equal(copied(images).pred_logits, before)
             trained.load_state_dict(copied.state_dict())
+
+
+def test_the_average_follows_fast_at_first_and_then_by_its_decay() -> None:
+    trainer = make_trainer(ema_decay=0.2)
+    expected = {name: value.clone() for name, value in trainer.core.model.state_dict().items()}
+    for decay in (2 / 11, 0.2):  # (1 + step) / (10 + step), until that is more than ema_decay
+        trainer.train_step(*two_images())
+        for name, value in trainer.core.model.state_dict().items():
+            expected[name] = expected[name].lerp(value, 1 - decay) if value.is_floating_point() else value
+    for name, value in trainer.best_model.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
 
 
 def test_prototypes_speak_as_loud_as_the_queries_with_a_gain_of_8() -> None:
@@ -181,8 +194,7 @@ def test_classes_keep_their_logits_under_other_ids_and_spellings() -> None:
 
 
 def test_frozen_backbone_keeps_its_weights_and_its_norms() -> None:
-    training = dataclasses.replace(CONFIG.training, backbone_lr_factor=0.0, freeze_backbone_norm=False)
-    trainer = make_trainer(dataclasses.replace(CONFIG, training=training))
+    trainer = make_trainer(backbone_lr_factor=0.0, freeze_backbone_norm=False)
     before = {name: value.clone() for name, value in trainer.core.model.state_dict().items()}
     trainer.train_step(*two_images())
     changed = {
@@ -237,7 +249,7 @@ def test_weight_decay_spares_norms_and_embeddings_only() -> None:
 
 
 def test_schedules() -> None:
-    config = dataclasses.replace(CONFIG.training, base_lr=1.0, end_lr=0.1, iterations=100, warmup_iterations=10)
+    config = dataclasses.replace(TRAINING, base_lr=1.0, end_lr=0.1, iterations=100, warmup_iterations=10)
     assert learning_rate(0, config) == pytest.approx(0.1)
     assert learning_rate(50, config) == pytest.approx(0.55)  # half way down the cosine
     assert learning_rate(100, config) == pytest.approx(0.1)
@@ -268,7 +280,7 @@ def test_what_cannot_be_trained_is_said_in_one_sentence(
 def dataset(tmp_path: Path) -> PanopticDataset:
     write_data(tmp_path)
     return PanopticDataset(
-        tmp_path / "panoptic_train.json", tmp_path / "train", tmp_path / "panoptic_train", CONFIG, train=True
+        tmp_path / "panoptic_train.json", tmp_path / "train", tmp_path / "panoptic_train", CONFIG, TRAINING
     )
 
 
@@ -301,13 +313,12 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(dataset: PanopticDataset
 def test_a_checkpoint_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     make_trainer().save(path)
-    training = dataclasses.replace(CONFIG.training, backbone_lr_factor=0.5)
     with pytest.raises(ValueError, match="other settings .backbone_lr_factor, seed.; go on with the same"):
-        make_trainer(dataclasses.replace(CONFIG, training=training), seed=1).load(path)
+        make_trainer(seed=1, backbone_lr_factor=0.5).load(path)
     state = torch.load(path)
     del state["settings"]["copy_paste"]  # as before there was such a setting: nothing was pasted
     torch.save(state, path)
-    make_trainer(dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, copy_paste=0.0))).load(path)
+    make_trainer(copy_paste=0.0).load(path)
     with pytest.raises(ValueError, match="other settings .copy_paste."):
         make_trainer().load(path)
     make_trainer().save(path)
@@ -341,8 +352,9 @@ def test_a_model_learns_the_classes_of_its_data(
     """The command takes the classes from the data, and all other weights from the model that it starts from."""
     start = small_model(seed=1, num_classes=4)
     pem.save_weights(start, tmp_path / "start.safetensors")
-    small = small_config(num_classes=19, training=dataclasses.replace(CONFIG.training, iterations=1, base_lr=1e-9))
-    monkeypatch.setattr("pem.training.train.get_config", lambda name: small)
+    training = dataclasses.replace(TRAINING, iterations=1, base_lr=1e-9)
+    monkeypatch.setattr("pem.training.train.get_config", lambda name: small_config(num_classes=19))
+    monkeypatch.setattr("pem.training.train.get_training_config", lambda name: training)
     command = ["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--workers", "0", "--float32"]
     monkeypatch.setattr(sys, "argv", ["train", *command, "--start", str(tmp_path / "start.safetensors")])
     main()
@@ -364,8 +376,8 @@ def test_bfloat16_is_for_devices_that_are_fast_at_it(
 ) -> None:
     trainers: list[Trainer] = []
     monkeypatch.setattr("pem.training.train.get_config", lambda name: CONFIG)
-    monkeypatch.setattr("pem.training.train.has_bfloat16", lambda device: fast)
-    monkeypatch.setattr("pem.training.train.train", lambda trainer, *rest, **options: trainers.append(trainer))
+    monkeypatch.setattr("pem.training.run.has_bfloat16", lambda device: fast)
+    monkeypatch.setattr("pem.training.run.train", lambda trainer, *rest, **options: trainers.append(trainer))
     command = ["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--random-backbone", *options]
     monkeypatch.setattr(sys, "argv", command)
     main()

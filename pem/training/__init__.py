@@ -1,1 +1,1 @@
-"""Learning the weights: data, matcher, criterion, the training loop, and how good the result is."""
+"""Learning the weights: settings, data, matcher, criterion, the training loop, and how good the result is."""

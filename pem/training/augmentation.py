@@ -1,4 +1,4 @@
-"""How a photo is changed before it is learned from: scale, crop and colour, and things of another one pasted in."""
+"""Augmentation: scale jitter, crop, colour jitter, and things of another photo pasted in."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pem.config import TrainingConfig
+from pem.training.config import TrainingConfig
 from pem.training.target import FIRST_SEGMENT, Target
 
 
 def draw_crop(
     original: tuple[int, int], settings: TrainingConfig, shrink: float = 1.0
 ) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
-    """Large-scale jitter and a crop in one: the crop's size (height, width) after scaling, and the box
-    (left, top, right, bottom) that it covers in the original. Only the crop is ever resized."""
+    """Large-scale jitter and a crop in one, so that only the crop is resized.
+
+    Returns the crop's size (height, width) after scaling, and its box (left, top, right, bottom) in the original.
+    """
     short_side = shrink * settings.short_sides_px[int(torch.randint(len(settings.short_sides_px), ()))]
     scale = min(short_side / min(original), settings.max_long_side_px / max(original))
     scaled = [max(1, int(side * scale + 0.5)) for side in original]
@@ -29,8 +31,11 @@ def draw_crop(
 
 
 def jitter_colour(image: Image.Image) -> Image.Image:
-    """SSD's photometric distortion: brightness, contrast (before or after the rest), saturation and hue,
-    each in half of the cases. Every step is a table of 256 values per channel."""
+    """SSD's photometric distortion: brightness, contrast (before or after the rest), saturation and hue.
+
+    Each has a chance of one half, and is a table of 256 values per channel. torchvision's RandomPhotometricDistort does
+    something else: it multiplies brightness, turns contrast around the mean, and swaps channels.
+    """
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand(()))
@@ -58,9 +63,11 @@ def _table(values: np.ndarray) -> list[int]:
 
 
 def paste(onto: tuple[Tensor, Target], source: tuple[Tensor, Target], label: int) -> tuple[Tensor, Target]:
-    """What is labelled with one class in an augmented photo, and trusted, pasted onto another (copy-paste augmentation,
-    arXiv 2012.07177), the photos laid on each other at random: the image and its target. What is hidden below it is not
-    there any more."""
+    """Copy-paste augmentation (arXiv 2012.07177): the segments of one class in ``source``, pasted onto ``onto``.
+
+    Both are augmented photos with their targets, laid on each other at random. Segments that a machine named are not
+    pasted. Returns the new image and target, without the segments that are hidden completely.
+    """
     (image, target), (other_image, other) = onto, source
     height, width = (min(a, b) for a, b in zip(image.shape[1:], other_image.shape[1:], strict=True))
     top, left = (int(torch.randint(a - b + 1, ())) for a, b in zip(image.shape[1:], (height, width), strict=True))

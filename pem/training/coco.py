@@ -1,51 +1,41 @@
-"""The COCO panoptic format: what a JSON and its label PNGs say, and whether they agree.
+"""The COCO panoptic format: what a JSON says.
 
-Every data set that is opened is checked here. What is wrong raises ValueError: one sentence with the file, the id and
-the remedy. What is merely odd is logged once.
+Every JSON is checked when it is opened. An error raises ValueError: one sentence with the file, the id and the remedy.
+What is merely odd is logged once. label_files.py does the same with the label PNGs.
 
-A label PNG stores the segment id of every pixel as R + 256 G + 65536 B, and 0 where there is no segment. Two fields
-beyond the format, both optional, make partly labelled data usable:
+Two fields beyond the format, both optional, make partly labelled data usable:
 
 - ``images[].exhaustive`` names a list in the file's ``exhaustive``: the categories that this image labels completely.
   Any other category may be in the picture without a label. Absent = every category.
 - ``segments_info[].pseudo = 1``: a machine named this segment.
 
-In a file with such a field, id 0 is void (nobody knows), and id 1, when it is no segment's, says "none of this image's
-exhaustive categories".
+In a file with such a field, id 0 of a label PNG is void (nobody knows). Id 1, unless it is a segment's, says "none of
+this image's exhaustive categories".
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pem.categories import named_categories
 from pem.config import PEMConfig
-from pem.photos import ImageError, open_photo, orientation
-from pem.training.target import NONE_OF_THESE
+from pem.training.classes import match_categories, nfc, plain_name
 
 MAX_SEGMENT_ID = 2**24 - 1  # three bytes
 MAX_SEGMENTS = 32_000  # of one image: targets number them with 16 bits
-CHECKED_FILES = 1_000  # when a split is opened; the others are checked when they are read
-LOSSLESS = ("PNG", "TIFF", "BMP")
-# The format's own spelling comes first.
+# The format's own spelling is the first.
 _IS_THING, _IS_CROWD = ("isthing", "is_thing", "isThing"), ("iscrowd", "is_crowd", "isCrowd")
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "no": False, "yes": True}
-# Of its 150 classes, ADE20K's own list has one under a name that the benchmark's list does not know.
-_ALIASES = {"swimming pool": "pool"}
 _log = logging.getLogger("pem")
 
 
@@ -75,9 +65,6 @@ class Split:
     has_background: bool  # pixels of no segment are known to be none: things alone are labelled, or a single class
 
 
-# ------------------------------------------------------------------------------------------------------------- JSON
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a panoptic JSON. Raises FileNotFoundError, and ValueError for a file in another format."""
     if not path.is_file():
@@ -105,7 +92,7 @@ def read_categories(content: dict[str, Any], path: Path) -> list[dict[str, Any]]
     found: list[dict[str, Any]] = []
     for entry in content["categories"]:
         with _at(path, f"category {entry.get('name', entry.get('id'))!r}"):
-            name = _nfc(" ".join(str(entry["name"] if isinstance(entry["name"], (str, int)) else "").split()))
+            name = nfc(" ".join(str(entry["name"] if isinstance(entry["name"], (str, int)) else "").split()))
             if not name:
                 raise ValueError(f"its name is {entry['name']!r}; give it one")
             if (thing := _flag(entry, _IS_THING, None)) is None:
@@ -122,17 +109,31 @@ def read_categories(content: dict[str, Any], path: Path) -> list[dict[str, Any]]
     return sorted(found, key=lambda category: category["id"])
 
 
+def with_classes_of(config: PEMConfig, folder: str | Path) -> PEMConfig:
+    """The config for training on a data folder: with the classes of its panoptic_train.json, if it has others.
+
+    Raises FileNotFoundError when there is no such file, and ValueError when it is in another format.
+    """
+    json_path = Path(folder) / "panoptic_train.json"
+    categories = read_categories(read_json(json_path), json_path)
+    found = tuple((c["id"], c["name"], c["isthing"]) for c in categories)
+    own = [(c.id, plain_name(c.name), c.is_thing) for c in named_categories(config)]
+    if own == [(category_id, plain_name(name), is_thing) for category_id, name, is_thing in found]:
+        return config
+    return replace(config, num_classes=len(found), categories=found)
+
+
 def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfig) -> Split:
-    """Everything that the JSON says, checked as far as that goes without the label PNGs.
+    """Everything that the JSON says, checked as far as possible without the label PNGs.
 
     Classes are those of the config, found by name. Raises FileNotFoundError for files that are named but missing, and
     ValueError.
     """
     content = read_json(path)
     listed = read_categories(content, path)
-    class_of, categories = _match_categories(listed, config, path)
+    class_of, categories = match_categories(listed, config, path)
     names = [category["name"] for category in categories]
-    # Of a class that the file does not list nobody knows whether it is in the pictures.
+    # Nobody knows whether a class that the file does not list is in the pictures.
     is_listed = np.isin(np.arange(len(names)), list(class_of.values()))
     if not is_listed.all():
         _log.warning(
@@ -203,7 +204,7 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
 
 
 def _remark_on_stuff(path: Path, names: list[str], is_stuff: np.ndarray, records: list[Record]) -> None:
-    """The format has one segment of a stuff class in an image. Some tools write isthing 0 for every class."""
+    """Warns of several segments of one stuff class in an image. Some tools write isthing 0 for every class."""
     for record in records:
         counts = np.bincount(record.labels, minlength=len(names)) * is_stuff
         if counts.max(initial=0) > 1:
@@ -219,7 +220,7 @@ def _remark_on_stuff(path: Path, names: list[str], is_stuff: np.ndarray, records
 
 
 def _find(folder: Path, name: str) -> Path:
-    """The file of that name, which may be spelled in another way in the file system than in the JSON."""
+    """The file of that name, whose accented letters the file system may store in another way than the JSON."""
     spellings = [folder / name, *(folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
     if name.endswith("_gtFine_leftImg8bit.png"):  # so Cityscapes' own converter calls CITY/CITY_..._leftImg8bit.png
         photo = name.replace("_gtFine", "")
@@ -265,8 +266,8 @@ def _exhaustive_lists(content: dict[str, Any], names: list[str], path: Path) -> 
     found = {key: np.zeros(len(names), bool) for key in lists}
     for key, listed in lists.items():
         for name in map(str, listed):
-            # The whole name decides before its first synonym does: "chair, office" is not "chair, garden".
-            meant = [ours == _nfc(name) for ours in names]
+            # The whole name counts before its first synonym: "chair, office" is not "chair, garden".
+            meant = [ours == nfc(name) for ours in names]
             if not any(meant):
                 meant = [plain_name(ours) == plain_name(name) for ours in names]
             if sum(meant) != 1:
@@ -281,74 +282,6 @@ def _annotations_by_image(content: dict[str, Any], path: Path) -> dict[str, dict
     if repeated := _repeated(ids):
         raise ValueError(f"{path} has two annotations of the image {repeated}; merge them into one.")
     return dict(zip(ids, content["annotations"], strict=True))
-
-
-# ----------------------------------------------------------------------------------------------------------- classes
-
-
-def plain_name(name: str) -> str:
-    """The spellings of a class have this in common: "Road, route" and "road" are the same one."""
-    return _nfc(name).split(",")[0].strip().lower()
-
-
-def _nfc(name: str) -> str:
-    """A letter with an accent may be stored as one sign or as two; the names of classes have it as one."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _match_categories(
-    listed: list[dict[str, Any]], config: PEMConfig, path: Path
-) -> tuple[dict[int, int], list[dict[str, Any]]]:
-    """The class index of each category id, and the K categories: by name, where the config names its classes.
-
-    A file may list a part of the classes. Raises ValueError that names what the config does not know.
-    """
-    known = named_categories(config)
-    if not known:  # then the order of the ids is all that there is
-        if len(listed) != config.num_classes:
-            raise ValueError(
-                f"{path} has {len(listed)} categories but the model {config.name!r} has {config.num_classes};"
-                " use a model made for this data."
-            )
-        return {category["id"]: index for index, category in enumerate(listed)}, listed
-    by_spelling: dict[str, set[int]] = {}
-    for index, ours in enumerate(known):
-        for spelling in _spellings(ours.name):
-            by_spelling.setdefault(spelling, set()).add(index)
-    categories: list[dict[str, Any]] = [{"id": c.id, "name": c.name, "isthing": c.is_thing} for c in known]
-    class_of: dict[int, int] = {}
-    for category in listed:
-        # The whole name decides before its synonyms do: one class is "screen door, screen", another "screen".
-        exact = {index for index, ours in enumerate(known) if ours.name == category["name"]}
-        candidates = [exact, *(by_spelling.get(spelling, set()) for spelling in _spellings(category["name"]))]
-        matches = [min(found) for found in candidates if len(found) == 1]
-        if not matches:
-            some = ", ".join(c.name for c in known[:5]) + (", ..." if len(known) > 5 else "")
-            raise ValueError(
-                f"{path} has the class {category['name']!r}, which the model {config.name!r} ({some}) does not know;"
-                " use a model made for this data."
-            )
-        index, ours = matches[0], known[matches[0]]
-        if index in class_of.values():
-            raise ValueError(f"{path} has two names of the class {ours.name!r} of {config.name!r}; merge them.")
-        if category["isthing"] != ours.is_thing:
-            kinds = ("stuff", "a thing")
-            raise ValueError(
-                f"{path} calls the class {category['name']!r} {kinds[category['isthing']]}, the model {config.name!r}"
-                f" {kinds[ours.is_thing]}; use a model made for this data."
-            )
-        class_of[category["id"]] = index
-        categories[index] = category
-    return class_of, categories
-
-
-def _spellings(name: str) -> list[str]:
-    """Lower case: the whole name, then the synonyms that commas part in it, the usual one first."""
-    parts = [part.strip().lower() for part in _nfc(name).split(",")]
-    return list(dict.fromkeys((", ".join(parts), *parts, *(_ALIASES[part] for part in parts if part in _ALIASES))))
-
-
-# ------------------------------------------------------------------------------------------------------------ fields
 
 
 @contextmanager
@@ -402,130 +335,3 @@ def _repeated(values: Iterable[Any]) -> Any:
     """The first value that comes twice, or None."""
     counts = Counter(values)
     return next((value for value, count in counts.items() if count > 1), None)
-
-
-# -------------------------------------------------------------------------------------------------------- label files
-
-
-def check_files(split: Split, json_name: str) -> tuple[str, set[int]]:
-    """Holds photos and label PNGs against the JSON, CHECKED_FILES of them at even distances.
-
-    Returns a hash of all labels (of what the JSON says and the ids in the files that were read) and the indices of the
-    images that were checked. Raises ValueError for the first image that is wrong, and says how many more are.
-    """
-    count = len(split.records)
-    chosen = {step * count // min(count, CHECKED_FILES) for step in range(min(count, CHECKED_FILES))}
-    seal = hashlib.sha256(repr(split.categories).encode())
-
-    def look_at(index: int) -> tuple[str, str, str]:
-        """What is wrong with an image, what is odd, and the state of its labels."""
-        record = split.records[index]
-        if index not in chosen:
-            return "", "", ""  # not even its size: a damaged file may be replaced while a run waits
-        try:
-            _, panoptic, _ = open_pair(record)
-            with naming(record.panoptic_path):
-                ids = to_ids(panoptic.convert("RGB"))
-            oddity = compare_ids(record, ids, split.partly_labelled)
-        except ValueError as error:
-            return str(error), "", ""
-        return "", oddity, str(zlib.crc32(ids.tobytes()))
-
-    with ThreadPoolExecutor(4) as pool:
-        problems, oddities, states = zip(*pool.map(look_at, range(count)), strict=True)
-    if wrong := [problem for problem in problems if problem]:
-        more = f" ({len(wrong) - 1} more images of {json_name} have a fault.)" if len(wrong) > 1 else ""
-        raise ValueError(wrong[0] + more)
-    if odd := [oddity for oddity in oddities if oddity]:
-        _log.warning("%s (So it is in %d of %d images.)", odd[0], len(odd), len(chosen))
-    for record, state in zip(split.records, states, strict=True):
-        fields = (record.segment_ids, record.labels, record.pseudo, record.crowd_ids, record.crowd_labels)
-        seal.update(repr((record.file_name, state, *(x.tolist() for x in (*fields, record.exhaustive)))).encode())
-    return seal.hexdigest(), chosen
-
-
-def open_pair(record: Record) -> tuple[Image.Image, Image.Image, bool]:
-    """The photo and the label PNG, neither decoded yet, and whether the photo is to be turned upright.
-
-    Labels belong to the upright photo; where only the photo as it is stored has their size, to that. Raises ValueError
-    for a file that cannot be used, and for a photo and labels of other sizes.
-    """
-    image, panoptic = (_open(path) for path in (record.image_path, record.panoptic_path))
-    compression = str(panoptic.info.get("compression", ""))
-    if panoptic.format not in LOSSLESS or "jpeg" in compression or compression == "webp":
-        raise ValueError(
-            f"{record.panoptic_path} is a {compression} {panoptic.format} file".replace("  ", " ")
-            + ", which may alter ids; save the segment ids as PNG."
-        )
-    # Some tools store few colours as a palette, and black alone as grey, which loses nothing.
-    lists_none = len(record.segment_ids) + len(record.crowd_ids) == 0
-    if panoptic.mode not in ("RGB", "RGBA", "P") and not (lists_none and panoptic.mode in ("1", "L", "LA")):
-        raise ValueError(
-            f"{record.panoptic_path} has no three channels for R + 256 G + 65536 B; save the segment ids as RGB."
-        )
-    if any(";16" in str(tile) for tile in getattr(panoptic, "tile", ())):  # as Pillow writes the depth
-        raise ValueError(f"{record.panoptic_path} has 16 bits in each channel; save the segment ids as RGB of 8 bits.")
-    turn = orientation(image)
-    upright_size = image.size[::-1] if turn >= 5 else image.size
-    if panoptic.size not in (image.size, upright_size):
-        stored = f", stored as {image.width} x {image.height} with EXIF orientation {turn}" if turn != 1 else ""
-        raise ValueError(
-            f"{record.image_path} has {upright_size[0]} x {upright_size[1]} pixels{stored}, and its labels"
-            f" {record.panoptic_path.name} {panoptic.width} x {panoptic.height}; label the same image."
-        )
-    return image, panoptic, panoptic.size == upright_size
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        return open_photo(path)
-    except ImageError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def compare_ids(record: Record, ids: np.ndarray, partly_labelled: bool) -> str:
-    """Raises ValueError where a segment that the JSON lists has no pixel in ``ids``, int32 [H, W], those of the PNG.
-
-    Returns what is merely odd, or "": ids that the JSON does not list, as where somebody took classes out of it.
-    """
-    flat = ids.ravel()
-    # Neighbours mostly are of one segment: of each run of equal ids one pixel is enough.
-    present = set(np.unique(flat[np.flatnonzero(np.diff(flat, prepend=-1))]).tolist()) - {0}
-    listed = {*record.segment_ids.tolist(), *record.crowd_ids.tolist()}
-    if partly_labelled:
-        present -= {NONE_OF_THESE} - listed
-    lacking, extra = sorted(listed - present), sorted(present - listed)
-    if lacking and {(x & 255) << 16 | x & 65280 | x >> 16 for x in present} >= listed:
-        raise ValueError(
-            f"{record.panoptic_path} has its channels in the order B, G, R: swapped, its ids are those of the JSON;"
-            " save R + 256 G + 65536 B in the order R, G, B."
-        )
-    unlisted = ""
-    if extra:
-        unlisted = f"has {np.isin(ids, extra).sum()} pixels of id {_some(extra)}, which the JSON does not list"
-    if lacking:
-        also = f", and {unlisted}" if extra else ""
-        raise ValueError(
-            f"{record.panoptic_path} has no pixel of segment {_some(lacking)}, which the JSON lists{also};"
-            " make both agree."
-        )
-    return f"{record.panoptic_path} {unlisted}: they are read as no segment." if extra else ""
-
-
-def to_ids(panoptic: Image.Image) -> np.ndarray:
-    """int32 [H, W] from the three channels of an RGB image."""
-    rgb = np.asarray(panoptic).astype(np.int32)
-    return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
-
-
-def _some(ids: list[int]) -> str:
-    return ", ".join(map(str, ids[:3])) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """PIL's errors do not tell which file is damaged."""
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); replace the file.") from error

@@ -1,4 +1,4 @@
-"""The losses of all predictions against what people (and, with less weight, machines) labelled."""
+"""The losses of all predictions against the labels of people and, with less weight, of machines."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from pem.config import PEMConfig
 from pem.layers import to_float
 from pem.outputs import PEMOutput, Prediction
+from pem.training.config import TrainingConfig
 from pem.training.matcher import (
     Matches,
     draw_points,
@@ -29,12 +30,12 @@ class Criterion(nn.Module):
     ``forward(output, targets)`` returns the weighted losses by name, scalars; their sum is to be minimised.
     """
 
-    def __init__(self, config: PEMConfig) -> None:
+    def __init__(self, network: PEMConfig, config: TrainingConfig) -> None:
         super().__init__()
-        self.config = config.training
+        self.config = config
         # Supervises the mask features directly, which learn slowly through the matched queries alone.
         self.semantic_head = (
-            nn.Conv2d(config.hidden_dim, config.num_classes, 1) if self.config.auxiliary_semantic_weight else None
+            nn.Conv2d(network.hidden_dim, network.num_classes, 1) if config.auxiliary_semantic_weight else None
         )
 
     def forward(self, output: PEMOutput, targets: list[Target]) -> dict[str, Tensor]:
@@ -54,7 +55,7 @@ class Criterion(nn.Module):
     ) -> Tensor:
         """Cross-entropy over all queries, summed over the predictions; an unmatched query should say no-object.
 
-        But not where the image is not labelled: there, a query may also say any class that the image does not label.
+        A query on an unlabelled part of the image may also say any class that the image does not label completely.
         """
         log_probs = torch.stack([to_float(p.pred_logits) for p in predictions]).log_softmax(-1)  # [L, B, Q, K+1]
         exhaustive = torch.stack([t.exhaustive for t in targets])  # [B, K]
@@ -79,9 +80,9 @@ class Criterion(nn.Module):
         """Binary cross-entropy and dice on points of the matched masks, most of them where the mask is unsure."""
         num_masks = mean_over_ranks(sum(t.weights.sum() for t in targets)).clamp(min=1)  # type: ignore[arg-type]
         embed = torch.stack([p.mask_embed for p in predictions])  # [L, B, Q, D]
-        # Not indexed image by image: the gradient of each would be a whole batch of zeros.
+        # Not indexed image by image, because the gradient of each index would fill a whole batch with zeros.
         features = predictions[0].mask_features.unbind()
-        # Keeps every parameter in the graph without segments, as distributed training demands.
+        # Keeps every parameter in the graph when there is no segment, which distributed training needs.
         mask_loss = dice_loss = 0.0 * (to_float(embed).sum() + to_float(predictions[0].mask_features).sum())
         for b, (target, pairs) in enumerate(zip(targets, matches, strict=True)):
             if len(target.labels) == 0:
@@ -145,7 +146,7 @@ class Criterion(nn.Module):
 
 
 def mean_over_ranks(count: Tensor) -> Tensor:
-    """The mean over processes, so that several give the loss that one would; no gradient flows through it."""
+    """The mean over processes, so that several give the same loss as one; no gradient flows through it."""
     if not distributed.is_initialized():
         return count
     count = count.detach().clone()

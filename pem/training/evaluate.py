@@ -48,8 +48,7 @@ class _Scores:
         self.num_px += target.ids.numel()
 
     def summary(self, names: list[str]) -> dict[str, Any]:
-        """Means over the classes that occur (of PQ also over those that were invented), and the classes themselves;
-        None where there is nothing to judge."""
+        """Means over the classes, and each class; None where there is nothing to judge."""
         is_thing = self.panoptic.is_thing
         quality, iou = self.panoptic.compute(), self.iou.compute().reshape(-1)  # torchmetrics squeezes one class
         classes = zip(names, is_thing.tolist(), self.panoptic.num_segments.tolist(), quality, iou, strict=True)
@@ -76,10 +75,10 @@ class _Scores:
 def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int | None = None) -> dict[str, Any]:
     """Score a model on the images of a split, or on ``limit`` of them at even distances.
 
-    Each image is run once, by itself and at the preset's size; PQ, SQ and RQ judge its panoptic reading and IoU its
-    semantic one, at the original size. The result, ready for JSON, holds ``conditions``, ``overall`` and the same for
+    Each image is run once, alone and at the preset's size. At the original size, PQ, SQ and RQ judge its panoptic
+    reading, and IoU its semantic one. The result, ready for JSON, holds ``conditions``, ``overall`` and the same for
     each data source in ``per_source``. Scores are fractions 0..1, pooled over the images, then averaged over the
-    classes that occur, of PQ, SQ and RQ also over those that were invented; None where no class does.
+    classes that occur in the labels (for PQ, SQ and RQ also in predictions); None where no class does.
     ``void_fraction`` is the share of pixels that nobody labelled. Raises ValueError for a model in training mode.
     """
     if model.training:
@@ -121,7 +120,7 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
 
 
 def settings(model: PEM, config: PEMConfig) -> dict[str, Any]:
-    """What the scores of a model depend on besides its weights and the photos, to be kept beside them."""
+    """What scores depend on besides the weights and the photos, to be stored with them."""
     parameter = next(model.parameters())
     precision = str(parameter.dtype).removeprefix("torch.")
     if parameter.is_cuda and precision == "float32":
@@ -140,7 +139,7 @@ def settings(model: PEM, config: PEMConfig) -> dict[str, Any]:
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The scores in percent: everything, each data source, then each class that occurs or was invented."""
+    """The scores in percent: of all images, of each data source, then of each class that has a score."""
     keys: tuple[str, ...] = ("miou", "pq", "sq", "rq", "pq_things", "pq_stuff")
     lines = [f"{'':<16}{'images':>8}" + "".join(f"{key:>10}" for key in keys)]
     for name, scores in (("all", result["overall"]), *result["per_source"].items()):
@@ -187,7 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _place_for(path: Path | None) -> Iterator[None]:
-    """Tries whether the file can be written, or the work would be lost at its end; leaves none without a result."""
+    """Checks before the work that the file can be written; removes an empty file if there is no result."""
     is_new = path is not None and not path.exists()
     if path is not None:
         try:

@@ -1,4 +1,4 @@
-"""Which query answers for which segment: point sampling, and the Hungarian matching on it."""
+"""Which query answers for which segment: Hungarian matching on sampled points."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from pem.config import TrainingConfig
 from pem.layers import to_float
 from pem.outputs import Prediction
+from pem.training.config import TrainingConfig
 from pem.training.target import FIRST_SEGMENT, NONE_OF_THESE, Target
 
 
 def draw_points(count: int, num_points: int, size: tuple[int, int], device: torch.device) -> Tensor:
     """``count`` sets of uniform random points (row, col) in 0..1: [count, P, 2].
 
-    There are never more points than the mask (of this size) has pixels: from there on, every pixel centre once.
+    If a mask of this size has no more pixels than that, the points are its pixel centres, each once.
     """
     height, width = size
     if num_points < height * width:
@@ -39,7 +39,7 @@ def sample_segments(ids: Tensor, points: Tensor, segment: Tensor) -> Tensor:
     """How much of each point belongs to a segment, by bilinear interpolation of its mask.
 
     ids int [H, W], points [S, P, 2] (or [1, P, 2], shared), segment int [S] (the number of a segment, from 0)
-    -> [S, P]. Looks the four neighbours up in the id map, so that no mask is ever made.
+    -> [S, P]. Looks up the four neighbours in the id map, so it needs no mask.
     """
     height, width = ids.shape
     row, col = points[..., 0] * height - 0.5, points[..., 1] * width - 0.5
@@ -123,7 +123,7 @@ def match(predictions: list[Prediction], targets: list[Target], config: Training
         costs.append(matching_cost(class_logits[b], mask_logits[b], target.labels, inside, known, config))
 
     matches = []
-    for cost in costs:  # after all of them are under way: taking one from a GPU waits for it
+    for cost in costs:  # not in the loop above: each copy from a GPU waits for it
         pairs = np.concatenate(
             [
                 np.stack((np.full_like(q, i), q, s))

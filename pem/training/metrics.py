@@ -2,13 +2,13 @@
 
 In each image only the categories that it labels exhaustively are judged:
 
-- Void pixels count nowhere.
-- A crowd is neither looked for nor matched. It lets off predictions of its own class that lie mostly in it, and stays
-  in every union, as in COCO's evaluator.
-- A prediction of another category counts neither for nor against that category, which may well be there unlabelled;
-  but what it covers of a judged category is missed.
-- A labelled segment of another category is not looked for: finding it would be rewarded where inventing it is never
-  punished. Its pixels are still known to be no judged category, just as those labelled as none of these.
+- Void pixels do not count.
+- A crowd need not be found and is not matched. A prediction of its class that lies mostly in it is no mistake. It
+  stays in every union, as in COCO's evaluator.
+- A prediction of another category counts neither for nor against that category, which may be there without a label.
+  But the part of a judged category that it covers is missed.
+- A labelled segment of another category need not be found: to find it would be rewarded, and to invent it never
+  punished. Its pixels are still known to be no judged category, like those labelled as none of these.
 
 Both metrics are torchmetrics', so they add up (``merge_state``) and sync across processes. ``update`` takes the target
 that ``PanopticDataset.original`` gives, in which machine-named segments are not judged.
@@ -32,7 +32,7 @@ _UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which of P predicted ids are which of T labelled ids in one image; class K is no judged one."""
+    """How P predicted ids match T labelled ids in one image; class K stands for all classes that are not judged."""
 
     predicted_class: np.ndarray  # int [P]
     labelled_class: np.ndarray  # int [T]; -1 where nobody knows; of crowds the class of their things
@@ -61,17 +61,17 @@ def compare(prediction: Segmentation, target: Target) -> Comparison:
     # At most one partner each, since they share more than half of their union.
     matched = (iou > 0.5) & (predicted_class[:, None] == labelled_class) & judged
     missed = judged & ~matched.any(0)
-    # As in the benchmark, a prediction that lies mostly on void, or in a crowd of its class, is let off.
+    # As in the benchmark, a prediction that lies mostly on void or in a crowd of its class is no mistake.
     wrong = (predicted_class < num_classes) & ~matched.any(1) & (2 * excused_px <= predicted_px) & (predicted_px > 0)
     return Comparison(predicted_class, labelled_class, iou, matched, wrong, missed)
 
 
 class PartialPanopticQuality(Metric):
-    """PQ, SQ and RQ per class, float64 [K, 3]; nan for a class of which there was no segment to find and none wrong.
+    """PQ, SQ and RQ per class, float64 [K, 3]; nan for a class that was neither labelled nor predicted.
 
-    As in the benchmark (arXiv 1801.00868), a class that was only ever invented has 0, and so lowers the mean over the
-    classes. torchmetrics' own metric knows no crowds, forgives objects where the prediction is blank, and computes in
-    float32.
+    As in the benchmark (arXiv 1801.00868), a class that is predicted but nowhere labelled has 0, which lowers the mean
+    over the classes. torchmetrics' own metric knows no crowds, ignores objects where the prediction is blank, and
+    computes in float32.
     """
 
     full_state_update = False
@@ -115,7 +115,7 @@ class PartialPanopticQuality(Metric):
 class PartialIoU(Metric):
     """Intersection over union per class, pooled over all pixels: float64 [K]; nan for a class that was nowhere.
 
-    Of one class, torchmetrics makes the result a number without an axis.
+    For a single class, torchmetrics removes the axis of the result.
     """
 
     full_state_update = False
@@ -144,14 +144,14 @@ class PartialIoU(Metric):
 
 
 def _classes_of_target(target: Target) -> np.ndarray:
-    """The class of every id: a judged one, K for what is known to be none of them, or unknown."""
+    """The class of every id: a judged class, K for what is known to be none of them, or unknown."""
     exhaustive, labels = target.exhaustive.cpu().numpy(), torch.cat((target.labels, target.crowds)).cpu().numpy()
     judged = np.where(exhaustive[labels], labels, len(exhaustive))
     return np.concatenate([[_UNKNOWN, len(exhaustive)], judged])
 
 
 def _classes_of_prediction(prediction: Segmentation, target: Target) -> np.ndarray:
-    """The class of every id, K where nothing was recognised or the image cannot tell whether it is right."""
+    """The class of every id; K where nothing was recognised, or the labels cannot tell whether it is right."""
     exhaustive = target.exhaustive.cpu().numpy()
     # A reading may have been filtered: an id without a segment is not recognised.
     last = max((segment.id for segment in prediction.segments), default=0)

@@ -15,13 +15,13 @@ from types import FrameType
 import torch
 from torch import distributed
 
-# A Linux kernel sends the signal to this process when its parent ends; nothing happens on other systems.
+# Linux sends this process the signal when its parent ends. On other systems the function does nothing.
 from torch.multiprocessing import _prctl_pr_set_pdeathsig as end_with_parent  # type: ignore[attr-defined]
 
 HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 ENDING = tuple(number for number in (signal.SIGINT, signal.SIGTERM, HANGUP) if number is not None)
-# By this one a process learns that torchrun has died. Linux may send it twice, so it must not be one of those that end
-# a process when they come twice.
+# Tells a process that torchrun has died. Linux may send it twice, so it must not be one of ENDING, whose second signal
+# ends the process.
 PARENT_DIED = signal.SIGUSR1 if sys.platform == "linux" else None
 
 
@@ -29,9 +29,9 @@ PARENT_DIED = signal.SIGUSR1 if sys.platform == "linux" else None
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Joins the processes that torchrun started, if it did; yields the device of this process.
 
-    What the block leaves must not hold a model wrapped for several processes: keep it in a function that the block
-    calls. The wrapped model owns a part of the group. If it is freed after the group, its destructor waits for a
-    worker thread while it holds the interpreter's lock, which that thread may wait for (gloo, torch 2.11): for ever.
+    Keep a model that is wrapped for several processes in a function that the block calls, so that it is freed when the
+    block ends. If it is freed after the group, the process may hang for ever (gloo, torch 2.11): its destructor holds
+    the interpreter's lock and waits for a thread that may need this lock.
     """
     if "RANK" not in os.environ:
         with _locals_freed():
@@ -49,9 +49,9 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
 
 @contextmanager
 def _locals_freed() -> Iterator[None]:
-    """Frees what an error holds: the wrapped model, and the processes that load photos, which end with their loader.
+    """Frees what an error holds: the wrapped model, and the data loader, whose processes end with it.
 
-    They ignore the signal by which ``multiprocessing`` would end them, so that it would wait for them for ever.
+    These ignore the signal with which ``multiprocessing`` ends processes, so it would wait for them for ever.
     """
     try:
         yield
@@ -59,11 +59,11 @@ def _locals_freed() -> Iterator[None]:
         forget_locals_of(error)
         raise
     finally:
-        gc.collect()  # of what refers to itself
+        gc.collect()  # frees cycles, too
 
 
 def forget_locals_of(error: BaseException | None) -> None:
-    """Frees what the functions held that an error, or one behind it, has ended."""
+    """Frees the local variables of all functions that an error, or one of its causes, has ended."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
@@ -86,8 +86,8 @@ def largest(number: int, device: torch.device) -> int:
 def noted_signals() -> Iterator[list[int]]:
     """Notes the signals that end a process in the list, instead of being ended; the second ends the process at once.
 
-    They are those of Ctrl-C, of ``kill`` and, unless ``nohup`` started the process, of a terminal that is closed.
-    The death of torchrun is noted as SIGTERM.
+    These are the signals of Ctrl-C, of ``kill`` and, except under ``nohup``, of a closed terminal. The death of
+    torchrun is noted as SIGTERM.
     """
     noted: list[int] = []
     numbers = [number for number in ENDING if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN]
@@ -114,13 +114,13 @@ def noted_signals() -> Iterator[list[int]]:
 
 
 def start_loader(worker_id: int) -> None:
-    """Of a process that loads photos: it works until the trainer ends, whatever signal both get."""
+    """Prepares a process that loads photos: it ignores signals and works until the trainer ends."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(signal.SIGKILL)
 
 
 def let_loaders_end_quietly() -> None:
-    """Torch then finds out that one has died when it waits for its batch; its own handler raises in any line at all."""
+    """Removes torch's handler, which raises in any line. Torch still notices a death when it waits for a batch."""
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Which photos a training step sees, and with which random numbers: the same however often the run was stopped."""
+"""The photos and random numbers of each training step, which do not depend on how often the run was stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pem.training.data import PanopticDataset
 from pem.training.processes import rank_and_world_size
 from pem.training.target import Target
 
-REPEAT_THRESHOLD = 0.05  # classes on fewer of the photos than this share are shown more often
+REPEAT_THRESHOLD = 0.05  # a class on a smaller share of the photos is shown more often
 
 
 class RepeatableSampler:
@@ -61,7 +61,7 @@ class RepeatableSampler:
 
 
 class SeededDataset(Dataset):
-    """Takes (index, seed) and augments with that seed, whichever process does it."""
+    """Takes (index, seed) and augments with that seed, so that the process which does it plays no part."""
 
     def __init__(self, dataset: PanopticDataset) -> None:
         self.dataset = dataset

@@ -1,48 +1,55 @@
-"""What a training run begins with: the weights of a whole model, or those of a backbone."""
+"""What a training run starts from: the weights of a whole model, or of a backbone."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from pem.attention import PrototypeCrossAttention
-from pem.categories import categories_for
-from pem.config import PEMConfig
 from pem.model import PEM
 from pem.training.backbone import load_imagenet_backbone
-from pem.training.data import plain_name
+from pem.training.classes import class_names
 from pem.weights import load_model, own_config
 
 _log = logging.getLogger("pem")
 
 
-def prepare(model: PEM, arguments: argparse.Namespace, resumes: bool) -> str:
-    """Gives a model with random weights those that the command names; a run that resumes has its own.
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with: a whole model, or else random weights with an ImageNet backbone or without."""
 
-    Returns what they are, "" where that cannot be told: a checkpoint keeps it, because another start makes another
+    model: str | None = None  # what pem.load_model takes, or a published checkpoint of the preset
+    preset: str = "default"
+    backbone_weights: Path | None = None  # a file of ImageNet weights, where no library has them
+    random_backbone: bool = False
+
+
+def prepare(model: PEM, start: Start, resumes: bool) -> str:
+    """Gives a model with random weights those of the start; a run that resumes has its own.
+
+    Returns what they are, "" where that cannot be told. A checkpoint keeps it, because another start makes another
     model. Raises what ``pem.load_model`` and ``load_imagenet_backbone`` do.
     """
-    raise_prototypes(model, model.config.training.prototype_gain)
     try:
-        if arguments.start:
-            other = load_start(arguments.start, arguments.config)
+        if start.model:
+            other = load_start(start.model, start.preset)
             if not resumes:
                 start_from(model, other)
             return fingerprint(other)
-        if arguments.random_backbone:
+        if start.random_backbone:
             return "random"
         if not resumes:
-            load_imagenet_backbone(model, arguments.backbone_weights)
-        path = arguments.backbone_weights
+            load_imagenet_backbone(model, start.backbone_weights)
+        path = start.backbone_weights
         return hashlib.sha256(path.read_bytes()).hexdigest() if path else "imagenet"
     except FileNotFoundError as error:
         if not resumes:
             raise
-        # The checkpoint has all that the run needs, which may have moved to another machine.
+        # The run may have moved to another machine; its checkpoint has all that it needs.
         _log.warning(f"The run goes on, but whether it began with these weights is not known: {error}")
         return ""
 
@@ -56,7 +63,7 @@ def load_start(name: str, preset: str) -> PEM:
 
 
 def fingerprint(model: PEM) -> str:
-    """The same for the same weights, whatever file they come from."""
+    """A hash of the weights, independent of the file that they come from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if tensor.is_floating_point():
@@ -66,10 +73,10 @@ def fingerprint(model: PEM) -> str:
 
 
 def start_from(model: PEM, other: PEM) -> None:
-    """Takes over the weights of another model; where it has the other attention, all but the cross-attention's, where
-    it knows other classes, all but those of its class logits, and where it has more or fewer queries, all but theirs.
+    """Takes over the weights of another model.
 
-    Raises ValueError when the models differ in anything else.
+    Three kinds of weights stay new where the models differ: cross-attention if the kind of attention differs, class
+    logits if the classes do, and queries if their number does. Raises ValueError if anything else differs.
     """
     left_out = []
     wanted, found = model.config.num_queries, other.config.num_queries
@@ -99,13 +106,9 @@ def start_from(model: PEM, other: PEM) -> None:
     model.load_state_dict(theirs, strict=False)
 
 
-def class_names(config: PEMConfig) -> list[tuple[str, bool]]:
-    return [(plain_name(category.name), category.is_thing) for category in categories_for(config)]
-
-
 @torch.no_grad()
 def raise_prototypes(model: PEM, gain: float) -> None:
-    """Multiplies what the prototypes of a network with random weights add to the queries."""
+    """Multiplies by ``gain`` what prototypes add to the queries, in a network with random weights."""
     for layer in model.decoder.layers:
         if isinstance(layer.cross_attention, PrototypeCrossAttention):
             layer.cross_attention.final.weight.mul_(gain)

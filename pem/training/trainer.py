@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import math
@@ -16,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.transforms.v2.functional import normalize
 
-from pem.config import PEMConfig, TrainingConfig
+from pem.config import PEMConfig
 from pem.fast import accelerate_training
 from pem.layers import first_line
 from pem.model import PEM
+from pem.training.config import TrainingConfig
 from pem.training.criterion import Criterion
 from pem.training.target import Target
 
@@ -28,14 +29,11 @@ from pem.training.target import Target
 class TrainingStep(nn.Module):
     """Model and criterion as one module, so that distributed training sees all parameters. Returns losses by name."""
 
-    def __init__(self, model: PEM) -> None:
+    def __init__(self, model: PEM, config: TrainingConfig) -> None:
         super().__init__()
         self.model = model
-        self.criterion = Criterion(model.config)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(model.config.pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(model.config.pixel_std).view(3, 1, 1), persistent=False)
+        self.criterion = Criterion(model.config, config)
+        self.freezes_norms = config.freeze_backbone_norm or config.backbone_lr_factor == 0
 
     def train(self, mode: bool = True) -> TrainingStep:
         super().train(mode)
@@ -44,22 +42,22 @@ class TrainingStep(nn.Module):
         return self
 
     def frozen_norms(self) -> list[nn.Module]:
-        """Those whose statistics, scale and shift stay as they are."""
-        training = self.model.config.training
-        if not training.freeze_backbone_norm and training.backbone_lr_factor > 0:
+        """The norms of the backbone, if their statistics, scale and shift stay as they are."""
+        if not self.freezes_norms:
             return []
         return [x for x in self.model.backbone.modules() if isinstance(x, nn.modules.batchnorm._BatchNorm)]
 
     def forward(self, images: Tensor, targets: list[Target], autocast: bool) -> dict[str, Tensor]:
         """images uint8 [B, 3, H, W] -> weighted losses."""
-        pixels = (images.float() - self.mean) / self.std
+        config = self.model.config
+        pixels = normalize(images.float(), list(config.pixel_mean), list(config.pixel_std))
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=autocast):
             output = self.model(pixels)
         return self.criterion(output, targets)
 
 
 def keep_slow_gradients_in_float32(module: nn.Module) -> None:
-    """Takes depthwise convolutions that are 5x5 or have a stride out of a CPU's autocast.
+    """Keeps depthwise convolutions that are 5x5 or have a stride in float32 in spite of a CPU's autocast.
 
     Their gradients in bfloat16 fall back to a loop that takes 3 to 50 times as long as in float32.
     """
@@ -105,21 +103,6 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.end_lr + (config.base_lr - config.end_lr) * left
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Moves the averaged weights towards the current ones, faster in the first steps."""
-    decay = min(decay, (1 + step) / (10 + step))
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
-
-
-# What a model is called and when it was trained says nothing about how.
-_IDENTITY = ("name", "trained")
-
-
 class Trainer:
     """The state of a run: everything that a checkpoint must keep.
 
@@ -129,25 +112,34 @@ class Trainer:
     def __init__(
         self,
         model: PEM,
+        config: TrainingConfig,
         device: torch.device,
         autocast: bool,
         seed: int,
         origin: dict[str, str] | None = None,
     ) -> None:
-        self.config, self.device, self.autocast, self.seed = model.config.training, device, autocast, seed
+        self.config, self.device, self.autocast, self.seed = config, device, autocast, seed
         self.origin = origin or {}
         self.step = 0
-        if self.config.backbone_lr_factor == 0:
+        if config.backbone_lr_factor == 0:
             model.backbone.requires_grad_(False)
         # Channels last is the layout that the convolutions of both kinds of device like best.
-        self.core = TrainingStep(model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.core = TrainingStep(model, config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for norm in self.core.frozen_norms():
             norm.requires_grad_(False)
         accelerate_training(model)
-        self.average = copy.deepcopy(model).eval().requires_grad_(False) if self.config.ema_decay else None
+        self.average = None
+        if config.ema_decay:
+            from timm.utils import ModelEmaV3  # not above: it takes a second
+
+            # After step n the decay is ema_decay, or less in the first steps: (1 + n) / (10 + n), which is
+            # 1 - (1 + (n + 1) / 9) ** -1. timm counts from n + 2 on.
+            self.average = ModelEmaV3(
+                model, config.ema_decay, update_after_step=-2, use_warmup=True, warmup_gamma=9, warmup_power=1
+            ).requires_grad_(False)
         if device.type == "cpu" and autocast:
             keep_slow_gradients_in_float32(model)
-        self.optimizer = build_optimizer(self.core, self.config)
+        self.optimizer = build_optimizer(self.core, config)
         self.module: nn.Module = self.core
         if distributed.is_initialized():
             if device.type == "cuda":
@@ -171,19 +163,20 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         if self.average is not None:
-            update_average(self.average, self.core.model, self.step, self.config.ema_decay)
+            self.average.update(self.core.model, self.step)
         return {name: float(loss.detach()) for name, loss in losses.items()} | {"gradient_norm": float(norm)}
 
     @property
     def best_model(self) -> PEM:
-        return self.core.model if self.average is None else self.average
+        return self.core.model if self.average is None else self.average.module
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a run and its checkpoint must have in common."""
-        config = dataclasses.asdict(self.core.model.config)
-        settings = config | config.pop("training") | {"seed": self.seed}
-        return json.loads(json.dumps({name: settings[name] for name in settings.keys() - set(_IDENTITY)}))
+        """What a run and its checkpoint must have in common; its name and date may differ."""
+        network, training = dataclasses.asdict(self.core.model.config), dataclasses.asdict(self.config)
+        settings = network | training | {"seed": self.seed}
+        del settings["name"], settings["trained"]
+        return json.loads(json.dumps(settings))
 
     @property
     def dated_config(self) -> PEMConfig:
@@ -195,11 +188,11 @@ class Trainer:
         state = {
             "step": self.step,
             "module": self.core.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "settings": self.settings,
             "origin": self.origin,
-            "config": json.dumps(dataclasses.asdict(self.dated_config)),  # from it pem.load_model rebuilds the model
+            "config": json.dumps(dataclasses.asdict(self.dated_config)),  # for pem.load_model
         }
         unfinished = path.with_suffix(".partial")
         try:
@@ -219,8 +212,8 @@ class Trainer:
         with _intact(path):
             state = torch.load(path, map_location=self.device, weights_only=True)
             step, theirs, their_origin = int(state["step"]), dict(state["settings"]), dict(state.get("origin", {}))
-        # A setting that came into the world after the checkpoint was at its default.
-        theirs = {x.name: x.default for kind in (TrainingConfig, PEMConfig) for x in dataclasses.fields(kind)} | theirs
+        # A setting that is newer than the checkpoint had its default.
+        theirs = {x.name: x.default for kind in (PEMConfig, TrainingConfig) for x in dataclasses.fields(kind)} | theirs
         theirs["iterations"] = self.config.iterations
         other = [name for name, value in sorted(self.settings.items()) if theirs.get(name) != value]
         for name, value in self.origin.items():
@@ -239,16 +232,16 @@ class Trainer:
         with _intact(path):
             self.core.load_state_dict(state["module"])
             if self.average is not None and state["average"] is not None:
-                self.average.load_state_dict(state["average"])
+                self.average.module.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
         self.step = step
-        # Of what cannot be told now the checkpoint still knows what it was.
+        # What is unknown now stays as the checkpoint knows it.
         self.origin = {name: value or their_origin.get(name, "") for name, value in self.origin.items()}
 
 
 @contextmanager
 def _intact(path: Path) -> Iterator[None]:
-    """A damaged or foreign file can fail anywhere in its reader."""
+    """Turns any error of a reader into one sentence, because a damaged or foreign file can fail anywhere."""
     try:
         yield
     except Exception as error:
