@@ -157,6 +157,7 @@ from halves_model import HalvesModel
 from ui.engine import Engine
 from ui.export import export_file
 from ui.memory import hand_back, use_few_arenas
+from ui.storage import Storage
 
 def memory_mib(which):
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -170,7 +171,7 @@ for photo in (small, large):
     at_rest = memory_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
     result = engine.result(engine.run(photo))
-    export_file(engine, result, "all", folder, "panoptic")
+    export_file(engine, result, "all", Storage(folder), "panoptic")
 print(memory_mib("VmHWM") - at_rest)
 """
 

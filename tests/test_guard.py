@@ -15,10 +15,13 @@ from unittest.mock import Mock
 import httpx
 import numpy as np
 import pytest
+from fastapi import HTTPException
 from PIL import Image
 from stranger import as_file, component_ids, post, segment, upload
 
-from ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, NO_FILE, Refused, Unread, check_queue
+from ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES
+from ui.queues import Unread, check_queue
+from ui.request_fields import NO_FILE
 from ui.storage import Storage
 
 # In every place of a request where something else belongs.
@@ -246,16 +249,16 @@ def test_one_visitor_has_three_places_and_a_full_queue_says_how_long_it_is() -> 
     page._queue.process_time_per_fn = {network: Mock(avg_time=1.6)}
     check_queue(page, reading, "a", max_waiting=1)
     check_queue(page, network, "b", max_waiting=6)
-    with pytest.raises(Refused, match="You have 3 requests waiting"):
+    with pytest.raises(HTTPException, match="You have 3 requests waiting"):
         check_queue(page, network, "a", max_waiting=6)
-    with pytest.raises(Refused, match="5 visitors are waiting, for about 4 s; please try again then"):
+    with pytest.raises(HTTPException, match="5 visitors are waiting, for about 4 s; please try again then"):
         check_queue(page, network, "b", max_waiting=5)
 
 
 def test_answers_that_nobody_fetches_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     messages: dict[str, asyncio.Queue] = {"reads": asyncio.Queue(), "does not": asyncio.Queue()}
     now, sizes = [time.monotonic()], []
-    monkeypatch.setattr("ui.guard.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ui.queues.time.monotonic", lambda: now[0])
     unread = Unread()
     for _ in range(3):
         for queue in messages.values():

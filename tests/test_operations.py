@@ -28,7 +28,8 @@ from stranger import as_file, call_segment, post, upload
 
 import app
 from ui.engine import Engine
-from ui.operations import Metrics, Operations, Status, finish, open_log, recorder, route_of
+from ui.metrics import Metrics, open_log, recorder
+from ui.operations import Operations, Status, finish, route_of
 
 ROOT = Path(__file__).parent.parent
 # The server's own way to start and stop, with a network that runs until a file appears.

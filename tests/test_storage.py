@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
-from halves_model import HalvesModel, HalvesTwin
+from halves_model import HalvesBaseline, HalvesModel
 
 from ui import storage
-from ui.engine import TWIN, Engine, ResultGone
+from ui.engine import BASELINE, Engine, ResultGone
 from ui.storage import Storage, new_folder
 
 ROOT = Path(__file__).parent.parent
@@ -114,12 +114,17 @@ def test_the_oldest_files_make_room_for_new_ones(kept: Storage) -> None:
     assert [file.name for file in files if file.exists()] == ["example"]
 
 
-def test_downloads_make_room_too(kept: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept.quota_bytes = 200
-    monkeypatch.setattr(storage, "LARGEST_DOWNLOAD_BYTES", 150)
+def test_downloads_make_room_too(kept: Storage) -> None:
+    kept.quota_bytes = 150
     for _ in range(5):
-        (kept.new_download() / "overlay.png").write_bytes(bytes(100))
+        kept.write_download("overlay.png", bytes(100))
     assert len([*kept.downloads.rglob("*.png")]) == 1
+
+
+def test_a_download_makes_only_as_much_room_as_it_needs(kept: Storage) -> None:
+    kept.quota_bytes = 300
+    files = [kept.write_download("overlay.png", bytes(100)) for _ in range(3)]
+    assert all(file.stat().st_size == 100 for file in files) and len({file.parent for file in files}) == 3
 
 
 def test_folders_that_a_cleaner_removed_are_made_anew(kept: Storage) -> None:
@@ -130,14 +135,14 @@ def test_folders_that_a_cleaner_removed_are_made_anew(kept: Storage) -> None:
 
 
 def test_a_photo_and_what_was_made_of_it_are_forgotten(kept: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(HalvesModel(), twin=HalvesTwin(), storage=kept, budget_bytes=0)  # type: ignore[arg-type]
+    engine = Engine(HalvesModel(), baseline=HalvesBaseline(), storage=kept, budget_bytes=0)  # type: ignore[arg-type]
     old, start = engine.run(PHOTO), time.monotonic()
     monkeypatch.setattr("ui.results.time.monotonic", lambda: start + storage.KEEP_SECONDS + 1)
     new = engine.run(PHOTO)
-    engine.result(old + TWIN)
+    engine.result(old + BASELINE)
     assert len([*kept.results.iterdir()]) == 3
     engine.results.forget_older(storage.KEEP_SECONDS)
-    assert [engine.results.get(result_id) is None for result_id in (old, old + TWIN, new)] == [True, True, False]
+    assert [engine.results.get(result_id) is None for result_id in (old, old + BASELINE, new)] == [True, True, False]
     assert len([*kept.results.iterdir()]) == 1
 
 

@@ -17,8 +17,8 @@ from pydantic import Field, ValidationError, validate_call
 from ui.engine import Engine, ResultGone
 from ui.export import export_file
 from ui.gate import Busy, bytes_for
-from ui.guard import first_problem
 from ui.prototypes import choice_payload
+from ui.request_fields import first_problem
 from ui.storage import Storage, cannot_write
 from ui.viewer.payload import reading_payload, result_payload
 
@@ -91,7 +91,7 @@ def server_functions(engine: Engine, storage: Storage) -> list[Callable]:
         painting = (opacity, outlines, names, hidden)
         result = engine.result(result_id)
         with engine.gate.place(bytes_for(result.original_size)):
-            path = export_file(engine, result, what, storage.new_download(), *reading, *painting)
+            path = export_file(engine, result, what, storage, *reading, *painting)
         return {"url": f"gradio_api/file={quote(path.as_posix())}", "name": path.name}
 
     return [read, other, choice, export]
