@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ from ui.engine import Engine
 from ui.guard import MAX_PHOTO_MB, Guard
 from ui.header import header
 from ui.memory import hand_back_regularly, use_few_arenas
-from ui.metrics import Metrics, open_log, recorder
+from ui.metrics import Metrics, open_log
 from ui.networks import is_bundled, load_networks
-from ui.operations import Operations, Status, finish
+from ui.operations import Operations, Record, Status, finish
 from ui.precompute import EXAMPLES
 from ui.settings import read_settings
 from ui.storage import KEEP_SECONDS, Storage
@@ -88,13 +88,13 @@ def launch(
     page: gr.Blocks,
     max_waiting: int = 200,
     host_names: Sequence[str] = (),
-    record: Callable[[dict[str, Any]], None] | None = None,
+    records: Sequence[Record] = (),
     **options,
 ) -> tuple:
     """Serves the page. Returns what Blocks.launch returns: the FastAPI app, the local and the public address.
 
-    With ``host_names`` it refuses requests to other names, except for those of this machine. ``record`` is called with
-    the facts about every finished request.
+    With ``host_names`` it refuses requests to other names, except for those of this machine. Every finished request is
+    passed to the ``records``.
     """
 
     def forget_removed_files() -> None:
@@ -104,11 +104,12 @@ def launch(
     STORAGE.kept = lambda: {file for block in page.blocks.values() for file in block.keep_in_cache}
     STORAGE.sweep_with.append(forget_removed_files)
     STORAGE.sweep_regularly()
-    guards = [Middleware(Guard, storage=STORAGE, max_waiting=max_waiting)]
-    if host_names:
-        allowed = [*host_names, "127.0.0.1", "localhost"]
-        guards.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False))
-    guards.insert(0, Middleware(Operations, status=STATUS, record=record))
+    allowed = [*host_names, "127.0.0.1", "localhost"] if host_names else ["*"]
+    guards = [
+        Middleware(Operations, status=STATUS, records=records),
+        Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False),
+        Middleware(Guard, storage=STORAGE, max_waiting=max_waiting),
+    ]
     STATUS.page = page
     return page.queue(max_size=None, default_concurrency_limit=4, api_open=False).launch(
         app_kwargs={"middleware": guards, "routes": [script_route()]},
@@ -132,13 +133,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_few_arenas()
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    records: list[Record] = []
     try:
-        log = open_log(settings.log)
+        if settings.log:
+            records.append(open_log(settings.log))
     except OSError as error:
         sys.exit(f"The log {settings.log} cannot be written ({error.strerror}); choose another file with --log.")
+    host = settings.host or "127.0.0.1"  # like the page; prometheus would take all addresses
     try:
-        host = settings.host or "127.0.0.1"  # like the page; prometheus would take all addresses
-        metrics = Metrics(STATUS, host, settings.metrics_port) if settings.metrics_port else None
+        if settings.metrics_port:
+            records.append(Metrics(STATUS, host, settings.metrics_port).count)
     except ImportError:
         sys.exit("--metrics-port needs the package prometheus-client: pip install -r requirements-metrics.txt")
     except OSError as error:
@@ -146,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page = build_page(settings=settings)
     where: dict[str, Any] = {"server_name": settings.host, "server_port": settings.port, "quiet": settings.log == "-"}
     try:
-        launch(page, settings.queue, settings.host_names, recorder(log, metrics), prevent_thread_lock=True, **where)
+        launch(page, settings.queue, settings.host_names, records, prevent_thread_lock=True, **where)
     except (OSError, OverflowError):  # Gradio reports every reason as a port that is taken
         place = f"port {settings.port} of {host}" if settings.port else host
         sys.exit(

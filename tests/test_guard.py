@@ -258,7 +258,7 @@ def test_one_visitor_has_three_places_and_a_full_queue_says_how_long_it_is() -> 
 def test_answers_that_nobody_fetches_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     messages: dict[str, asyncio.Queue] = {"reads": asyncio.Queue(), "does not": asyncio.Queue()}
     now, sizes = [time.monotonic()], []
-    monkeypatch.setattr("ui.queues.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ui.queues.monotonic", lambda: now[0])
     unread = Unread()
     for _ in range(3):
         for queue in messages.values():

@@ -28,8 +28,8 @@ from stranger import as_file, call_segment, post, upload
 
 import app
 from ui.engine import Engine
-from ui.metrics import Metrics, open_log, recorder
-from ui.operations import Operations, Status, finish, route_of
+from ui.metrics import Metrics, open_log
+from ui.operations import Operations, Record, Status, finish, route_of
 
 ROOT = Path(__file__).parent.parent
 # The server's own way to start and stop, with a network that runs until a file appears.
@@ -57,11 +57,11 @@ app.main(["--port", sys.argv[1]])
 """
 
 
-def served(status: Status, record=None) -> TestClient:
+def served(status: Status, *records: Record) -> TestClient:
     inner = Starlette(
         routes=[Route("/{path:path}", lambda request: PlainTextResponse("hello"), methods=["GET", "POST"])]
     )
-    return TestClient(Operations(inner, status, record))
+    return TestClient(Operations(inner, status, records))
 
 
 def test_the_page_is_healthy(page_url: str) -> None:
@@ -79,11 +79,10 @@ def test_a_server_without_a_model_or_at_its_end_lives_but_is_not_ready(status: S
 
 
 def test_a_request_is_logged_in_one_line_that_names_no_file(tmp_path: Path) -> None:
-    with open_log(str(tmp_path / "log")) as log:
-        client = served(Status(engine=Mock()), recorder(log, None))
-        client.get("/gradio_api/file=/tmp/pem-studio-x/uploads/y/holiday.jpg")
-        client.post("/gradio_api/call/segment", content=b"holiday.jpg")
-        client.get("/holiday.jpg")
+    client = served(Status(engine=Mock()), open_log(str(tmp_path / "log")))
+    client.get("/gradio_api/file=/tmp/pem-studio-x/uploads/y/holiday.jpg")
+    client.post("/gradio_api/call/segment", content=b"holiday.jpg")
+    client.get("/holiday.jpg")
     text = (tmp_path / "log").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     assert "holiday" not in text
@@ -115,7 +114,7 @@ def test_prometheus_finds_requests_photos_and_what_waits() -> None:
     port = free_port()
     metrics = Metrics(status, "127.0.0.1", port)
     try:
-        served(status, recorder(None, metrics)).get("/config")
+        served(status, metrics.count).get("/config")
         told = httpx.get(f"http://127.0.0.1:{port}/metrics").text
     finally:
         metrics.server.shutdown()
@@ -186,7 +185,7 @@ def test_the_photo_that_runs_is_finished_before_the_server_ends(tmp_path: Path) 
         while "running" not in server.stdout.readline():
             assert server.poll() is None
         server.send_signal(signal.SIGTERM)
-        while httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
+        while visitor.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
             time.sleep(0.05)
         refused = post(visitor, "call/segment", {"data": [as_file(photo), "panoptic"]})
         assert refused.status_code == 503 and "please try again in a minute" in refused.json()["detail"]

@@ -137,7 +137,7 @@ def test_folders_that_a_cleaner_removed_are_made_anew(kept: Storage) -> None:
 def test_a_photo_and_what_was_made_of_it_are_forgotten(kept: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(HalvesModel(), baseline=HalvesBaseline(), storage=kept, budget_bytes=0)  # type: ignore[arg-type]
     old, start = engine.run(PHOTO), time.monotonic()
-    monkeypatch.setattr("ui.results.time.monotonic", lambda: start + storage.KEEP_SECONDS + 1)
+    monkeypatch.setattr("ui.results.monotonic", lambda: start + storage.KEEP_SECONDS + 1)
     new = engine.run(PHOTO)
     engine.result(old + BASELINE)
     assert len([*kept.results.iterdir()]) == 3

@@ -9,13 +9,13 @@ from typing import Any
 import gradio as gr
 
 import pem
-from ui.engine import TASKS, Engine, Reading, ResultGone
+from ui.engine import EXPECTED, TASKS, Engine, Reading, sentence
 from ui.export import arrays_files, overlay_files, segments_files, trace_json, write
-from ui.gate import Busy, bytes_for
+from ui.gate import bytes_for
 from ui.image_input import SafeImage, Upload
 from ui.queues import PROGRAMS, READING, wait_in
 from ui.results import KeptResult
-from ui.storage import Storage, cannot_write
+from ui.storage import Storage
 from ui.viewer.payload import segment_json
 
 
@@ -98,18 +98,11 @@ def add_endpoints(engine: Engine, storage: Storage) -> None:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turns what went wrong in the block into a gr.Error with one sentence."""
+    """Turns what the engine may raise in the block into a gr.Error with one sentence."""
     try:
         yield
-    except ResultGone as error:
-        sentence = f"{error} Please call /segment again."
-    except OSError as error:
-        sentence = cannot_write(error)
-    except (Busy, ValueError) as error:
-        sentence = str(error)
-    else:
-        return
-    raise gr.Error(sentence, print_exception=False)
+    except EXPECTED as error:
+        raise gr.Error(sentence(error, "Please call /segment again."), print_exception=False) from None
 
 
 def describe(result_id: str, result: KeptResult, reading: Reading) -> dict[str, Any]:

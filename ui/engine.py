@@ -23,9 +23,9 @@ from pem.outputs import PEMOutput, Segmentation
 from pem.photos import open_photo, to_array
 from pem.predict import READINGS
 from pem.preprocess import resize, to_pixels
-from ui.gate import Gate, bytes_for
+from ui.gate import Busy, Gate, bytes_for
 from ui.results import KeptLayer, KeptOutput, KeptResult, ResultStore, encode
-from ui.storage import Storage
+from ui.storage import Storage, cannot_write
 
 _log = logging.getLogger("pem")
 TASKS = tuple(READINGS)
@@ -46,6 +46,16 @@ class Reading:
 
 class ResultGone(LookupError):
     """The kept result had to make room for newer ones."""
+
+
+EXPECTED = (ResultGone, Busy, ValueError, OSError)  # what may go wrong without a mistake in the code
+
+
+def sentence(error: Exception, way_out: str) -> str:
+    """What a visitor is told of one of EXPECTED; the ``way_out`` is for results that are gone."""
+    if isinstance(error, OSError):
+        return cannot_write(error)
+    return f"{error} {way_out}" if isinstance(error, ResultGone) else str(error)
 
 
 class Engine:

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from ui.operations import Status
-
-
-def recorder(log: TextIO | None, metrics: Metrics | None) -> Callable[[dict[str, Any]], None] | None:
-    """The function that records a request in the log and in the metrics; None where there is neither."""
-    if log is None and metrics is None:
-        return None
-
-    def record(request: dict[str, Any]) -> None:
-        if metrics is not None:
-            metrics.count(request)
-        if log is not None:
-            print(json.dumps(request), file=log, flush=True)
-
-    return record
+from ui.operations import Record, Status
 
 
-def open_log(name: str | None) -> TextIO | None:
-    """Opens the file of this name to append to it; ``-`` is the standard output, and None is no log."""
-    if name is None or name == "-":
-        return sys.stdout if name else None
-    return Path(name).open("a", encoding="utf-8")
+def open_log(name: str) -> Record:
+    """Returns the function that appends a request to the file of this name; ``-`` is the standard output."""
+    log = sys.stdout if name == "-" else Path(name).open("a", encoding="utf-8")
+    return lambda request: print(json.dumps(request), file=log, flush=True)
 
 
 class Metrics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -27,6 +27,9 @@ ROUTE = re.compile(
 )
 
 
+Record = Callable[[dict[str, Any]], None]  # takes the facts about one finished request
+
+
 @dataclass
 class Status:
     """The state of this server: ``engine`` is None while it has no model."""
@@ -42,10 +45,10 @@ class Status:
 
 
 class Operations:
-    """The ASGI middleware around all others. It calls ``record`` with the facts about every finished request."""
+    """The ASGI middleware around all others. It passes every finished request to the ``records``."""
 
-    def __init__(self, app: ASGIApp, status: Status, record: Callable[[dict[str, Any]], None] | None) -> None:
-        self.app, self.status, self.record = app, status, record
+    def __init__(self, app: ASGIApp, status: Status, records: Sequence[Record] = ()) -> None:
+        self.app, self.status, self.records = app, status, records
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers questions about health itself, and refuses new work while the server is ending."""
@@ -58,8 +61,6 @@ class Operations:
             return await JSONResponse({"live": True, "ready": ready}, code)(scope, receive, send)
         refused = self.status.is_ending and scope["method"] == "POST"
         app = JSONResponse({"detail": ENDING}, 503) if refused else self.app
-        if self.record is None:
-            return await app(scope, receive, send)
         start, status, num_bytes = time.perf_counter(), 500, 0
 
         async def watch(message: Message) -> None:
@@ -71,16 +72,16 @@ class Operations:
         try:
             await app(scope, receive, watch)
         finally:
-            self.record(
-                {
-                    "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-                    "method": scope["method"],
-                    "route": route_of(scope["path"]),
-                    "status": status,
-                    "ms": round((time.perf_counter() - start) * 1000, 1),
-                    "bytes": num_bytes,
-                }
-            )
+            request = {
+                "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+                "method": scope["method"],
+                "route": route_of(scope["path"]),
+                "status": status,
+                "ms": round((time.perf_counter() - start) * 1000, 1),
+                "bytes": num_bytes,
+            }
+            for record in self.records:
+                record(request)
 
 
 def route_of(path: str) -> str:

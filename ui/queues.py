@@ -6,8 +6,8 @@ The queues are Gradio's own, which has no public interface for this.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 import gradio as gr
@@ -66,14 +66,14 @@ class Unread:
     """Answers that nobody fetches. Gradio keeps those of 2,000 sessions, and one may take some megabytes."""
 
     def __init__(self) -> None:
-        self._looked_at = time.monotonic()
+        self._looked_at = monotonic()
         self._first: dict[str, Any] = {}  # the first message of each session at the last look
 
     def forget(self, messages_of: Mapping[str, asyncio.Queue]) -> None:
         """Drops the answers of sessions that fetched nothing since the last look, at least a minute ago."""
-        if time.monotonic() - self._looked_at < UNREAD_SECONDS:
+        if monotonic() - self._looked_at < UNREAD_SECONDS:
             return
-        self._looked_at = time.monotonic()
+        self._looked_at = monotonic()
         unread = {session: messages for session, messages in messages_of.items() if not messages.empty()}
         for session, messages in unread.items():
             if _first_of(messages) is self._first.get(session):

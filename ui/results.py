@@ -7,11 +7,11 @@ import logging
 import pickle
 import secrets
 import threading
-import time
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +88,7 @@ class KeptResult:
     layers: tuple[KeptLayer, ...]
     stage_ms: dict[str, float]  # in the order in which the stages ran
     notice: str = ""  # what the visitor should know about the run
-    arrived: float = field(default_factory=lambda: time.monotonic())  # when the photo did
+    arrived: float = field(default_factory=lambda: monotonic())  # when the photo did
 
     @property
     def stem(self) -> str:
@@ -173,7 +173,7 @@ class ResultStore:
 
     def forget_older(self, keep_seconds: float) -> None:
         """Forgets photos that arrived longer ago, with everything that was made of them."""
-        oldest = time.monotonic() - keep_seconds
+        oldest = monotonic() - keep_seconds
         with self._lock:
             for result_id in [key for key, result in self._in_memory.items() if result.arrived < oldest]:
                 del self._in_memory[result_id]

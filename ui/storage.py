@@ -28,7 +28,8 @@ _log = logging.getLogger("pem")
 class Storage:
     """The folder of this server, which is made at once. It is in use as long as this process holds the lock beside it.
 
-    ``kept`` names files in it that the page itself needs. The functions in ``sweep_with`` are called at every sweep.
+    Gradio writes photos into ``uploads``. ``downloads`` are files for visitors, ``results`` what the network computed.
+    ``kept`` names files that the page itself needs. The functions in ``sweep_with`` are called at every sweep.
     """
 
     def __init__(self, parent: Path | None = None, quota_bytes: int = QUOTA_BYTES) -> None:
@@ -38,6 +39,7 @@ class Storage:
         self.kept: Callable[[], Collection[str]] = tuple
         self.sweep_with: list[Callable[[], None]] = []
         self.root = parent.resolve() / (PREFIX + secrets.token_urlsafe(12))
+        self.uploads, self.downloads, self.results = (self.root / name for name in ("uploads", "downloads", "results"))
         self._lock = FileLock(self.root.with_suffix(".lock"))
         with suppress(OSError, NotImplementedError):  # where files cannot be locked, no folder counts as abandoned
             self._lock.acquire(blocking=False)
@@ -45,21 +47,6 @@ class Storage:
         for folder in (self.root, self.uploads, self.downloads, self.results):
             folder.mkdir(mode=0o700)
         atexit.register(self.remove)
-
-    @property
-    def uploads(self) -> Path:
-        """Photos, which Gradio writes."""
-        return self.root / "uploads"
-
-    @property
-    def downloads(self) -> Path:
-        """Files that were made for visitors."""
-        return self.root / "downloads"
-
-    @property
-    def results(self) -> Path:
-        """What the network computed for photos."""
-        return self.root / "results"
 
     def write_download(self, name: str, data: bytes) -> Path:
         """Writes a file into a new folder of its own and returns its path. The oldest files make room for it."""
