@@ -1,4 +1,4 @@
-"""What the page computes and remembers, without a browser: one pass, many readings, bounded memory, small payloads."""
+"""What the page computes without a browser: one pass of the network, many readings, small payloads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from small_model import small_model
 
 import pem
 from ui.engine import BASELINE, MAX_SHOWN_PX, TASKS, Engine, Reading, ResultGone
-from ui.results import KeptResult, ResultStore
 from ui.storage import Storage
 from ui.viewer.payload import reading_payload, result_payload
 from ui.viewer.server import open_result, server_functions
@@ -106,7 +105,7 @@ def test_an_example_is_run_when_it_is_asked_for_and_not_kept(tmp_path: Path) -> 
     assert engine.result("example-noise").name == "noise"
     engine.result("example-noise")
     assert model.forwards == 1
-    engine.run(PHOTO)  # pushes it out
+    engine.run(PHOTO)  # takes its place
     engine.result("example-noise")
     assert model.forwards == 3
 
@@ -177,53 +176,6 @@ def test_without_a_baseline_there_is_no_other_result() -> None:
     assert engine.other(result_id) is None and engine.baseline_choice(result_id, 0, 2, 0) is None
     with pytest.raises(ResultGone):
         engine.result(result_id + BASELINE)
-
-
-# -------------------------------------------------------------------------------------------------------------- store
-
-
-def kept_result(num_bytes: int) -> KeptResult:
-    engine = Engine(HalvesModel())
-    result = engine.result(engine.run(PHOTO))
-    return dataclasses.replace(result, jpeg=bytes(num_bytes - (result.num_bytes - len(result.jpeg))))
-
-
-def test_the_store_forgets_the_least_recently_used_beyond_its_budget() -> None:
-    store = ResultStore(budget_bytes=25_000_000)
-    ten = kept_result(10_000_000)
-    assert ten.num_bytes == 10_000_000
-    first, second = store.put(ten), store.put(ten)
-    assert store.get(first) is not None  # now the second is the oldest
-    third = store.put(ten)
-    assert store.get(second) is None
-    assert store.get(first) is not None and store.get(third) is not None
-    huge = store.put(kept_result(100_000_000))  # whoever just pressed Segment sees the result, whatever its size
-    assert store.get(huge) is not None and store.get(first) is None and store.get(third) is None
-
-
-def test_a_kept_result_counts_all_of_its_arrays(engine: Engine, result_id: str) -> None:
-    result = engine.result(result_id)
-
-    def sizes(value: object) -> int:
-        if isinstance(value, (np.ndarray, torch.Tensor)):
-            return value.nbytes
-        if isinstance(value, bytes):
-            return len(value)
-        if isinstance(value, (tuple, list)):
-            return sum(map(sizes, value))
-        if dataclasses.is_dataclass(value):
-            return sum(sizes(getattr(value, field.name)) for field in dataclasses.fields(value))
-        return 0
-
-    assert result.num_bytes == pytest.approx(sizes(result), rel=0.01)
-
-
-def test_a_forgotten_result_says_what_to_do() -> None:
-    engine = Engine(HalvesModel(), budget_bytes=0)
-    old = engine.run(PHOTO)
-    engine.run(PHOTO)
-    with pytest.raises(ResultGone, match="no longer kept"):
-        engine.result(old)
 
 
 def test_a_photo_that_the_gpu_has_no_memory_for_is_run_on_the_cpu_and_the_result_says_so(

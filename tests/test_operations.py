@@ -1,4 +1,4 @@
-"""What whoever runs the server is told, and how it ends."""
+"""What the operator of a server is told, and how the server ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ui.metrics import Metrics, open_log
 from ui.operations import Operations, Record, Status, finish, route_of
 
 ROOT = Path(__file__).parent.parent
-# The server's own way to start and stop, with a network that runs until a file appears.
+# Starts and stops like the real server, but its network runs until a file appears.
 SERVE = """
 import sys
 import time
@@ -94,7 +94,7 @@ def test_a_request_is_logged_in_one_line_that_names_no_file(tmp_path: Path) -> N
     assert all(set(line) == {"time", "method", "route", "status", "ms", "bytes"} for line in lines)
 
 
-def test_what_is_refused_at_the_end_is_logged_too() -> None:
+def test_a_request_that_is_refused_at_the_end_is_logged_too() -> None:
     told: list[dict] = []
     served(Status(engine=Mock(), is_ending=True), told.append).post("/gradio_api/queue/join")
     assert [(line["route"], line["status"]) for line in told] == [("queue/join", 503)]
@@ -105,7 +105,7 @@ def test_routes_are_of_a_few_kinds() -> None:
     assert [route_of(path) for path in paths] == ["/", "upload", "upload_progress", "queue/data", "config", "other"]
 
 
-def test_prometheus_finds_requests_photos_and_what_waits() -> None:
+def test_prometheus_finds_requests_photos_and_waiting_events() -> None:
     pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
     engine, page = Engine(HalvesModel()), Mock()
     engine.run(np.zeros((96, 128, 3), np.uint8))
@@ -133,7 +133,7 @@ def test_prometheus_finds_requests_photos_and_what_waits() -> None:
         (["--metrics-port", "TAKEN"], "The metrics cannot be served .*; choose another --metrics-port"),
     ],
 )
-def test_a_log_or_port_that_cannot_be_is_told_in_a_sentence(arguments: list[str], sentence: str) -> None:
+def test_a_log_or_port_that_cannot_be_used_gets_a_sentence(arguments: list[str], sentence: str) -> None:
     if "TAKEN" in arguments:
         pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -142,7 +142,7 @@ def test_a_log_or_port_that_cannot_be_is_told_in_a_sentence(arguments: list[str]
             app.main([taken if argument == "TAKEN" else argument for argument in arguments])
 
 
-def test_metrics_are_served_where_the_page_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_served_at_the_address_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(status: Status, host: str, port: int) -> None:
         hosts.append(host)
         raise OSError("enough")
@@ -196,7 +196,7 @@ def test_the_photo_that_runs_is_finished_before_the_server_ends(tmp_path: Path) 
         assert not Path(photo).exists()
 
 
-def test_who_is_told_twice_ends_at_once() -> None:
+def test_a_second_signal_ends_the_server_at_once() -> None:
     running = Mock(concurrency_id="network")
     page = Mock()
     page._queue.active_jobs, page._queue.event_queue_per_concurrency_id = [[running], None], {"network": Mock()}
@@ -205,7 +205,7 @@ def test_who_is_told_twice_ends_at_once() -> None:
     assert status.is_ending and page._queue.event_queue_per_concurrency_id["network"].concurrency_limit < 0
 
 
-def test_a_measurement_is_not_waited_for() -> None:
+def test_the_end_does_not_wait_for_a_measurement() -> None:
     page = Mock()
     page._queue.active_jobs = [[Mock(concurrency_id="measurement")]]
     page._queue.event_queue_per_concurrency_id = {}

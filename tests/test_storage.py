@@ -1,4 +1,4 @@
-"""What visitors leave is gone within an hour, with the server, and at the latest when the next one starts."""
+"""Files of visitors are gone within an hour, and with the server, or when the next server starts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ui.storage import Storage, new_folder
 
 ROOT = Path(__file__).parent.parent
 PHOTO = np.zeros((96, 128, 3), np.uint8)
-# The server's own way to start and stop, with a page that takes no time to make.
+# Starts and stops like the real server, but with an empty page.
 SERVE = """
 import signal
 
 import app
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background processes ignore it
 
 def build_page(settings):
     with app.gr.Blocks() as page:
@@ -60,7 +60,7 @@ def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Linux and macOS")
-def test_nothing_is_left_of_a_server_that_is_stopped_and_the_next_one_clears_up_after_one_that_was_killed(
+def test_a_server_that_is_stopped_leaves_nothing_and_the_next_one_clears_up_after_one_that_was_killed(
     tmp_path: Path,
 ) -> None:
     environment = {"PATH": "", "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
@@ -146,7 +146,7 @@ def test_a_photo_and_what_was_made_of_it_are_forgotten(kept: Storage, monkeypatc
     assert len([*kept.results.iterdir()]) == 1
 
 
-def test_results_for_which_memory_has_no_room_are_read_from_files(kept: Storage) -> None:
+def test_results_that_do_not_fit_into_memory_are_read_from_files(kept: Storage) -> None:
     engine = Engine(HalvesModel(), storage=kept, budget_bytes=0)  # type: ignore[arg-type]
     first = engine.run(PHOTO, file_name="first.png")
     before = engine.read(engine.result(first), "panoptic").segmentation.ids
@@ -165,7 +165,7 @@ def test_a_result_whose_file_made_room_is_gone(kept: Storage) -> None:
         engine.result(old)
 
 
-def test_without_a_place_on_the_disk_results_stay_in_memory(kept: Storage, caplog: pytest.LogCaptureFixture) -> None:
+def test_results_that_cannot_be_written_stay_in_memory(kept: Storage, caplog: pytest.LogCaptureFixture) -> None:
     kept.results.rmdir()
     kept.results.write_bytes(b"")  # no folder: nothing can be written into it
     engine = Engine(HalvesModel(), storage=kept)  # type: ignore[arg-type]
