@@ -34,7 +34,8 @@ class Metrics:
             registry=registry,
             buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
         )
-        registry.register(_Now(status))
+        self.status = status
+        registry.register(self)
         self.server, _ = prometheus.start_http_server(port, host, registry)
 
     def count(self, request: dict[str, Any]) -> None:
@@ -42,14 +43,8 @@ class Metrics:
         self.requests.labels(request["route"], request["status"]).inc()
         self.seconds.labels(request["route"]).observe(request["ms"] / 1000)
 
-
-class _Now:
-    """Numbers that are read when Prometheus asks for them."""
-
-    def __init__(self, status: Status) -> None:
-        self.status = status
-
     def collect(self) -> Iterator[Any]:
+        """The numbers that are read when Prometheus asks for them."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         yield GaugeMetricFamily("pem_ready", "Whether photos are taken", value=self.status.is_ready)

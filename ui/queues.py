@@ -34,17 +34,16 @@ def check_queue(page: gr.Blocks, function: BlockFunction, session_hash: str, max
 
     Raises HTTPException for a visitor who has no place left, and for a full queue.
     """
-    queue = page._queue
-    alike = queue.event_queue_per_concurrency_id.get(function.concurrency_id)
-    if alike is None:
+    queue = page._queue.event_queue_per_concurrency_id.get(function.concurrency_id)
+    if queue is None:
         return
-    waiting = alike.queue
+    waiting = queue.queue
     if sum(event.session_hash == session_hash for event in waiting) >= PLACES_PER_VISITOR:
         raise HTTPException(429, f"You have {PLACES_PER_VISITOR} requests waiting; please try again when one is done.")
     if len(waiting) >= max_waiting:
-        times = queue.process_time_per_fn
+        times = page._queue.process_time_per_fn
         of_each = [times[event.fn].avg_time for event in waiting if event.fn in times]
-        seconds = sum(of_each) / (alike.concurrency_limit or 1)
+        seconds = sum(of_each) / (queue.concurrency_limit or 1)
         sentence = f"{len(waiting)} visitors are waiting, for about {seconds:.0f} s; please try again then."
         raise HTTPException(429, sentence)
 

@@ -121,7 +121,6 @@ class KeptResult:
 
     @property
     def num_bytes(self) -> int:
-        """The memory that it takes."""
         arrays = [self.resized, *self.output, self.evolution.masks]
         for layer in self.layers:
             arrays += [layer.target, layer.key, layer.banned_bits, layer.similarity, layer.prototype_index]

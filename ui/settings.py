@@ -37,7 +37,6 @@ class Option:
 
     @property
     def variable(self) -> str:
-        """The environment variable that sets the same."""
         return f"PEM_{self.name.upper().replace('-', '_')}"
 
 
