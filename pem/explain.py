@@ -25,6 +25,12 @@ def cell_centres(count: int, stride: int, content_px: int) -> np.ndarray:
     return (np.arange(count) + 0.5) * stride / content_px
 
 
+def check_index(what: str, index: int, count: int) -> None:
+    """Raises ValueError unless there is such a query, layer or head (``what``) among ``count`` of them."""
+    if not 0 <= index < count:
+        raise ValueError(f"There is no {what} {index}; choose one from 0 to {count - 1}.")
+
+
 @dataclass(frozen=True)
 class Choice:
     """Why one head of one query took its prototype: what it compared, over all tokens of the level."""
@@ -49,8 +55,7 @@ def explain_choice(target: np.ndarray, key: np.ndarray, banned: np.ndarray, head
 
     Raises ValueError for a head that does not exist.
     """
-    if not 0 <= head < num_heads:
-        raise ValueError(f"There is no head {head}; choose one from 0 to {num_heads - 1}.")
+    check_index("head", head, num_heads)
     channels = np.split(np.arange(key.shape[1]), num_heads)[head]
     scores = key[:, channels].astype(np.float32) @ target[channels].astype(np.float32)
     empty = bool(banned.all())

@@ -16,12 +16,12 @@ SECONDS_TO_EXIT = 60
 @pytest.fixture(scope="session")
 def page_url() -> Iterator[str]:
     """The address of the real page with a model whose answers are known."""
-    from halves_model import HalvesModel, HalvesTwin
+    from halves_model import HalvesBaseline, HalvesModel
     from processes import free_port
 
     import app  # Gradio takes seconds to import, and most tests do without it
 
-    page = app.build_page(HalvesModel(), HalvesTwin())
+    page = app.build_page(HalvesModel(), HalvesBaseline())
     # Two processes of tests that look for a free port one after the other, as Gradio does, may find the same one.
     _, url, _ = app.launch(page, server_port=free_port(), prevent_thread_lock=True, quiet=True)
     yield url

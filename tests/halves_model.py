@@ -79,8 +79,8 @@ class HalvesModel(nn.Module):
         )
 
 
-class HalvesTwin(HalvesModel):
-    """A twin with masked attention, of which query 1 draws what query 0 of the other draws, and the other way round."""
+class HalvesBaseline(HalvesModel):
+    """A masked baseline. Its query 1 draws what query 0 of the model draws, and its query 0 what query 1 draws."""
 
     def __init__(self) -> None:
         super().__init__()

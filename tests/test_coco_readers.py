@@ -25,6 +25,7 @@ from pem.outputs import PEMOutput, Segmentation
 from pem.training.data import PanopticDataset
 from ui.engine import Engine
 from ui.export import export_file
+from ui.storage import Storage
 
 Regions = dict[int, tuple[int, int]]  # of one photo: the category id and the area of each segment id
 SIZES = {"park.jpg": (64, 96), "苹果.png": (48, 80), "Strand.jpg": (80, 64)}
@@ -168,7 +169,7 @@ def test_the_page_s_zip_is_such_a_file(model: HalvesModel, photos: Path, tmp_pat
     engine = Engine(model)
     photo = np.asarray(Image.open(photos / "苹果.png"))
     result = engine.result(engine.run(photo, file_name="苹果.png"))
-    with zipfile.ZipFile(export_file(engine, result, "segments", tmp_path, task)) as archive:
+    with zipfile.ZipFile(export_file(engine, result, "segments", Storage(tmp_path), task)) as archive:
         archive.extractall(tmp_path / "zip")
     [json_path] = (tmp_path / "zip").glob("*.json")
     data = PanopticDataset(json_path, photos, tmp_path / "zip", model.config)

@@ -1,4 +1,4 @@
-"""What the page computes and remembers, without a browser: one pass, many readings, bounded memory, small payloads."""
+"""What the page computes without a browser: one pass of the network, many readings, small payloads."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 from fastapi import HTTPException
-from halves_model import CAT_SCORE, SIMILARITY, HalvesModel, HalvesTwin, picked_token
+from halves_model import CAT_SCORE, SIMILARITY, HalvesBaseline, HalvesModel, picked_token
 from PIL import Image
 from small_model import small_model
 
 import pem
-from ui.engine import MAX_SHOWN_PX, TASKS, TWIN, Engine, Reading, ResultGone
-from ui.results import KeptResult, ResultStore
+from ui.engine import BASELINE, MAX_SHOWN_PX, TASKS, Engine, Reading, ResultGone
 from ui.storage import Storage
 from ui.viewer.payload import reading_payload, result_payload
 from ui.viewer.server import open_result, server_functions
@@ -106,16 +105,16 @@ def test_an_example_is_run_when_it_is_asked_for_and_not_kept(tmp_path: Path) -> 
     assert engine.result("example-noise").name == "noise"
     engine.result("example-noise")
     assert model.forwards == 1
-    engine.run(PHOTO)  # pushes it out
+    engine.run(PHOTO)  # takes its place
     engine.result("example-noise")
     assert model.forwards == 3
 
 
-def test_the_twin_runs_when_it_is_asked_for_and_is_kept_like_any_other() -> None:
-    model, twin = HalvesModel(), HalvesTwin()
-    engine = Engine(model, twin=twin)
+def test_the_baseline_runs_when_somebody_asks_for_it_and_its_result_is_kept() -> None:
+    model, baseline = HalvesModel(), HalvesBaseline()
+    engine = Engine(model, baseline=baseline)
     result_id = engine.run(PHOTO, "noise")
-    assert (model.forwards, twin.forwards) == (1, 0)
+    assert (model.forwards, baseline.forwards) == (1, 0)
     other_id = engine.other(result_id)
     assert other_id is not None and engine.other(other_id) == result_id
     result, other = engine.result(result_id), engine.result(other_id)
@@ -123,107 +122,60 @@ def test_the_twin_runs_when_it_is_asked_for_and_is_kept_like_any_other() -> None
     assert other.name == "noise" and other.original_size == result.original_size
     drawn_by = [engine.read(each, "panoptic").segmentation.segments[0].queries for each in (result, other)]
     assert drawn_by == [(0,), (0,)]
-    assert engine.result(other_id) is other and (model.forwards, twin.forwards) == (1, 1)
+    assert engine.result(other_id) is other and (model.forwards, baseline.forwards) == (1, 1)
     with pytest.raises(ResultGone, match="no longer kept"):
-        engine.result("forgotten" + TWIN)
-    with pytest.raises(ResultGone):  # the twin has no twin
-        engine.result(other_id + TWIN)
+        engine.result("forgotten" + BASELINE)
+    with pytest.raises(ResultGone):  # the baseline has no baseline
+        engine.result(other_id + BASELINE)
 
 
-def test_the_twin_sees_what_the_network_saw_to_the_last_bit() -> None:
+def test_the_baseline_sees_exactly_the_pixels_that_the_model_saw() -> None:
     seen: list[torch.Tensor] = []
 
-    class Watching(HalvesTwin):
+    class Watching(HalvesBaseline):
         def backbone(self, pixels: torch.Tensor) -> torch.Tensor:
             seen.append(pixels)
             return super().backbone(pixels)
 
-    engine = Engine(HalvesModel(), twin=Watching())
-    engine.result(engine.run(PHOTO) + TWIN)  # noise, which a JPEG would change
+    engine = Engine(HalvesModel(), baseline=Watching())
+    engine.result(engine.run(PHOTO) + BASELINE)  # noise, which a JPEG would change
     assert torch.equal(seen[0], pem.preprocess([PHOTO], engine.model.config).pixels)
 
 
-def test_the_twin_is_asked_for_the_query_with_the_most_similar_mask() -> None:
-    engine = Engine(HalvesModel(), twin=HalvesTwin())
+def test_the_baseline_choice_is_that_of_the_query_with_the_most_similar_mask() -> None:
+    engine = Engine(HalvesModel(), baseline=HalvesBaseline())
     result_id = engine.run(PHOTO)
-    kept, choice, query, iou = engine.twin_choice(result_id, 0, 2, 0)
+    kept, choice, query, iou = engine.baseline_choice(result_id, 0, 2, 0)
     assert (query, iou) == (1, 1.0)
     np.testing.assert_array_equal(choice.scores, engine.choice(engine.result(result_id), 1, 2, 0).scores)
-    assert kept is engine.result(result_id + TWIN).layers[2]
-    assert engine.twin_choice(result_id + TWIN, 0, 2, 0) is None
+    assert kept is engine.result(result_id + BASELINE).layers[2]
+    assert engine.baseline_choice(result_id + BASELINE, 0, 2, 0) is None
 
 
-def test_a_query_without_a_mask_has_no_match_in_the_twin() -> None:
-    engine = Engine(HalvesModel(), twin=HalvesTwin())
+def test_a_query_without_a_mask_has_no_match_in_the_baseline() -> None:
+    engine = Engine(HalvesModel(), baseline=HalvesBaseline())
     result_id = engine.run(PHOTO)
     with torch.inference_mode():
         engine.result(result_id).output.pred_masks[0, 1] = -1
-    assert engine.twin_choice(result_id, 0, 2, 0) is not None
-    assert engine.twin_choice(result_id, 1, 2, 0) is None
+    assert engine.baseline_choice(result_id, 0, 2, 0) is not None
+    assert engine.baseline_choice(result_id, 1, 2, 0) is None
 
 
-def test_of_many_that_ask_for_the_twin_at_once_one_runs_it() -> None:
-    twin = HalvesTwin()
-    engine = Engine(HalvesModel(), twin=twin)
-    other_id = engine.run(PHOTO) + TWIN
+def test_the_baseline_runs_once_for_many_who_ask_at_the_same_time() -> None:
+    baseline = HalvesBaseline()
+    engine = Engine(HalvesModel(), baseline=baseline)
+    other_id = engine.run(PHOTO) + BASELINE
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(engine.result, [other_id] * 8))
-    assert twin.forwards == 1 and all(result is found[0] for result in found)
+    assert baseline.forwards == 1 and all(result is found[0] for result in found)
 
 
-def test_without_a_twin_there_is_no_other_result() -> None:
+def test_without_a_baseline_there_is_no_other_result() -> None:
     engine = Engine(HalvesModel())
     result_id = engine.run(PHOTO)
-    assert engine.other(result_id) is None and engine.twin_choice(result_id, 0, 2, 0) is None
+    assert engine.other(result_id) is None and engine.baseline_choice(result_id, 0, 2, 0) is None
     with pytest.raises(ResultGone):
-        engine.result(result_id + TWIN)
-
-
-# -------------------------------------------------------------------------------------------------------------- store
-
-
-def kept_result(num_bytes: int) -> KeptResult:
-    engine = Engine(HalvesModel())
-    result = engine.result(engine.run(PHOTO))
-    return dataclasses.replace(result, jpeg=bytes(num_bytes - (result.num_bytes - len(result.jpeg))))
-
-
-def test_the_store_forgets_the_least_recently_used_beyond_its_budget() -> None:
-    store = ResultStore(budget_bytes=25_000_000)
-    ten = kept_result(10_000_000)
-    assert ten.num_bytes == 10_000_000
-    first, second = store.put(ten), store.put(ten)
-    assert store.get(first) is not None  # now the second is the oldest
-    third = store.put(ten)
-    assert store.get(second) is None
-    assert store.get(first) is not None and store.get(third) is not None
-    huge = store.put(kept_result(100_000_000))  # whoever just pressed Segment sees the result, whatever its size
-    assert store.get(huge) is not None and store.get(first) is None and store.get(third) is None
-
-
-def test_a_kept_result_counts_all_of_its_arrays(engine: Engine, result_id: str) -> None:
-    result = engine.result(result_id)
-
-    def sizes(value: object) -> int:
-        if isinstance(value, (np.ndarray, torch.Tensor)):
-            return value.nbytes
-        if isinstance(value, bytes):
-            return len(value)
-        if isinstance(value, (tuple, list)):
-            return sum(map(sizes, value))
-        if dataclasses.is_dataclass(value):
-            return sum(sizes(getattr(value, field.name)) for field in dataclasses.fields(value))
-        return 0
-
-    assert result.num_bytes == pytest.approx(sizes(result), rel=0.01)
-
-
-def test_a_forgotten_result_says_what_to_do() -> None:
-    engine = Engine(HalvesModel(), budget_bytes=0)
-    old = engine.run(PHOTO)
-    engine.run(PHOTO)
-    with pytest.raises(ResultGone, match="no longer kept"):
-        engine.result(old)
+        engine.result(result_id + BASELINE)
 
 
 def test_a_photo_that_the_gpu_has_no_memory_for_is_run_on_the_cpu_and_the_result_says_so(
@@ -323,10 +275,10 @@ def test_the_server_answers_the_viewer_with_json_or_one_sentence(engine: Engine,
 def test_a_disk_that_is_full_gets_one_sentence(
     engine: Engine, result_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(storage: Storage) -> Path:
+    def full(*_: object) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Storage, "new_download", full)
+    monkeypatch.setattr(Storage, "write_download", full)
     export = server_functions(engine, Storage(tmp_path))[-1]
     said = "The server cannot write the file now (No space left on device); please try again later."
     assert export([result_id, "panoptic", 0.5, 0.6, 0.5, "overlay"]) == {"error": said}

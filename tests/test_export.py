@@ -22,6 +22,7 @@ from ui.engine import Engine
 from ui.export import KINDS, export_file, trace_arrays, trace_json
 from ui.file_names import plain_name, safe_stem
 from ui.results import KeptLayer, KeptOutput, KeptResult
+from ui.storage import Storage
 
 # The network reads photos with a short side of 64 px here: this one is enlarged to 64 x 128, of 50 x 100.
 PHOTO = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
@@ -35,6 +36,11 @@ def engine() -> Engine:
 @pytest.fixture(scope="module")
 def result(engine: Engine) -> KeptResult:
     return engine.result(engine.run(PHOTO, "cat", file_name="cat.jpg"))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path)
 
 
 @pytest.fixture
@@ -126,11 +132,11 @@ def test_the_arrays_say_the_same(hand_made) -> None:
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_segments_are_the_reading_in_the_photo_s_own_size(
-    engine: Engine, result: KeptResult, tmp_path: Path, task: str
+    engine: Engine, result: KeptResult, storage: Storage, task: str
 ) -> None:
-    path = export_file(engine, result, "segments", tmp_path, task, 0.05, 0.0)
+    path = export_file(engine, result, "segments", storage, task, 0.05, 0.0)
     expected = engine.read(result, task, 0.05, 0.0).segmentation
-    assert path == tmp_path / "cat_segments.zip"
+    assert path.parents[1] == storage.downloads and path.name == "cat_segments.zip"
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["cat_segments.png", "cat_segments.json"]
         pixels = np.asarray(Image.open(io.BytesIO(archive.read("cat_segments.png")))).astype(np.int32)
@@ -146,22 +152,22 @@ def test_segments_are_the_reading_in_the_photo_s_own_size(
     assert areas == {n: int((ids == n).sum()) for n in np.unique(ids[ids > 0]).tolist()}
 
 
-def test_the_overlay_is_painted_over_the_photo(engine: Engine, result: KeptResult, tmp_path: Path) -> None:
-    path = export_file(engine, result, "overlay", tmp_path, "semantic", opacity=0.0)
+def test_the_overlay_is_painted_over_the_photo(engine: Engine, result: KeptResult, storage: Storage) -> None:
+    path = export_file(engine, result, "overlay", storage, "semantic", opacity=0.0)
     assert path.name == "cat_overlay.png"
     kept = np.asarray(Image.open(io.BytesIO(result.jpeg)))
     assert (np.asarray(Image.open(path)) == kept).all()  # at opacity 0
-    flat = np.asarray(Image.open(export_file(engine, result, "overlay", tmp_path, "semantic", opacity=1.0)))
+    flat = np.asarray(Image.open(export_file(engine, result, "overlay", storage, "semantic", opacity=1.0)))
     segmentation = engine.read(result, "semantic").segmentation
     colors = {segment.color for segment in segmentation.segments} | {(255, 255, 255)}  # and the lines between them
     assert set(map(tuple, flat.reshape(-1, 3).tolist())) <= colors
 
 
 @pytest.mark.parametrize("outlines", [True, False])
-def test_the_overlay_leaves_out_hidden_segments_and_lines(tmp_path: Path, outlines: bool) -> None:
+def test_the_overlay_leaves_out_hidden_segments_and_lines(storage: Storage, outlines: bool) -> None:
     engine = Engine(HalvesModel())
     result = engine.result(engine.run(PHOTO))
-    path = export_file(engine, result, "overlay", tmp_path, "panoptic", opacity=1, outlines=outlines, hidden=[(CAT, 0)])
+    path = export_file(engine, result, "overlay", storage, "panoptic", opacity=1, outlines=outlines, hidden=[(CAT, 0)])
     painted = np.asarray(Image.open(path))
     couch = engine.read(result, "panoptic").segmentation.segments[1]
     assert (painted[:, :50] == np.asarray(result.photo)[:, :50]).all()
@@ -169,21 +175,21 @@ def test_the_overlay_leaves_out_hidden_segments_and_lines(tmp_path: Path, outlin
     assert (painted[:, 50] == ((255, 255, 255) if outlines else couch.color)).all()
 
 
-def test_the_overlay_has_names_when_the_page_has_them(tmp_path: Path) -> None:
+def test_the_overlay_has_names_when_the_page_has_them(storage: Storage) -> None:
     engine = Engine(HalvesModel())
     result = engine.result(engine.run(PHOTO))
-    bare = export_file(engine, result, "overlay", tmp_path, "panoptic").read_bytes()
-    named = export_file(engine, result, "overlay", tmp_path, "panoptic", names=True).read_bytes()
+    bare = export_file(engine, result, "overlay", storage, "panoptic").read_bytes()
+    named = export_file(engine, result, "overlay", storage, "panoptic", names=True).read_bytes()
     segmentation = engine.read(result, "panoptic").segmentation
     painted = np.asarray(Image.open(io.BytesIO(named)))
     assert named != bare and np.array_equal(painted, render(result.photo, segmentation, names=True))
 
 
-def test_traces_are_files_that_open(engine: Engine, result: KeptResult, tmp_path: Path) -> None:
-    path = export_file(engine, result, "trace-json", tmp_path, "panoptic")
+def test_traces_are_files_that_open(engine: Engine, result: KeptResult, storage: Storage) -> None:
+    path = export_file(engine, result, "trace-json", storage, "panoptic")
     assert path.name == "cat_trace.json"
     assert json.loads(path.read_text(encoding="utf-8")) == trace_json(result)
-    path = export_file(engine, result, "trace-npz", tmp_path, "panoptic")
+    path = export_file(engine, result, "trace-npz", storage, "panoptic")
     assert path.name == "cat_trace.npz"
     with np.load(path) as arrays:
         assert arrays["prototype_index"].shape == (6, 4, 12)
@@ -223,9 +229,9 @@ def test_of_a_visitor_s_file_the_name_alone_is_kept(given: str, name: str) -> No
     assert plain_name(given) == name
 
 
-def test_the_visitor_s_file_name_is_kept_in_the_export(engine: Engine, tmp_path: Path) -> None:
+def test_the_visitor_s_file_name_is_kept_in_the_export(engine: Engine, storage: Storage) -> None:
     result = engine.result(engine.run(PHOTO, file_name="Mein Kätzchen <b>.PNG"))
-    path = export_file(engine, result, "segments", tmp_path, "panoptic")
+    path = export_file(engine, result, "segments", storage, "panoptic")
     assert path.name == "Mein_Kätzchen_b_segments.zip"
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["Mein_Kätzchen_b_segments.png", "Mein_Kätzchen_b_segments.json"]
@@ -234,8 +240,8 @@ def test_the_visitor_s_file_name_is_kept_in_the_export(engine: Engine, tmp_path:
     assert content["annotations"][0]["file_name"] == "Mein_Kätzchen_b_segments.png"
 
 
-def test_everything_is_one_zip_named_after_the_photo(engine: Engine, result: KeptResult, tmp_path: Path) -> None:
-    path = export_file(engine, dataclasses.replace(result, name="", file_name=""), "all", tmp_path, "panoptic")
+def test_everything_is_one_zip_named_after_the_photo(engine: Engine, result: KeptResult, storage: Storage) -> None:
+    path = export_file(engine, dataclasses.replace(result, name="", file_name=""), "all", storage, "panoptic")
     assert path.name == "photo_all.zip"
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
@@ -248,10 +254,10 @@ def test_everything_is_one_zip_named_after_the_photo(engine: Engine, result: Kep
         ]
 
 
-def test_unknown_kinds_are_told_which_there_are(engine: Engine, result: KeptResult, tmp_path: Path) -> None:
+def test_unknown_kinds_are_told_which_there_are(engine: Engine, result: KeptResult, storage: Storage) -> None:
     with pytest.raises(ValueError, match="'film'.*trace-npz"):
-        export_file(engine, result, "film", tmp_path, "panoptic")
+        export_file(engine, result, "film", storage, "panoptic")
     with pytest.raises(ValueError, match="opacity is 2"):
-        export_file(engine, result, "overlay", tmp_path, "panoptic", opacity=2, outlines=False)
+        export_file(engine, result, "overlay", storage, "panoptic", opacity=2, outlines=False)
     assert KINDS == ("overlay", "segments", "trace-json", "trace-npz", "all")  # export.html has a button for each
-    assert not list(tmp_path.iterdir())
+    assert not list(storage.downloads.iterdir())

@@ -1,4 +1,4 @@
-"""So many may work at once, on so much memory; the others wait for a while or hear that the server is busy."""
+"""Work has limited places and memory. Other work waits for a while or is told that the server is busy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BUSY = "The server is busy; please try again in a moment."
 
 @contextmanager
 def held(gate: Gate, num_bytes: int = 1) -> Iterator[threading.Event]:
-    """A place that another thread holds until the event is set, and at most to the end of the block."""
+    """A place that another thread holds until the event is set, at the latest at the end of the block."""
     entered, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -45,7 +45,7 @@ def held(gate: Gate, num_bytes: int = 1) -> Iterator[threading.Event]:
             holding.result(60)
 
 
-def test_no_more_are_inside_than_there_are_places_and_all_have_their_turn() -> None:
+def test_no_more_work_runs_than_there_are_places_and_all_work_gets_its_turn() -> None:
     gate, inside, most, lock = Gate(places=3), 0, 0, threading.Lock()
 
     def work(_: int) -> None:
@@ -62,10 +62,10 @@ def test_no_more_are_inside_than_there_are_places_and_all_have_their_turn() -> N
     assert 1 <= most <= 3
 
 
-def test_what_does_not_fit_beside_others_waits_for_them() -> None:
+def test_work_that_does_not_fit_beside_other_work_waits_for_it() -> None:
     gate = Gate(places=9, budget_bytes=100, wait_seconds=60)
     with held(gate, 60) as leave, ThreadPoolExecutor(1) as pool:
-        with gate.place(40):  # together exactly what there is
+        with gate.place(40):  # together exactly the budget
             pass
         entered = threading.Event()
 
@@ -80,7 +80,7 @@ def test_what_does_not_fit_beside_others_waits_for_them() -> None:
         assert entered.is_set()
 
 
-def test_what_needs_more_than_there_is_goes_in_alone() -> None:
+def test_work_that_needs_more_than_the_budget_runs_alone() -> None:
     gate = Gate(places=9, budget_bytes=100, wait_seconds=0.01)
     with gate.place(10**12):
         pass
@@ -88,7 +88,7 @@ def test_what_needs_more_than_there_is_goes_in_alone() -> None:
         pass
 
 
-def test_nobody_waits_for_ever_nor_do_too_many_wait() -> None:
+def test_waiting_is_limited_in_time_and_in_number() -> None:
     gate = Gate(places=1, wait_seconds=0.01)
     with held(gate):
         with pytest.raises(Busy), gate.place():
@@ -100,8 +100,8 @@ def test_nobody_waits_for_ever_nor_do_too_many_wait() -> None:
         pass
 
 
-def test_in_order_nobody_overtakes_who_waits() -> None:
-    """As the rounds of a measurement would overtake the photos that wait for them."""
+def test_in_order_nobody_overtakes_those_who_wait() -> None:
+    """Otherwise the next round of a measurement would overtake waiting photos."""
     gate, order = Gate(places=1, in_order=True, wait_seconds=60), []
 
     def enter(name: str) -> None:
@@ -131,7 +131,7 @@ def test_a_thread_that_is_inside_needs_no_second_place() -> None:
         pass
 
 
-def test_all_that_is_asked_of_the_page_passes_the_gate(tmp_path: Path) -> None:
+def test_every_request_for_work_passes_the_gate(tmp_path: Path) -> None:
     engine = Engine(HalvesModel())  # type: ignore[arg-type]
     photo = np.zeros((96, 128, 3), np.uint8)
     result_id = engine.run(photo)
@@ -157,6 +157,7 @@ from halves_model import HalvesModel
 from ui.engine import Engine
 from ui.export import export_file
 from ui.memory import hand_back, use_few_arenas
+from ui.storage import Storage
 
 def memory_mib(which):
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -168,15 +169,15 @@ small, large, folder = map(Path, sys.argv[1:])
 for photo in (small, large):
     hand_back()
     at_rest = memory_mib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     result = engine.result(engine.run(photo))
-    export_file(engine, result, "all", folder, "panoptic")
+    export_file(engine, result, "all", Storage(folder), "panoptic")
 print(memory_mib("VmHWM") - at_rest)
 """
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="The system does not tell the peak of a process."
+    not Path("/proc/self/clear_refs").exists(), reason="This system does not measure the peak memory of a process."
 )
 def test_a_photo_of_40_megapixels_is_decoded_read_and_exported_within_500_mib(tmp_path: Path) -> None:
     photos = [tmp_path / "small.jpg", tmp_path / "large.jpg"]
@@ -187,4 +188,4 @@ def test_a_photo_of_40_megapixels_is_decoded_read_and_exported_within_500_mib(tm
     done = run([sys.executable, "-c", MEASURE, *photos, tmp_path], env=environment)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 500
-    assert bytes_for((5475, 7300)) < 512 * 2**20 < 2 * bytes_for((5475, 7300))  # as the gate counts it, one at a time
+    assert bytes_for((5475, 7300)) < 512 * 2**20 < 2 * bytes_for((5475, 7300))  # so the gate lets one in at a time

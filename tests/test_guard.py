@@ -1,4 +1,4 @@
-"""A stranger may ask for few routes, with few fields and files that the server received; all else gets a sentence."""
+"""A stranger may use a few routes, a few fields, and files that this server received. The rest gets a sentence."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from unittest.mock import Mock
 import httpx
 import numpy as np
 import pytest
+from fastapi import HTTPException
 from PIL import Image
 from stranger import as_file, component_ids, post, segment, upload
 
-from ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, NO_FILE, Refused, Unread, check_queue
+from ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES
+from ui.queues import Unread, check_queue
+from ui.request_fields import NO_FILE
 from ui.storage import Storage
 
-# In every place of a request where something else belongs.
+# Wrong values for every place of a request.
 ODD = [None, True, -1, 0, 10**30, 1e308, "", "x", "\x00", "<b>", "../../etc", "a" * 5000, [], [1], {}, {"a": 1}, [[[]]]]
 NO_JSON = [float("nan"), float("inf"), "\ud800"]
 JSON = {"content-type": "application/json"}
@@ -76,7 +79,7 @@ def test_there_is_nothing_at_other_addresses(stranger: httpx.Client, page_url: s
 
 
 def test_a_browser_may_ask_whether_the_server_is_still_the_same(stranger: httpx.Client) -> None:
-    """Gradio asks when a connection broke off, and loads the page anew after a restart."""
+    """Gradio asks this after a connection broke, and reloads the page if the server was restarted."""
     assert stranger.get("app_id").json()["app_id"]
 
 
@@ -84,12 +87,12 @@ def test_a_photo_that_the_server_received_is_segmented(stranger: httpx.Client, u
     assert '"category": "cat"' in segment(stranger, uploaded)
 
 
-def test_what_the_server_did_not_receive_is_refused_in_the_same_words(
+def test_a_file_that_the_server_did_not_receive_is_refused_in_the_same_words(
     stranger: httpx.Client, uploaded: str, viewer_id: int, tmp_path: Path
 ) -> None:
     mine = tmp_path / "mine.png"
     mine.write_bytes(Path(uploaded).read_bytes())
-    beside = Path(uploaded).with_name("beside.png")  # in the folder of uploads, but nobody's upload
+    beside = Path(uploaded).with_name("beside.png")  # in the folder of uploads, but not uploaded
     beside.write_bytes(Path(uploaded).read_bytes())
     overlay = json.loads(segment(stranger, uploaded).rpartition("data: ")[2])[0]["path"]
     assert Path(overlay).is_file()
@@ -117,7 +120,9 @@ def test_what_the_server_did_not_receive_is_refused_in_the_same_words(
             assert (answer.status_code, answer.json()) == (422, {"detail": NO_FILE}), (path, route)
 
 
-def test_a_file_is_no_text_and_a_text_no_file(stranger: httpx.Client, uploaded: str) -> None:
+def test_a_file_instead_of_a_text_is_refused_and_a_text_instead_of_a_file(
+    stranger: httpx.Client, uploaded: str
+) -> None:
     for data in ([as_file(uploaded), "panoptic", 0.5, 0.5], ["id", as_file(uploaded), 0.5, 0.5]):
         assert_refused(post(stranger, "call/read", {"data": data}), 422)
     for photo in (uploaded, [as_file(uploaded)], {"path": 1}, as_file(uploaded) | {"meta": None}):
@@ -146,7 +151,7 @@ def test_a_deleted_photo_is_asked_for_again(stranger: httpx.Client, uploaded: st
         ({}, b"{}", 415),
     ],
 )
-def test_a_body_that_is_none_gets_a_sentence(stranger: httpx.Client, headers, body: bytes, status: int) -> None:
+def test_a_body_that_is_not_json_gets_a_sentence(stranger: httpx.Client, headers, body: bytes, status: int) -> None:
     for route in ("call/segment", "component_server", "queue/join"):
         assert_refused(stranger.post(route, content=body, headers=headers), status)
 
@@ -168,9 +173,7 @@ def test_odd_arguments_of_the_viewer_s_functions_get_a_sentence(
         odd_ones = [arguments[:i] + [odd] + arguments[i + 1 :] for i in range(len(arguments)) for odd in ODD]
         for odd in [*odd_ones, *ODD, arguments + [1] * 9, []]:
             answer = post(stranger, "component_server", body | {"data": odd})
-            if (
-                answer.status_code == 200
-            ):  # what may be meant, such as 1.0 for a fraction, and what is not kept any more
+            if answer.status_code == 200:  # a possible value, such as 1.0 for a fraction, or the id of a lost result
                 assert isinstance(answer.json(), dict)
             else:
                 assert_refused(answer, 422)
@@ -187,7 +190,7 @@ def test_odd_fields_of_a_request_get_a_sentence(stranger: httpx.Client, viewer_i
             if answer.status_code != 200:
                 assert_refused(answer, 404, 422)
     for route in ("queue/join", "call/segment", "call/nothing", "call/v2/read", "call/v2/nothing", "cancel"):
-        for odd in ODD[1:]:  # nothing is not odd
+        for odd in ODD[1:]:  # None is not odd
             for content in (
                 odd,
                 {"data": odd},
@@ -207,7 +210,7 @@ def test_functions_that_are_not_the_viewer_s_cannot_be_called(stranger: httpx.Cl
         assert_refused(post(stranger, "component_server", ask), 404)
 
 
-def test_a_browser_runs_only_what_comes_from_here(stranger: httpx.Client, page_url: str) -> None:
+def test_a_browser_runs_only_scripts_of_this_server(stranger: httpx.Client, page_url: str) -> None:
     for answer in (stranger.get(page_url), stranger.get("nothing"), post(stranger, "call/nothing", {})):
         policy = answer.headers["content-security-policy"].split("; ")
         assert "default-src 'self'" in policy and "object-src 'none'" in policy
@@ -246,16 +249,16 @@ def test_one_visitor_has_three_places_and_a_full_queue_says_how_long_it_is() -> 
     page._queue.process_time_per_fn = {network: Mock(avg_time=1.6)}
     check_queue(page, reading, "a", max_waiting=1)
     check_queue(page, network, "b", max_waiting=6)
-    with pytest.raises(Refused, match="You have 3 requests waiting"):
+    with pytest.raises(HTTPException, match="You have 3 requests waiting"):
         check_queue(page, network, "a", max_waiting=6)
-    with pytest.raises(Refused, match="5 visitors are waiting, for about 4 s; please try again then"):
+    with pytest.raises(HTTPException, match="5 visitors are waiting, for about 4 s; please try again then"):
         check_queue(page, network, "b", max_waiting=5)
 
 
 def test_answers_that_nobody_fetches_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     messages: dict[str, asyncio.Queue] = {"reads": asyncio.Queue(), "does not": asyncio.Queue()}
     now, sizes = [time.monotonic()], []
-    monkeypatch.setattr("ui.guard.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ui.queues.monotonic", lambda: now[0])
     unread = Unread()
     for _ in range(3):
         for queue in messages.values():

@@ -1,4 +1,4 @@
-"""What whoever runs the server is told, and how it ends."""
+"""What the operator of a server is told, and how the server ends."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ from stranger import as_file, call_segment, post, upload
 
 import app
 from ui.engine import Engine
-from ui.operations import Metrics, Operations, Status, finish, open_log, recorder, route_of
+from ui.metrics import Metrics, open_log
+from ui.operations import Operations, Record, Status, finish, route_of
 
 ROOT = Path(__file__).parent.parent
-# The server's own way to start and stop, with a network that runs until a file appears.
+# Starts and stops like the real server, but its network runs until a file appears.
 SERVE = """
 import sys
 import time
@@ -56,11 +57,11 @@ app.main(["--port", sys.argv[1]])
 """
 
 
-def served(status: Status, record=None) -> TestClient:
+def served(status: Status, *records: Record) -> TestClient:
     inner = Starlette(
         routes=[Route("/{path:path}", lambda request: PlainTextResponse("hello"), methods=["GET", "POST"])]
     )
-    return TestClient(Operations(inner, status, record))
+    return TestClient(Operations(inner, status, records))
 
 
 def test_the_page_is_healthy(page_url: str) -> None:
@@ -78,11 +79,10 @@ def test_a_server_without_a_model_or_at_its_end_lives_but_is_not_ready(status: S
 
 
 def test_a_request_is_logged_in_one_line_that_names_no_file(tmp_path: Path) -> None:
-    with open_log(str(tmp_path / "log")) as log:
-        client = served(Status(engine=Mock()), recorder(log, None))
-        client.get("/gradio_api/file=/tmp/pem-studio-x/uploads/y/holiday.jpg")
-        client.post("/gradio_api/call/segment", content=b"holiday.jpg")
-        client.get("/holiday.jpg")
+    client = served(Status(engine=Mock()), open_log(str(tmp_path / "log")))
+    client.get("/gradio_api/file=/tmp/pem-studio-x/uploads/y/holiday.jpg")
+    client.post("/gradio_api/call/segment", content=b"holiday.jpg")
+    client.get("/holiday.jpg")
     text = (tmp_path / "log").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     assert "holiday" not in text
@@ -94,7 +94,7 @@ def test_a_request_is_logged_in_one_line_that_names_no_file(tmp_path: Path) -> N
     assert all(set(line) == {"time", "method", "route", "status", "ms", "bytes"} for line in lines)
 
 
-def test_what_is_refused_at_the_end_is_logged_too() -> None:
+def test_a_request_that_is_refused_at_the_end_is_logged_too() -> None:
     told: list[dict] = []
     served(Status(engine=Mock(), is_ending=True), told.append).post("/gradio_api/queue/join")
     assert [(line["route"], line["status"]) for line in told] == [("queue/join", 503)]
@@ -105,7 +105,7 @@ def test_routes_are_of_a_few_kinds() -> None:
     assert [route_of(path) for path in paths] == ["/", "upload", "upload_progress", "queue/data", "config", "other"]
 
 
-def test_prometheus_finds_requests_photos_and_what_waits() -> None:
+def test_prometheus_finds_requests_photos_and_waiting_events() -> None:
     pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
     engine, page = Engine(HalvesModel()), Mock()
     engine.run(np.zeros((96, 128, 3), np.uint8))
@@ -114,7 +114,7 @@ def test_prometheus_finds_requests_photos_and_what_waits() -> None:
     port = free_port()
     metrics = Metrics(status, "127.0.0.1", port)
     try:
-        served(status, recorder(None, metrics)).get("/config")
+        served(status, metrics.count).get("/config")
         told = httpx.get(f"http://127.0.0.1:{port}/metrics").text
     finally:
         metrics.server.shutdown()
@@ -133,7 +133,7 @@ def test_prometheus_finds_requests_photos_and_what_waits() -> None:
         (["--metrics-port", "TAKEN"], "The metrics cannot be served .*; choose another --metrics-port"),
     ],
 )
-def test_a_log_or_port_that_cannot_be_is_told_in_a_sentence(arguments: list[str], sentence: str) -> None:
+def test_a_log_or_port_that_cannot_be_used_gets_a_sentence(arguments: list[str], sentence: str) -> None:
     if "TAKEN" in arguments:
         pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -142,7 +142,7 @@ def test_a_log_or_port_that_cannot_be_is_told_in_a_sentence(arguments: list[str]
             app.main([taken if argument == "TAKEN" else argument for argument in arguments])
 
 
-def test_metrics_are_served_where_the_page_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_served_at_the_address_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(status: Status, host: str, port: int) -> None:
         hosts.append(host)
         raise OSError("enough")
@@ -185,7 +185,7 @@ def test_the_photo_that_runs_is_finished_before_the_server_ends(tmp_path: Path) 
         while "running" not in server.stdout.readline():
             assert server.poll() is None
         server.send_signal(signal.SIGTERM)
-        while httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
+        while visitor.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
             time.sleep(0.05)
         refused = post(visitor, "call/segment", {"data": [as_file(photo), "panoptic"]})
         assert refused.status_code == 503 and "please try again in a minute" in refused.json()["detail"]
@@ -196,7 +196,7 @@ def test_the_photo_that_runs_is_finished_before_the_server_ends(tmp_path: Path) 
         assert not Path(photo).exists()
 
 
-def test_who_is_told_twice_ends_at_once() -> None:
+def test_a_second_signal_ends_the_server_at_once() -> None:
     running = Mock(concurrency_id="network")
     page = Mock()
     page._queue.active_jobs, page._queue.event_queue_per_concurrency_id = [[running], None], {"network": Mock()}
@@ -205,7 +205,7 @@ def test_who_is_told_twice_ends_at_once() -> None:
     assert status.is_ending and page._queue.event_queue_per_concurrency_id["network"].concurrency_limit < 0
 
 
-def test_a_measurement_is_not_waited_for() -> None:
+def test_the_end_does_not_wait_for_a_measurement() -> None:
     page = Mock()
     page._queue.active_jobs = [[Mock(concurrency_id="measurement")]]
     page._queue.event_queue_per_concurrency_id = {}

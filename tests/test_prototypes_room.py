@@ -8,7 +8,7 @@ import json
 import gradio as gr
 import numpy as np
 import pytest
-from halves_model import SIMILARITY, HalvesModel, HalvesTwin
+from halves_model import SIMILARITY, HalvesBaseline, HalvesModel
 from small_model import small_model
 
 from ui.engine import Engine
@@ -79,7 +79,7 @@ def test_what_does_not_exist_is_refused(engine: Engine, result_id: str, query: i
         choice_payload(engine, result_id, query, layer, head)
 
 
-def test_a_gpu_that_is_refused_to_the_twin_leaves_the_choice_explained() -> None:
+def test_a_gpu_that_is_refused_to_the_baseline_leaves_the_choice_explained() -> None:
     """As ZeroGPU does when a visitor's share is used up."""
     refused = []
 
@@ -92,6 +92,6 @@ def test_a_gpu_that_is_refused_to_the_twin_leaves_the_choice_explained() -> None
 
         return run
 
-    engine = Engine(HalvesModel(), twin=HalvesTwin(), on_gpu=once)
+    engine = Engine(HalvesModel(), baseline=HalvesBaseline(), on_gpu=once)
     sent = choice_payload(engine, engine.run(np.zeros((96, 128, 3), np.uint8)), 0, 0, 0)
     assert sent["baseline"] is None and sent["similarity"] == SIMILARITY

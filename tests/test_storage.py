@@ -1,4 +1,4 @@
-"""What visitors leave is gone within an hour, with the server, and at the latest when the next one starts."""
+"""Files of visitors are gone within an hour, and with the server, or when the next server starts."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
-from halves_model import HalvesModel, HalvesTwin
+from halves_model import HalvesBaseline, HalvesModel
 
 from ui import storage
-from ui.engine import TWIN, Engine, ResultGone
+from ui.engine import BASELINE, Engine, ResultGone
 from ui.storage import Storage, new_folder
 
 ROOT = Path(__file__).parent.parent
 PHOTO = np.zeros((96, 128, 3), np.uint8)
-# The server's own way to start and stop, with a page that takes no time to make.
+# Starts and stops like the real server, but with an empty page.
 SERVE = """
 import signal
 
 import app
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background processes ignore it
 
 def build_page(settings):
     with app.gr.Blocks() as page:
@@ -60,7 +60,7 @@ def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Linux and macOS")
-def test_nothing_is_left_of_a_server_that_is_stopped_and_the_next_one_clears_up_after_one_that_was_killed(
+def test_a_server_that_is_stopped_leaves_nothing_and_the_next_one_clears_up_after_one_that_was_killed(
     tmp_path: Path,
 ) -> None:
     environment = {"PATH": "", "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
@@ -114,12 +114,17 @@ def test_the_oldest_files_make_room_for_new_ones(kept: Storage) -> None:
     assert [file.name for file in files if file.exists()] == ["example"]
 
 
-def test_downloads_make_room_too(kept: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept.quota_bytes = 200
-    monkeypatch.setattr(storage, "LARGEST_DOWNLOAD_BYTES", 150)
+def test_downloads_make_room_too(kept: Storage) -> None:
+    kept.quota_bytes = 150
     for _ in range(5):
-        (kept.new_download() / "overlay.png").write_bytes(bytes(100))
+        kept.write_download("overlay.png", bytes(100))
     assert len([*kept.downloads.rglob("*.png")]) == 1
+
+
+def test_a_download_makes_only_as_much_room_as_it_needs(kept: Storage) -> None:
+    kept.quota_bytes = 300
+    files = [kept.write_download("overlay.png", bytes(100)) for _ in range(3)]
+    assert all(file.stat().st_size == 100 for file in files) and len({file.parent for file in files}) == 3
 
 
 def test_folders_that_a_cleaner_removed_are_made_anew(kept: Storage) -> None:
@@ -130,18 +135,18 @@ def test_folders_that_a_cleaner_removed_are_made_anew(kept: Storage) -> None:
 
 
 def test_a_photo_and_what_was_made_of_it_are_forgotten(kept: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(HalvesModel(), twin=HalvesTwin(), storage=kept, budget_bytes=0)  # type: ignore[arg-type]
+    engine = Engine(HalvesModel(), baseline=HalvesBaseline(), storage=kept, budget_bytes=0)  # type: ignore[arg-type]
     old, start = engine.run(PHOTO), time.monotonic()
-    monkeypatch.setattr("ui.results.time.monotonic", lambda: start + storage.KEEP_SECONDS + 1)
+    monkeypatch.setattr("ui.results.monotonic", lambda: start + storage.KEEP_SECONDS + 1)
     new = engine.run(PHOTO)
-    engine.result(old + TWIN)
+    engine.result(old + BASELINE)
     assert len([*kept.results.iterdir()]) == 3
     engine.results.forget_older(storage.KEEP_SECONDS)
-    assert [engine.results.get(result_id) is None for result_id in (old, old + TWIN, new)] == [True, True, False]
+    assert [engine.results.get(result_id) is None for result_id in (old, old + BASELINE, new)] == [True, True, False]
     assert len([*kept.results.iterdir()]) == 1
 
 
-def test_results_for_which_memory_has_no_room_are_read_from_files(kept: Storage) -> None:
+def test_results_that_do_not_fit_into_memory_are_read_from_files(kept: Storage) -> None:
     engine = Engine(HalvesModel(), storage=kept, budget_bytes=0)  # type: ignore[arg-type]
     first = engine.run(PHOTO, file_name="first.png")
     before = engine.read(engine.result(first), "panoptic").segmentation.ids
@@ -160,7 +165,7 @@ def test_a_result_whose_file_made_room_is_gone(kept: Storage) -> None:
         engine.result(old)
 
 
-def test_without_a_place_on_the_disk_results_stay_in_memory(kept: Storage, caplog: pytest.LogCaptureFixture) -> None:
+def test_results_that_cannot_be_written_stay_in_memory(kept: Storage, caplog: pytest.LogCaptureFixture) -> None:
     kept.results.rmdir()
     kept.results.write_bytes(b"")  # no folder: nothing can be written into it
     engine = Engine(HalvesModel(), storage=kept)  # type: ignore[arg-type]

@@ -1,19 +1,21 @@
-"""The endpoints for programs, documented on the page's API page: each answers with plain JSON, after its files."""
+"""The endpoints for programs, which the page's API page documents. Each answers with files and then plain JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
 
 import pem
-from ui.engine import TASKS, Engine, Reading, ResultGone
+from ui.engine import EXPECTED, TASKS, Engine, Reading, sentence
 from ui.export import arrays_files, overlay_files, segments_files, trace_json, write
-from ui.gate import Busy, bytes_for
-from ui.guard import PROGRAMS, READING
+from ui.gate import bytes_for
 from ui.image_input import SafeImage, Upload
+from ui.queues import PROGRAMS, READING, wait_in
 from ui.results import KeptResult
-from ui.storage import Storage, cannot_write
+from ui.storage import Storage
 from ui.viewer.payload import segment_json
 
 
@@ -22,42 +24,30 @@ def add_endpoints(engine: Engine, storage: Storage) -> None:
     config = engine.model.config
 
     def answer(result_id: str, task: str, object_threshold: float | None, overlap_threshold: float | None):
-        try:
+        with one_sentence():
             result = engine.result(result_id or "")
             with engine.gate.place(bytes_for(result.original_size)):
                 reading = engine.read(result, task, object_threshold, overlap_threshold)
-                folder = storage.new_download()
-                segments = write(segments_files(result, reading.segmentation), result, "segments", folder)
-                overlay = write(overlay_files(result, reading.segmentation), result, "overlay", folder)
-        except (ResultGone, Busy, ValueError, OSError) as error:
-            raise refusal(error) from None
-        return str(overlay), str(segments), describe(result_id, result, reading)
+                segments = write(segments_files(result, reading.segmentation), result, "segments", storage)
+                overlay = write(overlay_files(result, reading.segmentation), result, "overlay", storage)
+            return str(overlay), str(segments), describe(result_id, result, reading)
 
     def segment(photo: Upload | pem.ImageError | None, task: str):
-        if photo is None or isinstance(photo, pem.ImageError):
-            raise gr.Error(str(photo or "Please send a photo."), print_exception=False)
-        try:
-            result_id = engine.run(photo.path, file_name=photo.file_name)
-        except (Busy, pem.ImageError) as error:
-            raise refusal(error) from None
-        return answer(result_id, task, None, None)
+        with one_sentence():
+            if not isinstance(photo, Upload):
+                raise photo or ValueError("Please send a photo.")
+            return answer(engine.run(photo.path, file_name=photo.file_name), task, None, None)
 
     def trace(result_id: str, query: float | None):
-        try:
+        with one_sentence():
             if query is None or query != int(query):
                 raise ValueError("Please name a query by its whole number.")
             result = engine.result(result_id or "")
             with engine.gate.place():
                 found = trace_json(result, query=int(query))
-                arrays = write(arrays_files(result), result, "trace-npz", storage.new_download())
-        except (ResultGone, Busy, ValueError, OSError) as error:
-            raise refusal(error) from None
-        return str(arrays), found
+                return str(write(arrays_files(result), result, "trace-npz", storage)), found
 
-    # While the network runs on one photo, the files of another are written.
-    programs: dict[str, Any] = {"concurrency_id": PROGRAMS, "concurrency_limit": 2}
-    reading: dict[str, Any] = {"concurrency_id": READING, "concurrency_limit": 2}
-    # Endpoints take and give components; these are never drawn.
+    # The inputs and outputs of endpoints are components; these are never drawn.
     with gr.Row(visible=False):
         photo = SafeImage(label="photo")
         result_id = gr.Textbox(label="result_id")
@@ -80,7 +70,7 @@ def add_endpoints(engine: Engine, storage: Storage) -> None:
         "result_id the other endpoints take. That JSON names the photo's file and the model. Each of its segments has "
         "id, category, score, area, bbox (left, top, width, height; in pixels) and queries; each of its queries says "
         "what became of it.",
-        **programs,
+        **wait_in(PROGRAMS),
     )
     gr.on(
         [],
@@ -90,8 +80,8 @@ def add_endpoints(engine: Engine, storage: Storage) -> None:
         api_name="read",
         api_description="Reads a kept result again for another task or other thresholds; the network does not run. "
         "Returns what /segment returns. Results are kept until newer ones need the room. Where the page has a switch "
-        "for the attention, the same photo by the masked-attention twin has its result_id with ~masked at the end.",
-        **reading,
+        "for the attention, result_id with ~masked at the end is the masked baseline's result for the same photo.",
+        **wait_in(READING),
     )
     gr.on(
         [],
@@ -99,21 +89,24 @@ def add_endpoints(engine: Engine, storage: Storage) -> None:
         [result_id, query],
         [file, json],
         api_name="trace",
-        api_description="Which prototypes one query of a kept result picked, in every layer and head, in pixels of the "
-        "photo, and how its class and mask developed. Returns the trace of all queries as arrays (NPZ), and the one "
-        "query's as JSON.",
-        **reading,
+        api_description="The prototypes that one query of a kept result picked in every layer and head, in pixels of "
+        "the photo, and how its class and mask developed. Returns the trace of all queries as arrays (NPZ), and that "
+        "of the one query as JSON.",
+        **wait_in(READING),
     )
 
 
-def refusal(error: ResultGone | Busy | ValueError | OSError) -> gr.Error:
-    way_out = " Please call /segment again." if isinstance(error, ResultGone) else ""
-    sentence = cannot_write(error) if isinstance(error, OSError) else f"{error}{way_out}"
-    return gr.Error(sentence, print_exception=False)
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turns what the engine may raise in the block into a gr.Error with one sentence."""
+    try:
+        yield
+    except EXPECTED as error:
+        raise gr.Error(sentence(error, "Please call /segment again."), print_exception=False) from None
 
 
 def describe(result_id: str, result: KeptResult, reading: Reading) -> dict[str, Any]:
-    """A reading as plain JSON: areas and boxes (left, top, width, height) in pixels of the photo, times in ms."""
+    """A reading as plain JSON, with areas and boxes (left, top, width, height) in pixels of the photo."""
     height, width = reading.segmentation.ids.shape
     return {
         "result_id": result_id,

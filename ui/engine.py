@@ -1,10 +1,8 @@
-"""Runs the network once per photo, and reads what it kept of that as often as the visitor likes. Knows no widgets."""
+"""Runs the network once per photo, and reads the kept output as often as the visitor likes. Knows no widgets."""
 
 from __future__ import annotations
 
 import dataclasses
-import filecmp
-import io
 import logging
 import time
 from collections import Counter
@@ -15,60 +13,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 import pem
 from analysis.latency import measure_ms
-from pem.explain import Choice, evolution, explain_choice, match_queries
+from pem.explain import Choice, check_index, evolution, match_queries
 from pem.layers import mixed_precision
 from pem.outputs import PEMOutput, Segmentation
 from pem.photos import open_photo, to_array
 from pem.postprocess import READINGS
 from pem.preprocess import resize, to_pixels
-from pem.weights import DEFAULT_WEIGHTS
-from ui.gate import Gate, bytes_for
-from ui.results import KeptLayer, KeptOutput, KeptResult, ResultStore
-from ui.storage import Storage
+from ui.gate import Busy, Gate, bytes_for
+from ui.results import KeptLayer, KeptOutput, KeptResult, ResultStore, encode
+from ui.storage import Storage, cannot_write
 
 _log = logging.getLogger("pem")
 TASKS = tuple(READINGS)
-# What the twin made of a photo has the same id, but for this at its end.
-TWIN = "~masked"
-TWINS_MAY_DIFFER = ("name", "trained", "training", "attention", "empty_mask")
-# The viewer draws larger photos at this size, so that a reading and a redraw take no noticeable time.
-MAX_SHOWN_PX = 1280
-
-
-def is_bundled(name: str) -> bool:
-    """Whether a model that is named so is the one that comes with this project, be it a copy of its file."""
-    return name == "default" or (
-        Path(name).is_file() and DEFAULT_WEIGHTS.is_file() and filecmp.cmp(name, DEFAULT_WEIGHTS, shallow=False)
-    )
-
-
-def load_twin(model: pem.PEM, name: str) -> pem.PEM | None:
-    """The same network trained with masked attention, where its checkpoint NAME-masked.safetensors lies beside it."""
-    path = DEFAULT_WEIGHTS if is_bundled(name) else Path(name)
-    path = path.with_name(f"{path.stem}-masked.safetensors")
-    if not path.exists():
-        return None
-    try:
-        twin = pem.load_model(path, device="auto")
-        ours, theirs = (vars(config) for config in (model.config, twin.config))
-        unlike = [key for key in ours if key not in TWINS_MAY_DIFFER and ours[key] != theirs[key]]
-        if twin.config.attention != "masked" or unlike:
-            other = f"another {unlike[0]}" if unlike else "the same attention"
-            raise ValueError(f"{path} has {other}; it must be this network trained with masked attention.")
-    except (OSError, ValueError) as error:
-        _log.warning("The page goes without a network to compare with: %s", error)
-        return None
-    return twin
+BASELINE = "~masked"  # the masked baseline's result for a photo has the same id with this at its end
+MAX_SHOWN_PX = 1280  # the viewer draws larger photos at this size, so that readings and redraws take no noticeable time
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one task and its thresholds make of a kept result."""
+    """The segments that one task and its thresholds make of a kept result."""
 
     segmentation: Segmentation
     task: str
@@ -81,13 +48,23 @@ class ResultGone(LookupError):
     """The kept result had to make room for newer ones."""
 
 
-class Engine:
-    """One model and its kept results; ``budget_bytes`` of them are in memory, all in the ``storage`` if there is one.
+EXPECTED = (ResultGone, Busy, ValueError, OSError)  # what may go wrong without a mistake in the code
 
-    ``on_gpu`` wraps the forward pass where a GPU is lent call by call.
-    The results of ``examples`` have the ids "example-NAME", and are made whenever they are asked for and not kept.
-    ``twin`` is the same network trained with masked attention, for comparison. It runs on a photo when somebody asks
-    for what it makes of it, by the id of the photo's result with TWIN at its end.
+
+def sentence(error: Exception, way_out: str) -> str:
+    """What a visitor is told of one of EXPECTED; the ``way_out`` is for results that are gone."""
+    if isinstance(error, OSError):
+        return cannot_write(error)
+    return f"{error} {way_out}" if isinstance(error, ResultGone) else str(error)
+
+
+class Engine:
+    """One model and its kept results: ``budget_bytes`` of them in memory, and all in the ``storage`` if there is one.
+
+    ``on_gpu`` wraps the forward pass where a GPU is lent for each call.
+    The results of ``examples`` have the ids "example-NAME". They are made when somebody asks for them.
+    ``baseline`` is the same network trained with masked attention, for comparison. It runs on a photo when somebody
+    asks for its result, by the id of the photo's result with BASELINE at its end.
     """
 
     def __init__(
@@ -96,24 +73,25 @@ class Engine:
         budget_bytes: int = 32 * 2**20,
         on_gpu: Callable[[Callable], Callable] = lambda function: function,
         examples: Sequence[Path] = (),
-        twin: pem.PEM | None = None,
+        baseline: pem.PEM | None = None,
         storage: Storage | None = None,
     ) -> None:
         self.model = model
-        self.twin = twin
+        self.baseline = baseline
         self.examples = {f"example-{path.stem}": path for path in examples}
         self.results = ResultStore(budget_bytes, storage)
         self._forward = on_gpu(self._forward_on_cpu_tensors)
         self.gate = Gate()
-        # The network runs on one photo at a time. What is asked of kept results goes on meanwhile.
+        # The network runs on one photo at a time. Readings of kept results go on meanwhile.
         self.network_gate = Gate(places=1, max_waiting=16, in_order=True)
         self.num_runs = 0
         self.run_ms: Counter[str] = Counter()  # by stage
 
     def run(self, photo: np.ndarray | Path, name: str = "", result_id: str = "", file_name: str = "") -> str:
-        """Photo to the id of its kept result; ``name`` is of examples, ``file_name`` of any file.
+        """Runs the network on a photo, uint8 [H0, W0, 3] or a file, and returns the id of the kept result.
 
-        The photo is uint8 [H0, W0, 3] or a file. Raises ImageError for one that is no photo, and Busy.
+        Only examples have a ``name``; ``file_name`` is that of any file. Raises ImageError for a file that is no photo,
+        and Busy.
         """
         with self.network_gate.place(), self.gate.place(bytes_for(size_of(photo))):
             image = to_array(photo)
@@ -127,7 +105,7 @@ class Engine:
                 name=name,
                 file_name=file_name,
                 config=self.model.config,
-                jpeg=_encode_jpeg(image),
+                jpeg=encode(image, "jpeg", quality=95, subsampling=0),
                 original_size=image.shape[:2],
                 shown_size=_shown_size(image.shape[:2]),
                 resized=resized,
@@ -135,14 +113,14 @@ class Engine:
             )
         return self._keep(result, result_id)
 
-    def _run_twin(self, result_id: str) -> str:
-        """The twin on what PEM saw, to the last bit, which the photo that is kept as a JPEG is not."""
-        assert self.twin is not None
-        seen = self.result(result_id.removesuffix(TWIN))
+    def _run_baseline(self, result_id: str) -> str:
+        """Runs the baseline on exactly the pixels that the model saw; the kept JPEG would differ a little."""
+        assert self.baseline is not None
+        seen = self.result(result_id.removesuffix(BASELINE))
         with self.network_gate.place(), self.gate.place():
             passed = self._forward(seen.pixels, seen.content_size, True)
         passed["stage_ms"] = seen.stage_ms | passed["stage_ms"]  # the photo was prepared once, for both
-        return self._keep(dataclasses.replace(seen, config=self.twin.config, **passed), result_id)
+        return self._keep(dataclasses.replace(seen, config=self.baseline.config, **passed), result_id)
 
     def _keep(self, result: KeptResult, result_id: str) -> str:
         self.num_runs += 1
@@ -151,20 +129,22 @@ class Engine:
             return self.results.put(result, result_id)
 
     def result(self, result_id: str) -> KeptResult:
-        """Raises ResultGone where it is no longer kept, and Busy."""
+        """The kept result of this id; those of examples and of the baseline are made when they are not kept.
+
+        Raises ResultGone for any other result that is not kept, and Busy.
+        """
         result = self.results.get(result_id)
         if result is None:
-            with self.network_gate.place():  # of several that ask for the same, one makes it and the others find it
+            with self.network_gate.place():  # if several ask for the same result, one makes it and the others find it
                 result = self.results.get(result_id) or self._make(result_id)
         return result
 
     def _make(self, result_id: str) -> KeptResult:
-        """What can be made from the id alone: an example, or what the twin makes of a kept photo."""
         if result_id in self.examples:
             path = self.examples[result_id]
             made_id = self.run(path, path.stem, result_id, path.name)
-        elif self.twin is not None and result_id.endswith(TWIN) and result_id.count(TWIN) == 1:
-            made_id = self._run_twin(result_id)
+        elif self.baseline is not None and result_id.endswith(BASELINE) and result_id.count(BASELINE) == 1:
+            made_id = self._run_baseline(result_id)
         else:
             raise ResultGone("This result is no longer kept on the server.")
         made = self.results.get(made_id)
@@ -172,10 +152,10 @@ class Engine:
         return made
 
     def other(self, result_id: str) -> str | None:
-        """The id of what the other network makes of the same photo; None where there is no other network."""
-        if self.twin is None:
+        """The id of the other network's result for the same photo; None where there is no other network."""
+        if self.baseline is None:
             return None
-        return result_id.removesuffix(TWIN) if result_id.endswith(TWIN) else result_id + TWIN
+        return result_id.removesuffix(BASELINE) if result_id.endswith(BASELINE) else result_id + BASELINE
 
     def read(
         self,
@@ -185,9 +165,9 @@ class Engine:
         overlap_threshold: float | None = None,
         size: tuple[int, int] | None = None,
     ) -> Reading:
-        """Another reading of a kept result, at the photo's own size unless told. The network does not run.
+        """Reads a kept result for a task, by default at the photo's own size. The network does not run.
 
-        None takes a threshold from the config. A semantic reading has none; one of instances has no overlap threshold.
+        None takes a threshold from the config. A semantic reading has no threshold, one of instances only the first.
         Raises ValueError for an unknown task and for thresholds outside 0..1, and Busy.
         """
         if task not in TASKS:
@@ -208,41 +188,37 @@ class Engine:
         return Reading(segmentation, task, object_threshold, overlap_threshold, reading_ms)
 
     def choice(self, result: KeptResult, query: int, layer: int, head: int) -> Choice:
-        """Why a head took its prototype. Raises ValueError for a query, layer or head that does not exist."""
-        if not 0 <= layer < len(result.layers):
-            raise ValueError(f"There is no layer {layer}; choose one from 0 to {len(result.layers) - 1}.")
-        kept = result.layers[layer]
-        if not 0 <= query < len(kept.target):
-            raise ValueError(f"There is no query {query}; choose one from 0 to {len(kept.target) - 1}.")
+        """Why a head took its prototype. Raises ValueError for a query, layer or head that does not exist, and Busy."""
+        check_index("layer", layer, len(result.layers))
+        check_index("query", query, len(result.layers[layer].target))
         with self.gate.place():
-            return explain_choice(kept.target[query], kept.key, kept.banned(query), head, len(kept.prototype_index))
+            return result.layers[layer].choice(query, head)
 
-    def twin_choice(
+    def baseline_choice(
         self, result_id: str, query: int, layer: int, head: int
     ) -> tuple[KeptLayer, Choice, int, float] | None:
-        """What the twin's query that says most nearly the same attends to in the same layer and head: the layer, that,
-        its index, and the IoU of the masks. None without a twin, for what the twin itself made, and where no query of
-        the twin draws anything there."""
-        if self.twin is None or result_id.endswith(TWIN):
+        """The attention of the baseline's most similar query in the same layer and head.
+
+        Returns the baseline's layer, the choice of that query, its index, and the IoU of the two masks. Returns None
+        without a baseline, for results of the baseline itself, and where no mask of the baseline overlaps.
+        """
+        if self.baseline is None or result_id.endswith(BASELINE):
             return None
-        result, twin = self.result(result_id), self.result(result_id + TWIN)
+        result, other = self.result(result_id), self.result(result_id + BASELINE)
         with self.gate.place():
-            matches, ious = match_queries(result.output, twin.output, result.content_size)
+            matches, ious = match_queries(result.output, other.output, result.content_size)
         if ious[query] == 0:
             return None
-        match, kept = int(matches[query]), twin.layers[layer]
-        choice = explain_choice(kept.target[match], kept.key, kept.banned(match), head, len(kept.similarity))
-        return kept, choice, match, float(ious[query])
-
-    def _network(self, by_twin: bool) -> pem.PEM:
-        network = self.twin if by_twin else self.model
-        assert network is not None
-        return network
+        match, kept = int(matches[query]), other.layers[layer]
+        return kept, kept.choice(match, head), match, float(ious[query])
 
     @torch.inference_mode()
-    def _forward_on_cpu_tensors(self, pixels: Tensor, content_size: tuple[int, int], by_twin: bool) -> dict[str, Any]:
-        # CPU in, CPU out: a lent GPU lives in another process.
-        network = self._network(by_twin)
+    def _forward_on_cpu_tensors(
+        self, pixels: Tensor, content_size: tuple[int, int], by_baseline: bool
+    ) -> dict[str, Any]:
+        # Tensors come and go on the CPU, and the network is no argument: a lent GPU belongs to another process.
+        network = self.baseline if by_baseline else self.model
+        assert network is not None
         device = next(network.parameters()).device
         try:
             return self._forward_on(device, network, pixels, content_size)
@@ -258,6 +234,7 @@ class Engine:
     def _forward_on(
         self, device: torch.device, network: pem.PEM, pixels: Tensor, content_size: tuple[int, int]
     ) -> dict[str, Any]:
+        """One pass on this device, as the fields of a KeptResult."""
         pixels = pixels.to(device)
         output: PEMOutput | None = None
 
@@ -267,44 +244,21 @@ class Engine:
 
         with mixed_precision(device):
             times_ms = measure_ms(run, device)
-        assert output is not None
+        assert output is not None and output.trace is not None
         return {
             "output": KeptOutput(output.pred_logits.half().cpu(), output.pred_masks.half().cpu()),
             "evolution": evolution(output, content_size),
-            "layers": _keep_layers(output),
+            "layers": tuple(KeptLayer.of(layer) for layer in output.trace),
             "stage_ms": dict(zip(("backbone", "pixel decoder", "decoder + trace"), times_ms)),
         }
 
 
 def size_of(photo: np.ndarray | Path) -> tuple[int, int]:
-    """(height, width); of a file without decoding it. Raises ImageError."""
+    """(height, width); a file is not decoded for it. Raises ImageError."""
     if isinstance(photo, np.ndarray):
         return photo.shape[0], photo.shape[1]
     with open_photo(photo) as image:
         return image.height, image.width
-
-
-def _keep_layers(output: PEMOutput) -> tuple[KeptLayer, ...]:
-    assert output.trace is not None
-    return tuple(
-        KeptLayer(
-            stride=layer.stride,
-            grid_size=layer.grid_size,
-            prototype_index=layer.prototype_index[0].int().cpu().numpy(),
-            similarity=layer.similarity[0].half().cpu().numpy(),
-            allowed_fraction=layer.allowed_fraction[0].float().cpu().numpy(),
-            target=layer.target[0].half().cpu().numpy(),
-            key=layer.key[0].half().cpu().numpy(),
-            banned_bits=np.packbits(layer.banned[0].cpu().numpy(), axis=1),
-        )
-        for layer in output.trace
-    )
-
-
-def _encode_jpeg(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=95, subsampling=0)
-    return file.getvalue()
 
 
 def _shown_size(original_size: tuple[int, int]) -> tuple[int, int]:

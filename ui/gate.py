@@ -1,4 +1,4 @@
-"""How much may be worked on at once: whatever computes, decodes or writes takes a place, and some of the memory."""
+"""How much may run at once: everything that computes, decodes or writes takes a place and some of the memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ui.memory import hand_back
 
 LEAST_BYTES = 32 * 2**20  # of any work
-BYTES_PER_PIXEL = 12  # of a photo in its own size: its pixels twice, its ids, and what lies between
+BYTES_PER_PIXEL = 12  # of a photo in its own size: its pixels twice, its ids, and temporary arrays
 
 
 class Busy(RuntimeError):
@@ -21,10 +21,10 @@ class Busy(RuntimeError):
 
 
 class Gate:
-    """Lets work in as long as there is a place for it and memory; some more may wait for that.
+    """Lets work in as long as there are a place and memory for it. Some more work may wait for them.
 
-    Without a number there are as many places as cores, and at least four. Work that needs more memory than there is at
-    all is let in when no other is. At a gate ``in_order`` nobody overtakes who waits; elsewhere small work does.
+    Without a number there are as many places as cores, and at least four. Work that needs more than the whole budget
+    enters when nothing else is inside. At a gate ``in_order`` nobody overtakes; elsewhere small work does.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Gate:
                         raise Busy
                 finally:
                     self._waiting.remove(ticket)
-                    self._changed.notify_all()  # the next in order may have waited for this one alone
+                    self._changed.notify_all()  # the next in order may have waited only for this one
             self._inside += 1
             self._bytes += num_bytes
 
 
 def bytes_for(size: tuple[int, int]) -> int:
-    """What work on a photo of that size, in its own size, needs."""
+    """The memory that work on a photo of this (height, width) needs, in bytes."""
     return LEAST_BYTES + BYTES_PER_PIXEL * size[0] * size[1]

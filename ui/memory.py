@@ -1,4 +1,4 @@
-"""Hands memory back to the system. The allocator of glibc keeps what was freed, in many arenas; others do not."""
+"""Hands memory back to the system. The allocator of glibc keeps freed memory in many arenas; others do not."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def use_few_arenas() -> None:
-    """Threads share their free memory from now on. Measured: analysis/LOG.md."""
+    """From now on threads share their free memory. analysis/LOG.md has what this saves."""
     if hasattr(_libc, "mallopt"):
         _libc.mallopt(M_ARENA_MAX, ARENAS)  # type: ignore[union-attr]
 
 
 def hand_back() -> None:
-    """What is free now; takes some milliseconds."""
+    """Hands back what is free now, which takes some milliseconds."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)  # type: ignore[union-attr]
 
 
 def hand_back_regularly() -> None:
-    """From a thread of its own: answers on their way to browsers are also freed when nothing else works any more."""
+    """Does so in a thread of its own: an answer is freed when the browser has it, and maybe no other work follows."""
 
     def run() -> None:
         while True:

@@ -1,6 +1,6 @@
-"""The first example, segmented ahead: ``python -m ui.precompute`` after the bundled checkpoint or the payload changed.
+"""The example photos, and the stored result of the first one, which a first visit shows before the network ran.
 
-A first visit then paints at once, before the network ran.
+``python -m ui.precompute`` makes that result anew; it is needed when the bundled checkpoint or the payload has changed.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import pem
 from pem.conditions import conditions
 from pem.weights import DEFAULT_WEIGHTS
-from ui.engine import TASKS, Engine, load_twin
+from ui.engine import TASKS, Engine
+from ui.networks import load_networks
 from ui.viewer.payload import reading_payload
 from ui.viewer.server import open_result
 
@@ -25,13 +25,14 @@ FILE = ASSETS / "examples" / f"{FIRST_EXAMPLE}.json.gz"
 
 
 def load() -> dict[str, Any]:
-    """The viewer's value for the first example, as the bundled checkpoint sees it."""
+    """The stored value of the viewer: the first example as the bundled checkpoint sees it."""
     return json.loads(gzip.decompress(FILE.read_bytes()))
 
 
 def make() -> dict[str, Any]:
-    model = pem.load_model("default", device="cpu")
-    engine = Engine(model, examples=EXAMPLES, twin=load_twin(model, "default"))
+    """Computes that value on the CPU."""
+    model, baseline = load_networks("default", "cpu")
+    engine = Engine(model, examples=EXAMPLES, baseline=baseline)
     result_id = f"example-{FIRST_EXAMPLE}"
     for _ in range(5):  # the first passes through a network are slower than any later one
         engine.result(result_id)

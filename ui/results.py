@@ -1,4 +1,4 @@
-"""What the page remembers of a photo, so that another look at it does not run the network again."""
+"""What the page keeps of a photo and of the network's output, so that another look at it does not run the network."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import logging
 import pickle
 import secrets
 import threading
-import time
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from time import monotonic
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from pem.config import PEMConfig
-from pem.explain import Evolution
-from pem.outputs import Batch
+from pem.explain import Choice, Evolution, explain_choice
+from pem.outputs import Batch, LayerTrace
 from pem.preprocess import padded_size, to_pixels
 from ui.file_names import safe_stem
 from ui.storage import Storage
@@ -31,7 +31,7 @@ _log = logging.getLogger("pem")
 
 @dataclass(frozen=True)
 class KeptLayer:
-    """A LayerTrace of one image, in few bytes."""
+    """A LayerTrace of one image."""
 
     stride: int
     grid_size: tuple[int, int]
@@ -42,13 +42,31 @@ class KeptLayer:
     key: np.ndarray  # float16 [N, D]
     banned_bits: np.ndarray  # uint8 [Q, ceil(N / 8)]: eight tokens to a byte
 
+    @classmethod
+    def of(cls, layer: LayerTrace) -> KeptLayer:
+        """Keeps the layer of the first image of a batch."""
+        return cls(
+            stride=layer.stride,
+            grid_size=layer.grid_size,
+            prototype_index=layer.prototype_index[0].int().cpu().numpy(),
+            similarity=layer.similarity[0].half().cpu().numpy(),
+            allowed_fraction=layer.allowed_fraction[0].float().cpu().numpy(),
+            target=layer.target[0].half().cpu().numpy(),
+            key=layer.key[0].half().cpu().numpy(),
+            banned_bits=np.packbits(layer.banned[0].cpu().numpy(), axis=1),
+        )
+
     def banned(self, query: int) -> np.ndarray:
         """Whether each token lies outside the previous mask of this query, bool [N]."""
         return np.unpackbits(self.banned_bits[query], count=len(self.key)).astype(bool)
 
+    def choice(self, query: int, head: int) -> Choice:
+        """Why this head of this query took its prototype. Raises ValueError for a head that does not exist."""
+        return explain_choice(self.target[query], self.key, self.banned(query), head, len(self.prototype_index))
+
 
 class KeptOutput(NamedTuple):
-    """All of an output that a reading looks at."""
+    """The part of an output that the readings use."""
 
     pred_logits: Tensor  # float16 [1, Q, K+1]
     pred_masks: Tensor  # float16 [1, Q, H/4, W/4]
@@ -56,7 +74,7 @@ class KeptOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class KeptResult:
-    """One photo and what the network said of it: about 7 MiB for the bundled model."""
+    """One photo and the network's output for it: about 7 MiB for the bundled model."""
 
     name: str  # of an example photo; empty for the visitor's own
     file_name: str  # of either, without folders; empty where it is not known
@@ -64,35 +82,36 @@ class KeptResult:
     jpeg: bytes  # the photo in its own size, for exports
     original_size: tuple[int, int]
     shown_size: tuple[int, int]  # what the viewer draws; never larger than the original
-    resized: np.ndarray  # uint8 [H, W, 3]: what the network saw, before it was normalised and padded
+    resized: np.ndarray  # uint8 [H, W, 3]: the photo as the network saw it, before normalisation and padding
     output: KeptOutput
     evolution: Evolution
     layers: tuple[KeptLayer, ...]
     stage_ms: dict[str, float]  # in the order in which the stages ran
-    notice: str = ""  # what the visitor should know of the run
-    arrived: float = field(default_factory=lambda: time.monotonic())  # when the photo did
+    notice: str = ""  # what the visitor should know about the run
+    arrived: float = field(default_factory=lambda: monotonic())  # when the photo did
 
     @property
     def stem(self) -> str:
-        """What the names of files made of it begin with."""
+        """How the names of files that are made of it begin."""
         return self.name or safe_stem(self.file_name)
 
     @property
     def content_size(self) -> tuple[int, int]:
-        """The (height, width) of what the network saw, without the padding."""
+        """The (height, width) of the photo as the network saw it, without the padding."""
         return self.resized.shape[0], self.resized.shape[1]
 
     @property
     def padded_size(self) -> tuple[int, int]:
+        """The (height, width) of the network's input."""
         return padded_size(self.content_size)
 
     @property
     def pixels(self) -> Tensor:
-        """What the network saw, float32 [1, 3, H, W]."""
+        """The network's input, float32 [1, 3, H, W]."""
         return to_pixels([self.resized], self.config)
 
     def batch(self, size: tuple[int, int]) -> Batch:
-        """The geometry that leads a reading to this size; a reading looks at no pixel."""
+        """The geometry for a reading at this (height, width). It has no pixels, which readings do not use."""
         return Batch(torch.empty(1, 3, *self.padded_size, device="meta"), (size,), (self.content_size,))
 
     @property
@@ -111,8 +130,8 @@ class KeptResult:
 class ResultStore:
     """Results by their ids, safe across threads.
 
-    The most recently used ones that fit into ``budget_bytes`` are in memory, and always the newest one. With a
-    ``storage`` all are also files there, as long as it keeps them, and come back when they are asked for.
+    Memory holds the most recently used ones that fit into ``budget_bytes``, and always the newest one. With a
+    ``storage`` all are also files, which are read again when somebody asks for them, as long as the storage keeps them.
     """
 
     def __init__(self, budget_bytes: int, storage: Storage | None = None) -> None:
@@ -122,7 +141,7 @@ class ResultStore:
         self._lock = threading.Lock()
 
     def put(self, result: KeptResult, result_id: str = "") -> str:
-        """Keeps the result and returns its id; where none is given, one that nobody can guess."""
+        """Keeps the result and returns its id. Without a given id it gets one that nobody can guess."""
         result_id = result_id or secrets.token_urlsafe(12)
         file = self._write(result)
         with self._lock:
@@ -135,7 +154,7 @@ class ResultStore:
         return result_id
 
     def get(self, result_id: str) -> KeptResult | None:
-        """The result of that id, or None where it had to make room for newer ones."""
+        """The result of this id, or None if it had to make room for newer ones."""
         with self._lock:
             result = self._in_memory.get(result_id)
             file, _ = self._files.get(result_id, (None, None))
@@ -143,7 +162,7 @@ class ResultStore:
                 self._in_memory.move_to_end(result_id)
         if result is None and file is not None:
             try:
-                # The server wrote it itself, into a folder that nobody else can write to.
+                # The server wrote this file itself, into a folder that no other user can write to.
                 result = pickle.loads(file.read_bytes())
             except OSError:  # it made room
                 return None
@@ -152,8 +171,8 @@ class ResultStore:
         return result
 
     def forget_older(self, keep_seconds: float) -> None:
-        """Forgets the photos that arrived longer ago, and what was made of them."""
-        oldest = time.monotonic() - keep_seconds
+        """Forgets photos that arrived longer ago, with everything that was made of them."""
+        oldest = monotonic() - keep_seconds
         with self._lock:
             for result_id in [key for key, result in self._in_memory.items() if result.arrived < oldest]:
                 del self._in_memory[result_id]
@@ -161,6 +180,7 @@ class ResultStore:
                 self._files.pop(result_id)[0].unlink(missing_ok=True)
 
     def clear(self) -> None:
+        """Forgets everything."""
         self.forget_older(-1)
 
     def _remember(self, result_id: str, result: KeptResult) -> None:
@@ -185,3 +205,12 @@ class ResultStore:
                 file.unlink()
             return None
         return file
+
+
+def encode(pixels: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
+    """Pixels as an image file of this kind, "jpeg" or "png", with the options of Pillow."""
+    file = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    # For PNG: twice as fast as usual, for 3 % more bytes.
+    image.save(file, kind, compress_level=4, **options)
+    return file.getvalue()

@@ -10,6 +10,8 @@ from typing import Any
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
+    """A parser of whole numbers from ``least`` to ``most``; it raises ArgumentTypeError for others."""
+
     def parse(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) <= most:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
@@ -19,11 +21,14 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def host_names(text: str) -> list[str]:
+    """The names in a list with commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @dataclass(frozen=True)
 class Option:
+    """One option of the command line, as --help shows it."""
+
     name: str
     metavar: str
     meaning: str
@@ -52,9 +57,9 @@ OPTIONS = (
 
 
 def read_settings(arguments: Sequence[str] = (), environment: Mapping[str, str] = os.environ) -> argparse.Namespace:
-    """The value of every option: as given, else as the environment says, else its default.
+    """The value of every option: the given one, or that of its environment variable, or its default.
 
-    Ends the process with a sentence for a value that cannot be.
+    Ends the process with a sentence for an impossible value.
     """
     parser = argparse.ArgumentParser(
         prog="app.py",
@@ -62,13 +67,8 @@ def read_settings(arguments: Sequence[str] = (), environment: Mapping[str, str] 
         epilog="Each option is also an environment variable, such as PEM_MAX_SIDE; one that is empty is not set.",
     )
     for option in OPTIONS:
-        parser.add_argument(
-            f"--{option.name}",
-            type=option.parse,
-            default=option.default,
-            metavar=option.metavar,
-            help=option.meaning,
-        )
+        spelling, kind = f"--{option.name}", {"type": option.parse, "default": option.default}
+        parser.add_argument(spelling, metavar=option.metavar, help=option.meaning, **kind)
     for option in OPTIONS:
         if told := environment.get(option.variable):
             try:

@@ -27,12 +27,12 @@ from ui.efficiency.charts import (
 )
 from ui.efficiency.tables import paper_table, twins_table
 from ui.gate import Busy, Gate
+from ui.queues import MEASUREMENT, wait_in
 from ui.storage import Storage
 
 FILES = [str(RESULTS), str(PAPER)]  # what the page must be allowed to serve
 SIZES = {"256 x 512 px": (256, 512), "512 x 1024 px": (512, 1024), "1024 x 2048 px": (1024, 2048)}
 CHARTS = tuple(stored_charts(""))
-MEASUREMENT = "measurement"  # the queue in which measurements wait
 REFRESH_S = 0.3  # progress is told no more often
 
 INTRODUCTION = """
@@ -89,8 +89,8 @@ def add_tab(
                 )
             yield progress(measurement), figure, found(measurement), gr.skip()
         assert measurement is not None  # the last one has everything
-        file = storage.new_download() / "measured_here.json"
-        file.write_text(json.dumps(dataclasses.asdict(measurement), indent=1), encoding="utf-8")
+        numbers = json.dumps(dataclasses.asdict(measurement), indent=1)
+        file = storage.write_download("measured_here.json", numbers.encode())
         yield progress(measurement), gr.skip(), found(measurement), gr.update(value=str(file), interactive=True)
 
     gr.Markdown(INTRODUCTION)
@@ -118,8 +118,7 @@ def add_tab(
         [size, queries, precision, seconds],
         shown,
         show_progress="hidden",
-        concurrency_id=MEASUREMENT,
-        concurrency_limit=1,
+        **wait_in(MEASUREMENT),
         **private,
     )
     cancel.click(stop, None, None, **quiet)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pem.categories import categories_for
-from pem.explain import cell_centres
+from pem.explain import cell_centres, check_index
 from pem.layers import to_float
 from ui.results import KeptLayer, KeptResult
 
@@ -36,8 +36,8 @@ def trace_json(result: KeptResult, query: int | None = None) -> dict[str, Any]:
     Raises ValueError for a query that does not exist.
     """
     num_queries = len(result.layers[0].target)
-    if query is not None and not 0 <= query < num_queries:
-        raise ValueError(f"There is no query {query}; choose one from 0 to {num_queries - 1}.")
+    if query is not None:
+        check_index("query", query, num_queries)
     queries = range(num_queries) if query is None else [query]
     places = [_places(result, layer) for layer in result.layers]
     return {

@@ -45,7 +45,7 @@ def choice_payload(engine: Engine, result_id: str, query: int, layer: int, head:
 
 def _baseline_payload(engine: Engine, result_id: str, query: int, layer: int, head: int) -> dict[str, Any] | None:
     try:
-        found = engine.twin_choice(result_id, query, layer, head)
+        found = engine.baseline_choice(result_id, query, layer, head)
     except gr.Error:  # a GPU that is lent call by call may be refused; the network's own choice is known all the same
         found = None
     if found is None:

@@ -6,7 +6,6 @@ All indices start at 0. Places are fractions of the photo's width and height.
 from __future__ import annotations
 
 import base64
-import io
 import math
 import time
 from typing import Any
@@ -21,7 +20,7 @@ from pem.outputs import Segment
 from pem.tiles import MASK_STRIDE
 from ui.engine import Engine, Reading
 from ui.gallery import explain_outcome
-from ui.results import KeptResult
+from ui.results import KeptResult, encode
 
 # Together with the readings and numbers this stays below a megabyte; base64 adds a third.
 MAX_PHOTO_BYTES = 420_000
@@ -132,12 +131,6 @@ def data_uri(image: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def _photo(result: KeptResult) -> bytes:
     height, width = result.shown_size
     photo = result.photo
@@ -172,7 +165,7 @@ def _id_map(ids: np.ndarray) -> bytes:
     """The id map as a PNG, id = R + 256 G; it has no colour profile, which would change its values."""
     channels = np.zeros((*ids.shape, 3), np.uint8)
     channels[..., 0], channels[..., 1] = ids & 255, ids >> 8
-    return encode(Image.fromarray(channels), "png", compress_level=4)
+    return encode(channels, "png")
 
 
 def _per_row(num_queries: int) -> int:

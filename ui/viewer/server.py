@@ -14,12 +14,12 @@ import gradio as gr
 from fastapi import HTTPException
 from pydantic import Field, ValidationError, validate_call
 
-from ui.engine import Engine, ResultGone
+from ui.engine import EXPECTED, Engine, sentence
 from ui.export import export_file
-from ui.gate import Busy, bytes_for
-from ui.guard import first_problem
+from ui.gate import bytes_for
 from ui.prototypes import choice_payload
-from ui.storage import Storage, cannot_write
+from ui.request_fields import first_problem
+from ui.storage import Storage
 from ui.viewer.payload import reading_payload, result_payload
 
 Text = Annotated[str, Field(max_length=100)]
@@ -50,12 +50,8 @@ def server_functions(engine: Engine, storage: Storage) -> list[Callable]:
                 return checked(*args)
             except ValidationError as error:
                 raise HTTPException(422, f"Argument {first_problem(error)}") from None
-            except ResultGone as error:
-                return {"error": f"{error} Please press Segment again."}
-            except (Busy, ValueError) as error:
-                return {"error": str(error)}
-            except OSError as error:
-                return {"error": cannot_write(error)}
+            except EXPECTED as error:
+                return {"error": sentence(error, "Please press Segment again.")}
             except gr.Error as error:  # from whoever lends the GPU
                 return {"error": error.message}
 
@@ -91,7 +87,7 @@ def server_functions(engine: Engine, storage: Storage) -> list[Callable]:
         painting = (opacity, outlines, names, hidden)
         result = engine.result(result_id)
         with engine.gate.place(bytes_for(result.original_size)):
-            path = export_file(engine, result, what, storage.new_download(), *reading, *painting)
+            path = export_file(engine, result, what, storage, *reading, *painting)
         return {"url": f"gradio_api/file={quote(path.as_posix())}", "name": path.name}
 
     return [read, other, choice, export]
