@@ -1,4 +1,4 @@
-# `make app` is all that a visitor needs; `make help` lists the rest.
+# `make app` is all that you need to try the page; `make help` lists the rest.
 PYTHON ?= python3
 PORT ?= 7860
 VENV := .venv
@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 .PHONY: help setup app test
 
 help:
-	@echo "make app    serve the page at http://127.0.0.1:$(PORT) (PORT=... for another; ARGS=... for more; offline after the first time)"
+	@echo "make app    serve the page at http://127.0.0.1:$(PORT) (PORT=... changes the port, ARGS=... adds options of app.py)"
 	@echo "make test   lint, type check and run all tests"
 	@echo "make setup  only create $(VENV) and install requirements.txt into it"
-	@echo "PYTHON=...  the Python, 3.10 to 3.13, that $(VENV) is made with (now: $(PYTHON))"
+	@echo "PYTHON=...  the Python, 3.10 to 3.13, for $(VENV) (now: $(PYTHON))"
 
 setup: $(VENV)/.installed
 
@@ -31,7 +31,7 @@ $(BIN)/python:
 		|| { echo "$(PYTHON) is too old or missing: name a Python 3.10 to 3.13 with make PYTHON=/path/to/python."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# The stamps are older than a requirements file that changed since, and then pip runs again.
+# When a requirements file is newer than its stamp, pip runs again.
 $(VENV)/.installed: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
 	touch $@

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("app.py", "pem", "ui", "analysis", "assets", "LICENSE", "README.md", "SECURITY.md", "requirements.txt")
+PARTS = (
+    *("app.py", "pem", "ui", "analysis", "assets", "docs"),
+    *("LICENSE", "README.md", "SECURITY.md", "requirements.txt"),
+)
 LARGE = ("*.safetensors", "*.png", "*.jpg", "*.gz")  # the Hub takes such files by LFS only
 # ZeroGPU brings its own torch and lends a GPU call by call. A CPU needs none of the 4 GB of libraries for GPUs.
 HARDWARE = {"zero": "zero-a10g", "cpu": "cpu-basic"}

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pem", description="Segment photos.")
+    parser = argparse.ArgumentParser(prog="pem", description="Segment photos.")
     add = parser.add_argument
     add("photos", nargs="+", type=Path, metavar="PHOTO", help="photos, and folders whose photos are all taken")
     add("--task", choices=READINGS, default="panoptic", help="default: %(default)s")

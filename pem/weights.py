@@ -31,7 +31,10 @@ from pem.layers import first_line
 from pem.model import PEM, build_model
 
 FORMAT_VERSION = 1
-DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "assets" / "weights" / "default.safetensors"
+_PACKAGE = Path(__file__).resolve().parent
+# An installed package has the bundled weights inside; the repository has them beside the package.
+_HOME = _PACKAGE if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent
+DEFAULT_WEIGHTS = _HOME / "assets" / "weights" / "default.safetensors"
 HUB_FILE = "model.safetensors"
 
 

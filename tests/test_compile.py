@@ -1,4 +1,4 @@
-"""torch.compile takes the network as one graph, so that a GPU can replay it: see the README."""
+"""torch.compile takes the network as one graph, so that a GPU can replay it: see analysis/README.md."""
 
 from __future__ import annotations
 
