@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from analysis import __main__ as cli
 from analysis import speedup
 from analysis.figures import before_and_after
 
@@ -29,9 +29,8 @@ def test_the_command_writes_a_table_that_can_be_drawn(
     monkeypatch.setattr(speedup, "BASE_SIZE", (64, 64))
     out = tmp_path / "speedup.json"
     options = ["--preset", PRESET, "--sizes", "64x64", "64x96", "--queries", "5", "--repeats", "1"]
-    monkeypatch.setattr(sys, "argv", ["speedup", *options, "--device", "cpu", "--out", str(out)])
-    speedup.main()
-    assert capsys.readouterr().out.count("queries") == 9
+    cli.main(["speedup", *options, "--device", "cpu", "--out", str(out)])
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 9  # the machine, the names of the columns, the rows
     result = json.loads(out.read_text(encoding="utf-8"))
     settings = {(row["height_px"], row["width_px"], row["num_queries"]) for row in result["rows"]}
     assert settings == {(64, 64, 100), (64, 96, 100), (64, 64, 5)}

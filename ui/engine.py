@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 import pem
-from analysis.latency import measure_ms
+from analysis.timing import measure_ms
 from pem.explain import Choice, evolution, explain_choice, match_queries
 from pem.layers import mixed_precision
 from pem.outputs import PEMOutput, Segmentation
