@@ -182,16 +182,16 @@ def run(args: argparse.Namespace) -> None:
         *sweep("backbone", args.backbones),
     ]
     points = list(dict.fromkeys(swept))  # the sweeps cross in BASE
-    shown = ("point", "backbone", "long_side_px", "num_queries", "num_heads", "subject", "median_ms", "peak_mib")
+    shown = ("backbone", "long_side_px", "num_queries", "num_heads", "subject", "median_ms", "peak_mib")
     report = Report(*shown, device=args.device, precision=args.precision, out=args.out)
     path = report.path("scaling")
 
     def measure(point: Point) -> list[Row]:
+        print(f"point {points.index(point) + 1} of {len(points)}", flush=True)
         return measure_point(point, args.device, args.precision, args.repeats, args.seconds)
 
     for rows in measure_points(points, path, report.conditions, measure):
         for row in select(rows, stage="total"):
-            number = 1 + next(i for i, point in enumerate(points) if asdict(point).items() <= row.items())
-            report.show(row | {"point": f"{number}/{len(points)}"})
+            report.show(row)
     if fits := load(path)["growth"]:
         print(markdown_table(fits))
