@@ -15,6 +15,7 @@ from analysis.closed_forms import masked_attention_macs, prototype_attention_mac
 from analysis.counter import mac_counter
 from analysis.roofline import Roofline
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
+from pem.fast.attention import FastPrototypeCrossAttention
 from pem.outputs import Attended
 
 CPU = torch.device("cpu")
@@ -170,14 +171,14 @@ def test_flex_attention_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_number_of_heads_is_that_of_the_layers() -> None:
     one, many = (attention_workloads((2, 2), 3, CPU, ["prototype"], num_heads=n)["prototype"] for n in (1, 16))
-    chosen, forward = [], PrototypeCrossAttention.forward
+    chosen, forward = [], FastPrototypeCrossAttention.forward
 
-    def watched(self: PrototypeCrossAttention, *inputs: torch.Tensor) -> tuple[torch.Tensor, Attended]:
+    def watched(self: FastPrototypeCrossAttention, *inputs: torch.Tensor) -> tuple[torch.Tensor, Attended]:
         result = forward(self, *inputs, trace=True)
         chosen.append(result[1].prototype_index.shape)
         return result
 
-    with patch.object(PrototypeCrossAttention, "forward", watched):
+    with patch.object(FastPrototypeCrossAttention, "forward", watched):
         one(lambda: None)
         many(lambda: None)
     assert chosen == [(1, 1, 3), (1, 16, 3)]
