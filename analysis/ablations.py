@@ -1,9 +1,9 @@
 """What each part of PEM is worth: variants trained alike for a short time, and what each costs.
 
-``python -m analysis.ablations --data FOLDER --runs FOLDER`` trains them one after the other; started again, it goes on
-where it was stopped. All share the photos of every step, the schedule and a frozen backbone, the one of ``--start``, so
-that a short run is spent on what differs. But for "louder prototypes" all start as published, ``prototype_gain`` 1.
-Scores after so few steps rank parts; they do not say how good PEM can be.
+``python -m analysis ablations --data FOLDER --runs FOLDER`` trains them one after the other; started again, it goes on
+where it was stopped. All see the same photos in every step and share the schedule and the frozen backbone of
+``--start``, so that a short run trains only what differs. All but "louder prototypes" start as published, with
+``prototype_gain`` 1. Scores after so few steps rank the parts; they do not show how good PEM can be.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 import pem
-from analysis.arguments import json_file, natural, one_sentence, parse_size, title
-from analysis.flops import mac_counter
-from analysis.latency import measure_peak_mib, measure_rounds, model_workload, percentiles
-from analysis.results import RESULTS, save_tables
+from analysis.arguments import add_shared, natural
+from analysis.counter import mac_counter
+from analysis.latency import model_workload
+from analysis.results import RESULTS, Report
+from analysis.timing import measure_peak_mib, measure_rounds, percentiles
 from analysis.validation import Score, judge, mean_iou, panoptic_quality
 from pem.conditions import conditions
 from pem.config import PEMConfig
@@ -85,12 +86,12 @@ VARIANTS = {
 
 
 def build(variant: Variant, base: PEMConfig, backbone: dict[str, Tensor], seed: int) -> pem.PEM:
-    """The variant with random weights, but for the backbone's."""
+    """The variant with the weights of ``backbone`` there, and random ones elsewhere."""
     torch.manual_seed(seed)
     model = pem.build_model(dataclasses.replace(base, **variant.config))
     variant.change(model)
     model.backbone.load_state_dict(backbone)
-    return model.eval()  # the parts that were put in, too
+    return model.eval()  # also the parts that were replaced
 
 
 def train_variant(
@@ -157,25 +158,24 @@ def costs(
     return found
 
 
-@one_sentence()
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.ablations", description=title(__doc__))
-    parser.add_argument("--data", required=True, type=Path, help="folder with panoptic_train.json and its photos")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", required=True, type=Path, help="folder for the checkpoints and logs of the runs")
     parser.add_argument("--start", default="default", help="whose backbone they share (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--iterations", type=natural, default=1_000)
     parser.add_argument(
-        "--crop", type=natural, default=192, help="side of the training crops in px (default: %(default)s)"
+        "--crop", type=natural, default=192, help="side of the training crops (default: %(default)s px)"
     )
-    parser.add_argument("--size", type=parse_size, default=(288, 384), metavar="HEIGHTxWIDTH", help="for the costs")
-    parser.add_argument("--repeats", type=natural, default=10, help="for the costs")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=json_file, default=RESULTS / "ablations.json")
-    arguments = parser.parse_args()
-    start = pem.load_model(arguments.start, device="cpu", fast=False)
+    add_shared(parser, data=None, size=(288, 384), repeats=10, out=RESULTS / "ablations.json")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains and judges what is not trained and judged yet: a row for each variant."""
+    report = Report("variant", "miou", "pq", "median_ms", "peak_mib", "gmacs", "parameters_m", out=args.out)
+    start = pem.load_model(args.start, device="cpu", fast=False)
     recipe = get_training_config("default")
-    # As published where the default recipe has moved on since the stored run.
+    # As published, where the default recipe has changed since the stored run.
     schedule = dataclasses.replace(
         recipe,
         base_lr=4e-4,
@@ -183,30 +183,28 @@ def main() -> None:
         prototype_gain=1.0,
         match_points=recipe.num_points,
         match_class_weight=recipe.class_weight,
-        iterations=arguments.iterations,
-        crop_px=(arguments.crop, arguments.crop),
-        short_sides_px=tuple(range(arguments.crop - 32, arguments.crop + 129, 32)),
+        iterations=args.iterations,
+        crop_px=(args.crop, args.crop),
+        short_sides_px=tuple(range(args.crop - 32, args.crop + 129, 32)),
         backbone_lr_factor=0.0,
     )
     base = dataclasses.replace(start.config, attention="prototype", empty_mask="release")
-    train_split = open_split(arguments.data, "train", base, schedule)
-    val_split = open_split(arguments.data, "val", base)
+    train_split = open_split(args.data, "train", base, schedule)
+    val_split = open_split(args.data, "val", base)
     backbone = start.backbone.state_dict()
 
     models, found = {}, {}
-    for name in arguments.variants:
+    for name in args.variants:
         print(name, flush=True)
-        model = build(VARIANTS[name], base, backbone, arguments.seed)
-        folder = arguments.runs / name.replace(" ", "_").replace("'", "")
-        models[name] = train_variant(model, schedule, train_split, folder, arguments.seed)
+        model = build(VARIANTS[name], base, backbone, args.seed)
+        folder = args.runs / name.replace(" ", "_").replace("'", "")
+        models[name] = train_variant(model, schedule, train_split, folder, args.seed)
         found[name] = kept_scores(models[name], val_split, folder / "scores.json")
         print({key: round(value, 1) for key, value in found[name].items()}, flush=True)
     in_float32 = {name: (model, "float32") for name, model in models.items()}
-    cost = costs(in_float32, arguments.size, arguments.repeats, torch.device("cpu"))
-    rows = [{"variant": name} | found[name] | cost[name] for name in models]
-    about = {"batch": 1, "size": "x".join(map(str, arguments.size)), "training": dataclasses.asdict(schedule)}
-    save_tables({"conditions": conditions("cpu") | about, "rows": rows}, arguments.out)
-
-
-if __name__ == "__main__":
-    main()
+    cost = costs(in_float32, args.size, args.repeats, torch.device("cpu"))
+    for name in models:
+        report.add({"variant": name} | found[name] | cost[name])
+    size = "x".join(map(str, args.size))
+    report.conditions |= {"batch": 1, "size": size, "training": dataclasses.asdict(schedule)}
+    report.save("ablations")

@@ -1,16 +1,15 @@
-"""What the commands share: arguments that are checked before anything is measured, and errors of one sentence."""
+"""The types of command-line arguments, checked before anything is measured, and the arguments that commands share."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from analysis.timing import PRECISIONS
 from pem.config import get_config
 from pem.preprocess import check_size
 from pem.weights import pick_device
@@ -18,22 +17,8 @@ from pem.weights import pick_device
 T = TypeVar("T")
 
 
-def title(docstring: str | None) -> str:
-    """The first line. ``python -OO`` leaves no docstrings."""
-    return (docstring or "").partition("\n")[0]
-
-
-@contextmanager
-def one_sentence() -> Iterator[None]:
-    """Ends the command with what an OSError or ValueError says, without a traceback."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
-
-
 def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """``parse`` as the type of an argument: of a ValueError argparse would show nothing that it says."""
+    """``parse`` as the type of an argument. argparse would not show the text of a ValueError."""
 
     @wraps(parse)
     def argument(text: str) -> T:
@@ -45,9 +30,6 @@ def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
     return argument
 
 
-parse_device = checked(pick_device)
-
-
 @checked
 def parse_preset(text: str) -> str:
     """The name of a preset."""
@@ -56,6 +38,7 @@ def parse_preset(text: str) -> str:
 
 @checked
 def natural(text: str) -> int:
+    """A whole number of at least 1."""
     if not re.fullmatch(r"0*[1-9]\d*", text):
         raise ValueError(f"{text!r} is not a whole number of at least 1.")
     return int(text)
@@ -63,7 +46,7 @@ def natural(text: str) -> int:
 
 @checked
 def json_file(text: str) -> Path:
-    """Where a result goes; tables are put beside it under other endings."""
+    """The file of a result."""
     path = Path(text)
     if path.suffix != ".json" or path.is_dir():
         raise ValueError(f"{text!r} is not the name of a .json file.")
@@ -81,7 +64,23 @@ def parse_grid(text: str) -> tuple[int, int]:
 
 @checked
 def parse_size(text: str) -> tuple[int, int]:
-    """ "512x1024" is (512, 1024): height and width of an image in pixels that the network can take."""
+    """ "512x1024" is (512, 1024): height and width in pixels of an image that the network can take."""
     size = parse_grid(text)
     check_size(size)
     return size
+
+
+SHARED: dict[str, dict[str, Any]] = {
+    "data": {"type": Path, "required": True, "help": "folder with panoptic_SPLIT.json and the photos or their tars"},
+    "size": {"type": parse_size, "metavar": "HEIGHTxWIDTH", "help": "of the image in pixels"},
+    "repeats": {"type": natural, "help": "how often everything is timed, after the warm-up"},
+    "precision": {"choices": PRECISIONS},
+    "device": {"type": checked(pick_device)},
+    "out": {"type": json_file, "help": "JSON to write; its rows go beside it as CSV and Markdown"},
+}
+
+
+def add_shared(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """Adds those of SHARED that are named, with the defaults that are given."""
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", default=default, **SHARED[name])

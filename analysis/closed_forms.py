@@ -1,4 +1,4 @@
-"""MACs of the parts as formulas. The counter of analysis.flops knows none of them; tests hold the two together."""
+"""MACs of the parts as formulas. ``analysis.counter`` does not use them; tests compare both."""
 
 from __future__ import annotations
 

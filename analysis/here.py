@@ -1,4 +1,4 @@
-"""Prototype against masked attention on the machine at hand, in less than a minute: what the page's button measures."""
+"""Prototype against masked attention on this machine, in less than a minute: what the page's button measures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 
 import pem
 from analysis.attention import attention_workloads
-from analysis.latency import Round, Workload, at_precision, percentiles, rounds
 from analysis.results import machine
+from analysis.timing import Round, Workload, at_precision, percentiles, rounds
 from pem.conditions import conditions
 from pem.decoder import STRIDES, Decoder
 from pem.fast import accelerate_decoder
@@ -23,7 +23,7 @@ from pem.preprocess import check_size
 from pem.tiles import MASK_STRIDE
 
 REPEATS = 40
-FEWEST_ROUNDS = 3  # a comparison of fewer is left out
+FEWEST_ROUNDS = 3  # a comparison with fewer is left out
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ def measure_here(
     seconds: float = 45.0,
     device: str = "cpu",
 ) -> Iterator[Measurement]:
-    """Compares one layer at each of the three levels of an image of ``size_px``, then the whole decoder and its twin.
+    """Prototype against masked attention: one layer at each level of an image of ``size_px``, then the whole decoder.
 
-    Gives a new Measurement after every run, for a progress bar; who asks for no more has cancelled the rest. Each
-    comparison has an equal share of the time that is left, and is left out when fewer than three rounds fit into it;
-    only the round in progress can run past ``seconds``. The decoder is the paper's, with random weights. Raises
-    ValueError when a side of ``size_px`` is not a multiple of 32, or for an unknown precision.
+    Gives a new Measurement after every run, for a progress bar. A caller that stops asking cancels the rest. Each
+    comparison gets an equal share of the time that is left; one with fewer than three rounds is left out. Only the
+    round in progress can run past ``seconds``. The decoder is the paper's, with random weights. Raises ValueError when
+    a side of ``size_px`` is not a multiple of 32, and for an unknown precision.
     """
     check_size(size_px)
     target = torch.device(device)
@@ -109,7 +109,7 @@ def level_workloads(
 def decoder_workloads(
     size_px: tuple[int, int], num_queries: int, device: torch.device, precision: str
 ) -> dict[str, Workload]:
-    """The decoder of the paper's networks with its masks, and its twin with masked attention, on the same features."""
+    """The decoder of the paper's networks with its masks, and its masked baseline, on the same features."""
     dtype = getattr(torch, precision)
     config = dataclasses.replace(pem.get_config("cityscapes-panoptic-r50"), num_queries=num_queries)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
+import argparse
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pem
+from analysis.arguments import add_shared
+from analysis.charts import paper_costs
 from analysis.closed_forms import mask_product_macs
 from analysis.flops import count_macs
 from analysis.peers import NUM_QUERIES, count_peer, peers
-from analysis.results import save_tables
-from pem.conditions import conditions
+from analysis.results import Report
 
 # Height and width. The paper names none for its costs; these are what its numbers follow from.
 SIZES = {
@@ -61,14 +61,8 @@ class PaperRow:
     remark: str
 
 
-def compare_paper() -> list[PaperRow]:
-    """One row for each row of the paper that has a cost."""
-    with Path(__file__).with_name("paper_results.csv").open(newline="", encoding="utf-8") as file:
-        published = [row for row in csv.DictReader(file) if row["gmacs"]]
-    return [_compare(row) for row in published]
-
-
-def _compare(published: dict[str, str]) -> PaperRow:
+def compare(published: dict[str, str]) -> PaperRow:
+    """Counts the network of a row of the paper that has a cost."""
     dataset, task, method, backbone = (published[name] for name in ("dataset", "task", "method", "backbone"))
     height, width = size = SIZES[dataset, task]
     paper_gmacs = float(published["gmacs"])
@@ -115,19 +109,16 @@ def _count(
     return gmacs, params, ""
 
 
-def report(out: str | None) -> None:
-    """Prints the table, and writes it as JSON, CSV and Markdown when ``out`` names a JSON file."""
-    rows = compare_paper()
-    print(
-        f"{'dataset':10} {'task':8} {'network':18} {'size':>9} {'paper':>6} {'ours':>6} {'of it class maps':>16} remark"
-    )
-    for row in rows:
-        print(f"{row.dataset:10} {row.task:8} {f'{row.method} {row.backbone}':18} {row.size:>9} ", end="")
-        if row.total_gmacs is None:
-            print(f"{row.paper_gmacs:6.1f} {'':19} {row.remark}")
-        else:
-            difference = "" if row.remark == "agrees" else f" ({row.difference_percent:+.0f} %)"
-            print(f"{row.paper_gmacs:6.1f} {row.total_gmacs:6.1f} {row.class_maps_gmacs:12.1f} ", end="")
-            print(f"{row.remark}{difference}")
-    if out:
-        save_tables({"conditions": conditions("meta"), "rows": [asdict(row) for row in rows]}, out)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_shared(parser, out=None)
+
+
+def run(args: argparse.Namespace) -> None:
+    """A row for each row of the paper that has a cost; they are kept where ``out`` says."""
+    shown = ("dataset", "task", "method", "backbone", "size", "paper_gmacs", "total_gmacs", "class_maps_gmacs")
+    report = Report(*shown, "difference_percent", "remark", device="meta", out=args.out)
+    for rows in paper_costs().values():
+        for published in rows:
+            report.add(asdict(compare(published)))
+    if args.out:
+        report.save("paper")

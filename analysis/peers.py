@@ -1,7 +1,7 @@
-"""PEM beside its masked twin and other segmentation networks: random weights, the same input, one run, in turns.
+"""PEM beside its masked baseline and other segmentation networks: random weights, the same input, one run, in turns.
 
-The rivals are those of Hugging Face's `transformers` (requirements-peers.txt), built from their configuration alone.
-Without it their rows say so. Each network runs to its class and mask logits; reading them is left out for all.
+The other networks are built from their configuration by Hugging Face's `transformers` (requirements-peers.txt). Where
+that is not installed, their rows say so. Each network runs to its class and mask logits, and nothing reads those.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 import pem
-from analysis.arguments import json_file, natural, parse_device, parse_size
-from analysis.flops import mac_counter
-from analysis.latency import measure_rounds, percentiles
-from analysis.results import result_path, save_tables
-from pem.conditions import conditions
+from analysis.arguments import add_shared
+from analysis.counter import mac_counter
+from analysis.results import Report
+from analysis.timing import measure_rounds, percentiles
 
-RIVAL = "Mask2Former R50"  # what the speed of all others is told by
+BASELINE = "Mask2Former R50"  # all speeds are given relative to it
 NUM_CLASSES, NUM_QUERIES = 19, 100  # Cityscapes; OneFormer keeps its 150 queries, SegFormer has none
 
 MISSING = "not measured: transformers is not installed; run `pip install -r requirements-peers.txt`."
@@ -53,7 +52,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """One network at one size. What could not be had is None, and ``status`` says why; else it is "measured"."""
+    """One network at one size. ``status`` is "measured", or says why the numbers are None."""
 
     network: str
     status: str
@@ -64,18 +63,18 @@ class NetworkRow:
     p10_ms: float | None = None
     p90_ms: float | None = None
     ratio: float | None = None  # median over the rounds of its time by that of the first network
-    speedup: float | None = None  # median over the rounds of RIVAL's time by its own; None without RIVAL
+    speedup: float | None = None  # median over the rounds of BASELINE's time by its own; None without BASELINE
 
 
 def peers() -> tuple[Peer, ...]:
-    """Every network that can be compared: PEM and its twins first."""
+    """Every network that can be compared: first PEM and its masked baselines."""
     lighter = "as Hugging Face builds it: no encoder layers, and only the last masks"
     unfused = "its cross-attention as Hugging Face runs it: unfused"
     return (
         *_pem("PEM R50", "cityscapes-panoptic-r50"),
         *_pem("PEM STDC1", "cityscapes-panoptic-stdc1"),
         *_pem("PEM default", "default"),
-        Peer(RIVAL, _mask2former, _run, unfused),
+        Peer(BASELINE, _mask2former, _run, unfused),
         Peer("MaskFormer R50", partial(_maskformer, depths=(3, 4, 6, 3)), _run, lighter),
         Peer("MaskFormer R101", partial(_maskformer, depths=(3, 4, 23, 3)), _run, lighter),
         Peer("OneFormer R50", _oneformer, _run_oneformer, f"150 queries; {unfused}"),
@@ -88,14 +87,16 @@ def peers() -> tuple[Peer, ...]:
 def _pem(name: str, preset: str) -> tuple[Peer, Peer]:
     """The preset, and the same with standard masked attention."""
     config = pem.get_config(preset)
-    twin = replace(config, attention="masked")
+    baseline = replace(config, attention="masked")
 
     def run(model: nn.Module, pixels: Tensor) -> None:
         _ = model(pixels).pred_masks
 
     return (
         Peer(name, lambda size: pem.build_model(config), run, from_transformers=False),
-        Peer(f"{name}, masked", lambda size: pem.build_model(twin), run, "one field changed", from_transformers=False),
+        Peer(
+            f"{name}, masked", lambda size: pem.build_model(baseline), run, "one field changed", from_transformers=False
+        ),
     )
 
 
@@ -169,7 +170,7 @@ def _run_oneformer(model: nn.Module, pixels: Tensor) -> None:
 
 
 def _run_eomt(model: nn.Module, pixels: Tensor) -> None:
-    """Its position embedding is for one square size: a longer image is cut into windows, which overlap if they must."""
+    """Its position embedding has one square size, so a longer image is cut into windows, which may overlap."""
     side = min(pixels.shape[2:])
     dim = 3 if pixels.shape[3] > side else 2
     slack = pixels.shape[dim] - side
@@ -189,7 +190,7 @@ def count_peer(peer: Peer, size: tuple[int, int]) -> tuple[float, int]:
         with FakeTensorMode(allow_non_fake_inputs=True), mac_counter(model) as counter:
             peer.run(model, torch.empty(1, 3, *size))
     except DataDependentOutputException:
-        # Anew: a network may have kept tensors without data for its next run.
+        # Build it anew: a network may have kept tensors without data for its next run.
         model = peer.build(size).eval()
         with mac_counter(model) as counter:
             peer.run(model, torch.zeros(1, 3, *size))
@@ -238,39 +239,24 @@ def compare_networks(
             continue
         gmacs, params = costs[peer.name]
         ratio = float(np.median(times_ms[peer.name] / times_ms[present[0].name]))
-        speedup = float(np.median(times_ms[RIVAL] / times_ms[peer.name])) if RIVAL in times_ms else None
+        speedup = float(np.median(times_ms[BASELINE] / times_ms[peer.name])) if BASELINE in times_ms else None
         timing = (*percentiles(times_ms[peer.name]), ratio, speedup)
         rows.append(NetworkRow(peer.name, "measured", peer.note, gmacs, params / 1e6, *timing))
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.peers", description="PEM beside other networks.")
-    parser.add_argument("--size", type=parse_size, default=(512, 1024), metavar="HEIGHTxWIDTH")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = [peer.name for peer in peers()]
     parser.add_argument("--networks", nargs="*", choices=names, default=(), metavar="NAME", help="default: all")
-    parser.add_argument("--repeats", type=natural, default=5)
-    parser.add_argument("--device", type=parse_device, default="auto")
-    parser.add_argument("--out", type=json_file, help="JSON to write, with CSV and Markdown beside it")
-    args = parser.parse_args()
+    add_shared(parser, size=(512, 1024), repeats=5, device="auto", out=None)
 
-    rows = compare_networks(args.size, args.networks, args.repeats, device=args.device)
-    measured_on = conditions(args.device)
+
+def run(args: argparse.Namespace) -> None:
+    """A row for each network."""
+    shown = ("network", "params_m", "gmacs", "median_ms", "p10_ms", "p90_ms", "ratio", "status")
+    report = Report(*shown, device=args.device, out=args.out)
     if importlib.util.find_spec("transformers"):
-        measured_on["transformers"] = importlib.metadata.version("transformers")
-    print(f"{args.size[0]}x{args.size[1]}, {args.repeats} rounds, {measured_on['device']}, ", end="")
-    print(f"{measured_on['threads']} threads, {measured_on['precision']}")
-    print(f"{'network':20} {'Mparams':>8} {'GMACs':>8} {'median ms':>10} {'p10':>9} {'p90':>9} {'ratio':>6}")
-    for row in rows:
-        if row.median_ms is None:
-            print(f"{row.network:20} {row.status}")
-            continue
-        print(f"{row.network:20} {row.params_m:8.2f} {row.gmacs:8.2f} {row.median_ms:10.1f} ", end="")
-        print(f"{row.p10_ms:9.1f} {row.p90_ms:9.1f} {row.ratio:6.2f}")
-    out = args.out or result_path(f"peers-{args.size[0]}x{args.size[1]}", measured_on)
-    result = {"conditions": measured_on, "size": args.size, "repeats": args.repeats}
-    save_tables(result | {"rows": [asdict(row) for row in rows]}, out)
-
-
-if __name__ == "__main__":
-    main()
+        report.conditions["transformers"] = importlib.metadata.version("transformers")
+    for row in compare_networks(args.size, args.networks, args.repeats, device=args.device):
+        report.add(asdict(row))
+    report.save(f"peers-{args.size[0]}x{args.size[1]}", size=args.size, repeats=args.repeats)

@@ -1,6 +1,6 @@
-"""From the network's output to the painted photo: how long each reading of a large photo takes, and the drawing of it.
+"""From the network's output to the painted photo: how long reading and drawing take on large photos.
 
-The rival of the panoptic reading is the usual procedure, in which every mask is resized to the whole photo.
+The baseline of the panoptic reading is the usual procedure, which resizes every mask to the whole photo.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import torch
 from PIL import Image
 
 import pem
-from analysis.arguments import json_file, natural, one_sentence, parse_device, title
-from analysis.latency import Workload, measure_rounds, percentiles
+from analysis.arguments import add_shared, natural
 from analysis.plain_panoptic import plain_panoptic
-from analysis.results import result_path, save_tables
-from pem.conditions import conditions
+from analysis.results import Report
+from analysis.timing import Workload, measure_rounds, percentiles
 from pem.photos import ImageError, to_array
 from pem.predict import READINGS
 
@@ -62,7 +61,7 @@ def measure(model: pem.PEM, photo: np.ndarray, repeats: int) -> list[dict[str, A
         stage_done()
 
     workloads = {name: workload(read) for name, read in READINGS.items()} | {"usual": usual}
-    # Readings end on the CPU, where ids are looked at; there they wait for a GPU by themselves.
+    # Readings end with ids on the CPU, so they wait for a GPU by themselves.
     times_ms, _ = measure_rounds(workloads, torch.device("cpu"), repeats)
     rows = []
     for name, result in results.items():
@@ -79,30 +78,21 @@ def measure(model: pem.PEM, photo: np.ndarray, repeats: int) -> list[dict[str, A
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.readings", description=title(__doc__))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photos", type=Path, nargs="+", default=sorted(EXAMPLES.glob("*.jpg")), metavar="FILE")
     parser.add_argument("--megapixels", type=natural, default=12, help="to which each photo is resized")
-    parser.add_argument("--model", default="default")
-    parser.add_argument("--repeats", type=natural, default=7)
-    parser.add_argument("--device", type=parse_device, default="auto")
-    parser.add_argument("--out", type=json_file, help="JSON to write, with CSV and Markdown beside it")
-    args = parser.parse_args()
-
-    measured_on = conditions(args.device, "float32")
-    rows = []
-    with one_sentence():
-        model = pem.load_model(args.model, device=args.device)
-        for path in args.photos:
-            photo = resized(path, args.megapixels)
-            height, width = photo.shape[:2]
-            for row in measure(model, photo, args.repeats):
-                rows.append({"photo": path.name, "height_px": height, "width_px": width, **row})
-                print(f"{path.name:16} {width}x{height}  {row['reading']:9} {row['segments']:3} segments  ", end="")
-                print(f"{row['reading_ms']:6.0f} + {row['drawing_ms']:4.0f} ms", end="")
-                print(f"  {row['speedup']:.1f}x" if row["speedup"] else "", flush=True)
-    save_tables({"conditions": measured_on, "rows": rows}, args.out or result_path("readings", measured_on))
+    parser.add_argument("--model", default="default", help="what pem.load_model takes (default: %(default)s)")
+    add_shared(parser, repeats=7, device="auto", out=None)
 
 
-if __name__ == "__main__":
-    main()
+def run(args: argparse.Namespace) -> None:
+    """A row for each photo and reading."""
+    shown = ("photo", "width_px", "height_px", "reading", "segments", "reading_ms", "drawing_ms", "speedup")
+    report = Report(*shown, device=args.device, out=args.out)
+    model = pem.load_model(args.model, device=args.device)
+    for path in args.photos:
+        photo = resized(path, args.megapixels)
+        height, width = photo.shape[:2]
+        for row in measure(model, photo, args.repeats):
+            report.add({"photo": path.name, "height_px": height, "width_px": width, **row})
+    report.save("readings")

@@ -1,4 +1,4 @@
-"""No number without its conditions: how a result is kept."""
+"""No number without its conditions: how a run shows what it measures, and how it is kept."""
 
 from __future__ import annotations
 
@@ -10,17 +10,75 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from pem.conditions import conditions
+
 RESULTS = Path(__file__).parent / "results"
+MIB = 2**20  # bytes
+
+Row = dict[str, Any]
+Result = dict[str, Any]
 
 
-def machine(measured_on: dict[str, Any]) -> str:
-    """Where ``conditions`` say that something was measured, to be read by people."""
+class Report:
+    """The rows of one run: each is printed when it is known, and all are saved with the conditions of the run.
+
+    >>> report = Report("network", "median_ms", device="cpu")
+    >>> report.add({"network": "PEM", "median_ms": 12.0, "p90_ms": 13.0})
+    >>> report.save("latency")  # as JSON, CSV and Markdown; all columns, not only those that were printed
+    """
+
+    def __init__(
+        self, *shown: str, device: str | torch.device = "cpu", precision: str = "float32", out: Path | None = None
+    ) -> None:
+        self.conditions = conditions(device, precision)
+        self.rows: list[Row] = []
+        self._out, self._shown, self._widths = out, shown, [8] * len(shown)
+        self._lines = [list(shown)]  # that are not printed yet
+        print(machine(self.conditions), flush=True)
+
+    def show(self, row: Row) -> None:
+        """Prints the columns that are shown; above the first row, also their names."""
+        self._lines.append([cell(row.get(name)) for name in self._shown])
+        self._widths = [max(width, *map(len, texts)) for width, *texts in zip(self._widths, *self._lines)]
+        for line in self._lines:
+            print("  ".join(text.ljust(width) for text, width in zip(line, self._widths)).rstrip(), flush=True)
+        self._lines = []
+
+    def add(self, row: Row) -> None:
+        """Shows the row and keeps it."""
+        self.show(row)
+        self.rows.append(row)
+
+    def path(self, name: str) -> Path:
+        """Where the run is kept: in ``out``, or else in analysis/results under its name and that of the machine."""
+        about = self.conditions
+        text = f"{about['device']} {about['threads']} threads {about['precision'].split(',')[0]}"
+        return self._out or RESULTS / f"{name}_{re.sub('[^a-z0-9]+', '-', text.lower()).strip('-')}.json"
+
+    def save(self, name: str, **others: Any) -> None:
+        """Keeps the rows, if there are any, and all that is given beside them. Raises what ``save`` raises."""
+        rows = {"rows": self.rows} if self.rows else {}
+        save({"conditions": self.conditions, **others, **rows}, self.path(name))
+
+
+def machine(measured_on: Row) -> str:
+    """The device, threads and precision of some conditions, in words."""
     threads = measured_on["threads"]
     return f"{measured_on['device']}, {threads} thread{'s' if threads > 1 else ''}, {measured_on['precision']}"
 
 
-def save_json(result: dict[str, Any], path: str | Path) -> None:
-    """Writes a result, in which records may stand. Raises ValueError when it has no "conditions", or a nan in it."""
+def load(path: Path) -> Result:
+    """A stored result. Raises OSError where there is none."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def save(result: Result, path: str | Path) -> None:
+    """Writes a result as JSON; of one with rows also a table as CSV and one as Markdown, which includes its "growth".
+
+    Raises ValueError for a result without "conditions", and for one that contains a nan.
+    """
     if "conditions" not in result:
         raise ValueError('The result has no "conditions"; add pem.conditions.conditions(device) before saving it.')
     path = Path(path)
@@ -29,22 +87,10 @@ def save_json(result: dict[str, Any], path: str | Path) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(result, indent=1, default=dataclasses.asdict, allow_nan=False) + "\n", encoding="utf-8")
     part.replace(path)
-
-
-def result_path(name: str, measured_on: dict[str, Any]) -> Path:
-    """Where a run is kept unless told otherwise: its name, the machine and the precision in the file name."""
-    machine = f"{measured_on['device']} {measured_on['threads']} threads {measured_on['precision'].split(',')[0]}"
-    return RESULTS / f"{name}_{re.sub('[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"
-
-
-def save_tables(result: dict[str, Any], path: str | Path) -> None:
-    """Writes a result as JSON, and beside it what ``flat_rows`` finds in it as CSV and as Markdown.
-
-    The Markdown also has the "growth" of a result that has one.
-    """
-    save_json(result, path)
-    rows = flat_rows(result)
-    with Path(path).with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+    rows = flat_rows(load(path))
+    if not rows:
+        return
+    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns(rows))
         writer.writeheader()
         writer.writerows(rows)
@@ -53,33 +99,35 @@ def save_tables(result: dict[str, Any], path: str | Path) -> None:
     text = "\n".join(
         [f"{machine(about)}, torch {about['torch']}, commit {about['commit']}: `{about['command']}`\n", *tables]
     )
-    Path(path).with_suffix(".md").write_text(text, encoding="utf-8")
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
 
 
-def flat_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The "rows" of a result; those of its "cases", each with what the case says of itself, when it has cases."""
-    if "cases" not in result:
-        return result["rows"]
-    rows = []
-    for case in result["cases"]:
+def flat_rows(result: Result) -> list[Row]:
+    """The "rows" of a result. Where it has "cases", the rows of each, which begin with what the case says of itself."""
+    rows = list(result.get("rows", []))
+    for case in result.get("cases", []):
         about = {name: value for name, value in case.items() if not isinstance(value, (list, tuple, dict))}
         rows += [about | {"size": "x".join(map(str, case["size"]))} | row for row in case["rows"]]
     return rows
 
 
-def columns(rows: Iterable[dict[str, Any]]) -> list[str]:
+def columns(rows: Iterable[Row]) -> list[str]:
     """The keys of all rows, each once."""
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
-def markdown_table(table: Iterable[dict[str, Any]]) -> str:
-    """Of one row at least. Four significant digits; nothing where a row has no value."""
+def cell(value: Any) -> str:
+    """Numbers have four significant digits; nothing stands where there is no value."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    return "" if value is None else str(value)
+
+
+def markdown_table(table: Iterable[Row]) -> str:
+    """A table of at least one row."""
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |\n"
-
-    def cell(value: Any) -> str:
-        return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
     rows = list(table)
     header = columns(rows)

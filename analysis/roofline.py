@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from analysis.latency import Workload, measure_ms
+from analysis.timing import Workload, measure_ms
 
 COPIED_BYTES = 2**28  # far more than any cache holds
 

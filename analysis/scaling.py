@@ -1,4 +1,4 @@
-"""How time and memory grow with resolution, queries and heads: PEM, its masked twin, and the attention alone.
+"""How time and memory grow with resolution, queries and heads: PEM, its masked baseline, and the attention alone.
 
 Each point is kept as soon as it is measured. A run that was stopped goes on where it was when it is started again.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,33 +15,23 @@ from typing import Any
 import numpy as np
 import torch
 
-import analysis
 import pem
-from analysis.arguments import json_file, natural, one_sentence, parse_device, parse_preset
+from analysis.arguments import add_shared, natural, parse_preset
 from analysis.attention import attention_workloads, layer_macs
-from analysis.latency import (
-    PRECISIONS,
-    PRESETS,
-    STAGES,
-    Workload,
-    measure_peak_mib,
-    measure_rounds,
-    model_workload,
-    percentiles,
-)
-from analysis.results import result_path, save_tables
-from pem.conditions import conditions
+from analysis.charts import MASKED, select, swept_value
+from analysis.flops import count_macs
+from analysis.latency import PRESETS, STAGES, model_workload
+from analysis.results import Report, Row, load, markdown_table, save
+from analysis.timing import Workload, measure_peak_mib, measure_rounds, percentiles
 
 # A file is continued only by a run that shares these conditions with it.
 SAME_RUN = ("device", "threads", "torch", "precision", "commit")
 METHODS = {"prototype attention": "prototype", "masked attention": "sdpa"}
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Point:
-    """One setting. The image is twice as wide as high; the attention alone looks at its level of stride 8."""
+    """One setting. The image is twice as wide as high; the attention alone gets the level of stride 8."""
 
     backbone: str  # the preset that it comes from
     long_side_px: int
@@ -78,7 +67,7 @@ def measure_point(point: Point, device: torch.device, precision: str, repeats: i
     config = dataclasses.replace(
         pem.get_config(point.backbone), num_queries=point.num_queries, num_heads=point.num_heads
     )
-    configs = {"PEM": config, "masked twin": dataclasses.replace(config, attention="masked")}
+    configs = {"PEM": config, MASKED: dataclasses.replace(config, attention="masked")}
     tokens = (point.size_px[0] // 8, point.size_px[1] // 8)
     workloads: dict[str, Workload] = {
         name: model_workload(pem.accelerate(pem.build_model(config)).to(device), point.size_px, precision=precision)
@@ -94,7 +83,7 @@ def measure_point(point: Point, device: torch.device, precision: str, repeats: i
     for subject, parts_ms in times_ms.items():
         if subject in configs:
             stages = STAGES
-            gmacs = analysis.count_macs(configs[subject], point.size_px).total_gmacs
+            gmacs = count_macs(configs[subject], point.size_px).total_gmacs
         else:
             stages = ()  # an attention has one part, which is its total
             gmacs = layer_macs(METHODS[subject], tokens[0] * tokens[1], point.num_queries) / 1e9
@@ -122,23 +111,23 @@ def measure_point(point: Point, device: torch.device, precision: str, repeats: i
 def measure_points(
     points: list[Point], path: Path, measured_on: Row, measure: Callable[[Point], list[Row]]
 ) -> Iterable[list[Row]]:
-    """Gives the rows of one point after the other, having written each to ``path``; skips what stands there already.
+    """Measures the points that ``path`` does not have yet: writes the rows of each to it, then gives them.
 
     Raises ValueError when the file was measured under other conditions: on another machine, say.
     """
     rows: list[Row] = []
     if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = load(path)
         differ = [name for name in SAME_RUN if kept["conditions"][name] != measured_on[name]]
         if differ:
             raise ValueError(f"{path} was measured with another {', '.join(differ)}; give another --out or delete it.")
         rows = kept["rows"]
     for point in points:
-        if any(asdict(point).items() <= row.items() for row in rows):
+        if select(rows, **asdict(point)):
             continue
         found = measure(point)
         rows += found
-        save_tables({"conditions": measured_on, "base": BASE, "growth": growths(rows), "rows": rows}, path)
+        save({"conditions": measured_on, "base": BASE, "growth": growths(rows), "rows": rows}, path)
         yield found
 
 
@@ -155,13 +144,12 @@ def growths(rows: list[Row]) -> list[Row]:
     """Of time and memory, for every field that was swept with at least three values."""
     fits = []
     for field in ("long_side_px", "num_queries", "num_heads"):
-        fixed = {name: value for name, value in asdict(BASE).items() if name != field}
-        swept = [row for row in rows if fixed.items() <= row.items()]
+        swept = select(rows, **{name: value for name, value in asdict(BASE).items() if name != field})
         for subject, stage in dict.fromkeys((row["subject"], row["stage"]) for row in swept):
-            curve = [row for row in swept if (row["subject"], row["stage"]) == (subject, stage)]
+            curve = select(swept, subject=subject, stage=stage)
             if stage not in ("total", "decoder") or len(curve) < 3:
                 continue
-            x = [row[field] ** 2 / 2 if field == "long_side_px" else row[field] for row in curve]
+            x = [swept_value(row, field) for row in curve]
             for quantity in ("median_ms", "peak_mib"):
                 fit = growth(x, [row[quantity] for row in curve])
                 about = {"swept": "pixels" if field == "long_side_px" else field, "subject": subject, "stage": stage}
@@ -169,8 +157,7 @@ def growths(rows: list[Row]) -> list[Row]:
     return fits
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.scaling", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--long-sides", type=natural, nargs="*", default=[256, 512, 1024, 1536, 2048], metavar="PX")
     parser.add_argument("--queries", type=natural, nargs="*", default=[20, 50, 100, 200, 300])
     parser.add_argument("--heads", type=natural, nargs="*", default=[2, 4, 8, 16, 32])
@@ -182,13 +169,12 @@ def main() -> None:
         metavar="PRESET",
         help=f"all other sweeps use {BASE.backbone}",
     )
-    parser.add_argument("--repeats", type=natural, default=5)
     parser.add_argument("--seconds", type=float, default=20, help="per 512x1024 point; larger images have more")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--device", type=parse_device, default="auto")
-    parser.add_argument("--out", type=json_file, help="JSON to write or continue, with CSV and Markdown beside it")
-    args = parser.parse_args()
+    add_shared(parser, repeats=5, precision="float32", device="auto", out=None)
 
+
+def run(args: argparse.Namespace) -> None:
+    """Measures what the file has not yet, and prints the growth of all that it has then."""
     swept = [
         *sweep("long_side_px", args.long_sides),
         *sweep("num_queries", args.queries),
@@ -196,22 +182,16 @@ def main() -> None:
         *sweep("backbone", args.backbones),
     ]
     points = list(dict.fromkeys(swept))  # the sweeps cross in BASE
-    measured_on = conditions(args.device, args.precision)
-    path = args.out or result_path("scaling", measured_on)
+    shown = ("backbone", "long_side_px", "num_queries", "num_heads", "subject", "median_ms", "peak_mib")
+    report = Report(*shown, device=args.device, precision=args.precision, out=args.out)
+    path = report.path("scaling")
 
     def measure(point: Point) -> list[Row]:
-        print(f"{points.index(point) + 1:2}/{len(points)} {point.backbone}, {point.long_side_px} px, ", end="")
-        print(f"{point.num_queries} queries, {point.num_heads} heads: ", end="", flush=True)
+        print(f"point {points.index(point) + 1} of {len(points)}", flush=True)
         return measure_point(point, args.device, args.precision, args.repeats, args.seconds)
 
-    with one_sentence():
-        for rows in measure_points(points, path, measured_on, measure):
-            totals = (f"{row['subject']} {row['median_ms']:.1f} ms" for row in rows if row["stage"] == "total")
-            print(", ".join(totals), flush=True)
-    for fit in json.loads(path.read_text(encoding="utf-8"))["growth"]:
-        print(f"{fit['subject']:20} {fit['stage']:8} {fit['quantity']:9} grows as ", end="")
-        print(f"{fit['swept']} ** {fit['exponent']:.2f} +- {fit['standard_error']:.2f}")
-
-
-if __name__ == "__main__":
-    main()
+    for rows in measure_points(points, path, report.conditions, measure):
+        for row in select(rows, stage="total"):
+            report.show(row)
+    if fits := load(path)["growth"]:
+        print(markdown_table(fits))

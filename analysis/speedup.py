@@ -13,16 +13,10 @@ import numpy as np
 import torch
 
 import pem
-from analysis.arguments import json_file, natural, parse_device, parse_size, title
-from analysis.latency import (
-    PRECISIONS,
-    measure_peak_mib,
-    measure_rounds,
-    model_workload,
-    percentiles,
-)
-from analysis.results import result_path, save_tables
-from pem.conditions import conditions
+from analysis.arguments import add_shared, natural, parse_size
+from analysis.latency import model_workload
+from analysis.results import Report
+from analysis.timing import measure_peak_mib, measure_rounds, percentiles
 from pem.config import PRESETS
 
 STAGES = ("backbone", "decoders", "total")  # the second: pixel decoder, decoder and masks
@@ -34,7 +28,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """A row for each stage: medians with the 10th and 90th percentile, peak memory without weights, and ratios.
 
-    ``speedup`` is the median of the ratios of the rounds, ``memory`` what is left of the plain path's peak.
+    ``speedup`` is the median of the ratios of the rounds, ``memory`` the fast copy's peak over the plain network's.
     """
     torch.manual_seed(0)
     model = pem.build_model(dataclasses.replace(pem.get_config(preset), num_queries=num_queries)).to(device)
@@ -68,8 +62,7 @@ def compare(
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.speedup", description=title(__doc__))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=PRESETS, default="cityscapes-panoptic-r50", metavar="PRESET")
     parser.add_argument(
         "--sizes",
@@ -80,24 +73,15 @@ def main() -> None:
         help=f"with {BASE_QUERIES} queries",
     )
     parser.add_argument("--queries", type=natural, nargs="+", default=[20, 300], help="at {}x{} px".format(*BASE_SIZE))
-    parser.add_argument("--repeats", type=natural, default=5)
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument("--device", type=parse_device, default="auto")
-    parser.add_argument("--out", type=json_file, help="JSON to write, with CSV and Markdown beside it")
-    args = parser.parse_args()
+    add_shared(parser, repeats=5, precision="float32", device="auto", out=None)
 
-    measured_on = conditions(args.device, args.precision)
+
+def run(args: argparse.Namespace) -> None:
+    """A row for each size, number of queries and stage."""
+    shown = ("height_px", "width_px", "num_queries", "stage", "plain_ms", "fast_ms", "speedup", "plain_mib", "fast_mib")
+    report = Report(*shown, device=args.device, precision=args.precision, out=args.out)
     settings = [(size, BASE_QUERIES) for size in args.sizes] + [(BASE_SIZE, n) for n in args.queries]
-    rows = []
     for size, num_queries in settings:
-        found = compare(args.preset, size, num_queries, args.device, args.precision, args.repeats)
-        rows += found
-        for row in found:
-            print(f"{size[0]}x{size[1]}, {num_queries:3} queries, {row['stage']:9}", end="")
-            print(f"{row['plain_ms']:9.1f} -> {row['fast_ms']:8.1f} ms, {row['speedup']:.2f}x", end="; ")
-            print(f"{row['plain_mib']:7.1f} -> {row['fast_mib']:7.1f} MiB", flush=True)
-    save_tables({"conditions": measured_on, "rows": rows}, args.out or result_path("speedup", measured_on))
-
-
-if __name__ == "__main__":
-    main()
+        for row in compare(args.preset, size, num_queries, args.device, args.precision, args.repeats):
+            report.add(row)
+    report.save("speedup")

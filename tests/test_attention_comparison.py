@@ -12,7 +12,7 @@ import analysis
 import analysis.attention
 from analysis.attention import attention_workloads, layer_macs, least_bytes, softmax_attention
 from analysis.closed_forms import masked_attention_macs, prototype_attention_macs
-from analysis.flops import mac_counter
+from analysis.counter import mac_counter
 from analysis.roofline import Roofline
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 from pem.fast.attention import FastPrototypeCrossAttention

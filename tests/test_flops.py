@@ -28,13 +28,8 @@ from analysis.closed_forms import (
     prototype_attention_macs,
     resnet50_macs,
 )
-from analysis.flops import (
-    CASES,
-    CostRow,
-    ModelCost,
-    count_with_fvcore,
-    mac_counter,
-)
+from analysis.counter import CostRow, mac_counter
+from analysis.flops import CASES, ModelCost, count_with_fvcore
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 from pem.fast.deform_conv import fast_deform_conv2d
 from pem.pixel_decoder import DeformableUpsample

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from analysis import here, latency
+from analysis import here, timing
 from analysis.here import Comparison, Measurement, compare, describe, measure_here
-from analysis.latency import Round, Workload
+from analysis.timing import Round, Workload
 from pem.decoder import Decoder
 
 CONDITIONS = {"device": "Toaster", "threads": 2, "precision": "float32"}
@@ -28,7 +28,7 @@ class Stage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, prototype_s: float, masked_s: float) -> None:
         self.seconds, self.calls = 0.0, []
         pair = {"prototype": self.workload("prototype", prototype_s), "masked": self.workload("masked", masked_s)}
-        monkeypatch.setattr(latency.time, "perf_counter", lambda: self.seconds)
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: self.seconds)
         monkeypatch.setattr(here, "level_workloads", lambda *_: pair)
         monkeypatch.setattr(here, "decoder_workloads", lambda *_: pair)
 
@@ -120,11 +120,11 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence() -> None:
         next(measure_here((64, 96), precision="float8"))
 
 
-def test_decoder_and_twin_are_measured_for_real() -> None:
+def test_decoder_and_masked_baseline_are_measured_for_real() -> None:
     workloads = here.decoder_workloads((32, 64), 5, torch.device("cpu"), "bfloat16")
     assert list(workloads) == list(here.level_workloads((1, 2), 5, torch.device("cpu"), "bfloat16"))
     for run in workloads.values():
-        assert len(latency.measure_ms(run, torch.device("cpu"))) == 1
+        assert len(timing.measure_ms(run, torch.device("cpu"))) == 1
 
 
 def test_the_decoders_get_features_in_the_layout_of_the_network() -> None:

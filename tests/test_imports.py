@@ -1,9 +1,10 @@
-"""Imports are a one-way street: app -> ui -> analysis -> pem, and inside pem from each level to those above it."""
+"""Imports are a one-way street: app -> ui -> analysis -> pem, inside pem from each level to those above, no circles."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,15 @@ def room_of(module: str) -> str | None:
     return parts[0] if parts[0] in LEVEL_OF else None
 
 
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other one after the other, from the first to itself; empty where there is no circle."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
 def upward_edges(source: str, module: str, is_package: bool = False) -> list[str]:
     package = module if is_package else module.rpartition(".")[0]
     own = room_of(module)
@@ -115,6 +125,16 @@ def test_libraries_stay_where_they_belong(path: Path) -> None:
 def shallow(node: ast.stmt) -> ast.AST:
     """The statement, unless its body runs only when it is called."""
     return ast.Pass() if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else node
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    imports = {}
+    for path in SOURCES:
+        module = module_of(path)
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        imports[module] = set(imported_modules(ast.parse(path.read_text(encoding="utf-8")), package))
+    assert not circle(imports)
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) and not circle({"a": {"b", "c"}, "b": {"c"}})
 
 
 def test_the_check_sees_each_way_of_importing() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from analysis import __main__ as cli
 from analysis import readings, tables
 from pem.predict import READINGS
 
@@ -20,12 +20,11 @@ def test_a_photo_keeps_its_shape_at_the_size_that_is_asked_for(tmp_path: Path) -
 
 
 def test_the_command_times_every_reading_beside_the_usual_one_that_finds_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, photo = tmp_path / "readings.json", readings.EXAMPLES / "motorcycle.jpg"
     options = ["--photos", str(photo), "--megapixels", "1", "--repeats", "1", "--device", "cpu", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["readings", *options])
-    readings.main()
+    cli.main(["readings", *options])
     assert capsys.readouterr().out.count("motorcycle.jpg") == 3
     result = json.loads(out.read_text(encoding="utf-8"))
     assert [row["reading"] for row in result["rows"]] == list(READINGS)
@@ -39,10 +38,7 @@ def test_the_command_times_every_reading_beside_the_usual_one_that_finds_the_sam
     assert f"{panoptic['total_ms']:.0f} ms" in tables.readings(result)
 
 
-def test_a_file_that_is_no_photo_ends_the_command_with_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_no_photo_ends_the_command_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.jpg").write_text("no photo", encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["readings", "--photos", str(tmp_path / "notes.jpg"), "--device", "cpu"])
     with pytest.raises(SystemExit, match="notes.jpg"):
-        readings.main()
+        cli.main(["readings", "--photos", str(tmp_path / "notes.jpg"), "--device", "cpu"])

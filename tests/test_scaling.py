@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.charts import MASKED
 from analysis.scaling import BASE, Point, growth, growths, measure_point, measure_points, sweep
 from pem.conditions import conditions
 
@@ -101,7 +102,7 @@ def test_a_point_has_every_stage_of_both_networks_and_the_attention_alone() -> N
     stages = ["backbone", "pixel decoder", "decoder", "masks", "total"]
     assert [(r["subject"], r["stage"]) for r in rows] == [
         *(("PEM", stage) for stage in stages),
-        *(("masked twin", stage) for stage in stages),
+        *((MASKED, stage) for stage in stages),
         ("prototype attention", "total"),
         ("masked attention", "total"),
     ]
@@ -110,5 +111,5 @@ def test_a_point_has_every_stage_of_both_networks_and_the_attention_alone() -> N
         assert 0 < r["p10_ms"] <= r["median_ms"] <= r["p90_ms"]
         assert (r["gmacs"] is None) == (r["stage"] != "total")
     gmacs = {r["subject"]: r["gmacs"] for r in rows if r["stage"] == "total"}
-    assert gmacs["PEM"] < gmacs["masked twin"]
+    assert gmacs["PEM"] < gmacs[MASKED]
     assert gmacs["prototype attention"] < gmacs["masked attention"]

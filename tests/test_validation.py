@@ -13,9 +13,9 @@ from small_model import small_model
 from test_evaluate import CONFIG, DOG, ONE, PERSON, SIDE_PX, TRUTH, Clairvoyant, write_photos
 
 import pem
-from analysis import validation
+from analysis import __main__ as cli
 from analysis.figures import thresholds_and_reliability
-from analysis.results import save_json
+from analysis.results import save
 from analysis.validation import Score, judge, mean_iou, panoptic_quality, report, truth
 from pem.training import evaluate as evaluation
 from pem.training.data import PanopticDataset, open_split
@@ -141,7 +141,7 @@ def test_where_there_is_nothing_to_judge_there_is_no_number(tmp_path: Path, data
     assert found["per_source"]["unlabelled"]["pq"] == {"value": None, "low": None, "high": None}
     assert found["per_source"]["unlabelled"]["miou"]["value"] is None
     assert [entry["photo"] for entry in found["worst"]] == [dataset.records[1].file_name]
-    save_json({"conditions": {}, **found}, tmp_path / "result.json")  # raises where a nan is left
+    save({"conditions": {}, **found}, tmp_path / "result.json")  # raises where a nan is left
     nothing = dataclasses.replace(judge(model, dataset), counts=np.zeros_like(judge(model, dataset).counts))
     with pytest.raises(ValueError, match="No segment of this split can be judged"):
         report(nothing, CONFIG)
@@ -158,7 +158,7 @@ def test_the_command_writes_a_result_that_can_be_drawn_and_a_gallery(tmp_path: P
     weights, out = tmp_path / "small.safetensors", tmp_path / "validation.json"
     pem.save_weights(small_model(num_classes=3, short_side_px=SIDE_PX, max_long_side_px=SIDE_PX), weights)
     options = ["--data", str(write_photos(tmp_path)), "--device", "cpu", "--out", str(out)]
-    validation.main(["--weights", str(weights), *options, "--gallery", str(tmp_path / "worst")])
+    cli.main(["validation", "--weights", str(weights), *options, "--gallery", str(tmp_path / "worst")])
     result = json.loads(out.read_text(encoding="utf-8"))
     assert result["conditions"]["short_side_px"] == SIDE_PX
     assert len(list((tmp_path / "worst").glob("*.png"))) == 2
@@ -168,4 +168,4 @@ def test_the_command_writes_a_result_that_can_be_drawn_and_a_gallery(tmp_path: P
 
 def test_a_data_folder_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="neither a folder"):
-        validation.main(["--data", str(tmp_path), "--device", "cpu"])
+        cli.main(["validation", "--data", str(tmp_path), "--device", "cpu"])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import pem
-from analysis.latency import measure_ms
+from analysis.timing import measure_ms
 from pem.explain import Choice, check_index, evolution, match_queries
 from pem.layers import mixed_precision
 from pem.outputs import PEMOutput, Segmentation

@@ -12,20 +12,13 @@ from typing import Any
 import gradio as gr
 import torch
 
+from analysis.charts import PAPER, paper_rows
 from analysis.here import Measurement, describe, measure_here
+from analysis.results import RESULTS
 from pem.decoder import STRIDES
 from pem.layers import has_bfloat16
-from ui.efficiency.charts import (
-    PAPER,
-    RESULTS,
-    Chart,
-    machines,
-    measured_figure,
-    paper_figures,
-    paper_rows,
-    stored_charts,
-)
-from ui.efficiency.tables import paper_table, twins_table
+from ui.efficiency.charts import Chart, machines, measured_figure, paper_figures, stored_charts
+from ui.efficiency.tables import masked_baseline_table, paper_table
 from ui.gate import Busy, Gate
 from ui.queues import MEASUREMENT, wait_in
 from ui.storage import Storage
@@ -134,7 +127,7 @@ def add_tab(
                 paper.append(gr.Plot(show_label=False))
     gr.DownloadButton("Data (CSV)", str(PAPER), size="sm")
     gr.Markdown("## Stored results", elem_id="stored")
-    gr.Markdown(twins_table(), elem_id="twins", elem_classes="numbers")
+    gr.Markdown(masked_baseline_table(), elem_id="twins", elem_classes="numbers")
     machine = gr.Dropdown(
         list(names.items()),
         value=next(iter(names.values()), None),

@@ -1,9 +1,7 @@
-"""Stored results and fresh measurements as plotly charts, each with its data and the command that makes it anew."""
+"""Stored results and fresh measurements drawn by plotly, each with its data and the command that measured it."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,28 +9,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-import analysis
+from analysis import charts
+from analysis.charts import GREY, METHODS
 from analysis.here import Measurement
+from analysis.results import MIB, RESULTS, Result, Row, load, machine
+from analysis.roofline import Roofline
 
-RESULTS = Path(analysis.__file__).parent / "results"
-PAPER = Path(analysis.__file__).parent / "paper_results.csv"
-
-# Okabe and Ito's colours: told apart by everyone, on white and on black.
-BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
-METHODS = {
-    "prototype": ("prototype attention", BLUE),
-    "sdpa": ("masked attention, fused", ORANGE),
-    "softmax": ("masked attention, spelled out", PINK),
-    "flex": ("masked attention, FlexAttention", GREEN),
-}
-SUBJECTS = {
-    "PEM": BLUE,
-    "masked twin": ORANGE,
-    "prototype attention": SKY,
-    "masked attention": RED,
-}
-STAGES = {"backbone": BLUE, "pixel decoder": SKY, "decoder": ORANGE, "masks": GREEN}
-GREY = "#808080"  # readable on white and on black
 GROUPED: dict[str, Any] = {"barmode": "group", "scattermode": "group", "bargap": 0.2, "scattergap": 0.2}
 
 
@@ -49,12 +31,8 @@ class Chart:
 
 def machines() -> dict[str, str]:
     """Those with stored results: how they are called, and how their files end."""
-    found = {}
-    for path in sorted(RESULTS.glob("attention_*.json")):
-        about = json.loads(path.read_text(encoding="utf-8"))["conditions"]
-        threads = f"{about['threads']} thread{'s' * (about['threads'] > 1)}"
-        found[f"{about['device']}, {threads}, {about['precision']}"] = path.stem.removeprefix("attention_")
-    return found
+    files = sorted(RESULTS.glob("attention_*.json"))
+    return {machine(load(path)["conditions"]): path.stem.removeprefix("attention_") for path in files}
 
 
 def stored_charts(machine: str) -> dict[str, Chart | None]:
@@ -71,11 +49,11 @@ def stored_charts(machine: str) -> dict[str, Chart | None]:
     }
 
 
-def _chart(name: str, title: str, draw: Callable[[dict[str, Any]], go.Figure], caption: str) -> Chart | None:
+def _chart(name: str, title: str, draw: Callable[[Result], go.Figure], caption: str) -> Chart | None:
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return None
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = load(path)
     base = result.get("base", {})
     others = {row.get("backbone") for row in result["rows"]} - {base.get("backbone")}
     caption = caption.format(**base)
@@ -117,9 +95,7 @@ def _short(value: float) -> str:
 
 # ------------------------------------------------------------------------------------------------------ from the paper
 
-DATASETS = {"cityscapes": "Cityscapes", "ade20k": "ADE20K"}
-PAPER_COLORS = {"PEM": BLUE, "Mask2Former": ORANGE}
-# Names stand above their points; where these did, they would lie upon others.
+# Names stand above their points, but for these, which would cover others there.
 NAME_PLACES = {
     ("Cityscapes, panoptic", "YOSO R50"): "bottom center",
     ("ADE20K, panoptic", "YOSO R50"): "bottom center",
@@ -128,21 +104,10 @@ NAME_PLACES = {
 }
 
 
-def paper_rows() -> dict[str, list[dict[str, str]]]:
-    """The rows of the paper by benchmark."""
-    benchmarks: dict[str, list[dict[str, str]]] = {}
-    with PAPER.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            row["network"] = f"{row['method']} {row['backbone']}".strip()
-            benchmarks.setdefault(f"{DATASETS[row['dataset']]}, {row['task']}", []).append(row)
-    return benchmarks
-
-
 def paper_figures() -> dict[str, go.Figure]:
     """Score against cost on each benchmark, of the networks whose cost the paper tells."""
     figures = {}
-    for benchmark, rows in paper_rows().items():
-        rows = [row for row in rows if row["gmacs"]]
+    for benchmark, rows in charts.paper_costs().items():
         gmacs, scores = ([float(row[key]) for row in rows] for key in ("gmacs", "value"))
         room = 0.2 * (max(scores) - min(scores))  # for the names
         figure = figures[benchmark] = _figure("GMACs", f"{rows[0]['metric']}, %", height=320)
@@ -158,7 +123,7 @@ def paper_figures() -> dict[str, go.Figure]:
             cliponaxis=False,
             hovertemplate="%{text}: %{y} at %{x} GMACs<extra></extra>",
             marker={
-                "color": [PAPER_COLORS.get(row["method"], GREY) for row in rows],
+                "color": [charts.PUBLISHED.get(row["method"], GREY) for row in rows],
                 "size": [14 if row["method"] == "PEM" else 9 for row in rows],
                 "symbol": ["star" if row["method"] == "PEM" else "circle" for row in rows],
             },
@@ -177,8 +142,8 @@ ROOFLINE_CAPTION = (
     "measured copy rate on the left. A point far below the line loses its time elsewhere."
 )
 RESOLUTION_CAPTION = (
-    "Drawn is {backbone} with {num_queries} queries: the whole network and its masked twin, and one layer of either "
-    "attention at stride 8. Exponents are fitted over pixels: 1 is linear."
+    "The chart shows {backbone} with {num_queries} queries: the network, its masked baseline, and one layer of either "
+    "attention at stride 8 (dashed). Exponents are fitted over pixels: 1 is linear."
 )
 QUERIES_CAPTION = (
     "The same network on photos {long_side_px} px wide, by the number of queries; exponents are fitted over queries."
@@ -190,110 +155,99 @@ NETWORKS_CAPTION = (
 )
 
 
-def attention_figure(result: dict[str, Any]) -> go.Figure:
+def attention_figure(result: Result) -> go.Figure:
     figure = _figure("tokens", "ms", **GROUPED)
-    rows = [row for row in result["rows"] if row["direction"] == "forward" and row["num_queries"] == 100]
-    for method, (name, color) in METHODS.items():
-        chosen = [row for row in rows if row["method"] == method and row["median_ms"] is not None]
-        _bars(figure, name, color, [row["tokens"] for row in chosen], chosen)
+    for method in charts.by_method(result, direction="forward", num_queries=100):
+        _bars(figure, method.name, method.color, [row["tokens"] for row in method.rows], method.rows)
     return figure
 
 
-def roofline_figure(result: dict[str, Any]) -> go.Figure:
+def roofline_figure(result: Result) -> go.Figure:
     figure = _figure("MACs per byte moved", "GMACs per second", log_x=True, log_y=True)
-    ceiling, copy_rate = result["roofline"]["matrix_gmacs_per_s"], result["roofline"]["copy_gb_per_s"]
-    rows = [row for row in result["rows"] if row["direction"] == "forward" and row["median_ms"] is not None]
-    intensity = [row["gmacs"] * 1e9 / (row["moved_mib"] * 2**20) for row in rows]
-    edge = ceiling / copy_rate
-    xs = [min([*intensity, edge]) / 2, edge, max([*intensity, edge]) * 2]
+    roofline = Roofline(**result["roofline"])
+    methods = charts.by_method(result, direction="forward")
+    edge = roofline.matrix_gmacs_per_s / roofline.copy_gb_per_s  # where both ceilings meet
+    reached = [edge, *(_intensity(row) for method in methods for row in method.rows)]
+    xs = [min(reached) / 2, edge, max(reached) * 2]
     figure.add_scatter(
         x=xs,
-        y=[min(ceiling, x * copy_rate) for x in xs],
+        y=[roofline.attainable_gmacs_per_s(macs=x, num_bytes=1) for x in xs],
         name="what the machine allows",
         mode="lines",
         line={"color": GREY, "dash": "dash"},
     )
-    for method, (name, color) in METHODS.items():
-        chosen = [(x, row) for x, row in zip(intensity, rows) if row["method"] == method]
+    for method in methods:
         figure.add_scatter(
-            x=[x for x, _ in chosen],
-            y=[row["gmacs"] / (row["median_ms"] / 1e3) for _, row in chosen],
-            name=name,
+            x=[_intensity(row) for row in method.rows],
+            y=[row["gmacs"] / (row["median_ms"] / 1e3) for row in method.rows],
+            name=method.name,
             mode="markers",
-            marker={"color": color, "size": 9},
-            customdata=[f"{row['tokens']} tokens, {row['num_queries']} queries" for _, row in chosen],
+            marker={"color": method.color, "size": 9},
+            customdata=[f"{row['tokens']} tokens, {row['num_queries']} queries" for row in method.rows],
             hovertemplate="%{customdata}: %{y:.1f} GMACs/s",
         )
     return figure
 
 
-def resolution_figure(result: dict[str, Any]) -> go.Figure:
-    figure = _figure("pixels", "ms", log_x=True, log_y=True)
-    return _curves(figure, result, "long_side_px", "pixels", lambda row: row["long_side_px"] ** 2 / 2)
+def _intensity(row: Row) -> float:
+    """MACs per byte that must be moved."""
+    return row["gmacs"] * 1e9 / (row["moved_mib"] * MIB)
 
 
-def queries_figure(result: dict[str, Any]) -> go.Figure:
-    figure = _figure("queries", "ms", log_x=True, log_y=True)
-    return _curves(figure, result, "num_queries", "num_queries", lambda row: row["num_queries"])
+def resolution_figure(result: Result) -> go.Figure:
+    return _curves(result, "long_side_px", "pixels")
 
 
-def _curves(
-    figure: go.Figure, result: dict[str, Any], field: str, swept: str, x_of: Callable[[dict[str, Any]], float]
-) -> go.Figure:
-    fixed = {name: value for name, value in result["base"].items() if name != field}
-    rows = [row for row in result["rows"] if fixed.items() <= row.items() and row["stage"] == "total"]
-    exponents = {
-        fit["subject"]: fit
-        for fit in result["growth"]
-        if (fit["swept"], fit["stage"], fit["quantity"]) == (swept, "total", "median_ms")
-    }
-    for subject, color in SUBJECTS.items():
-        chosen = sorted((row for row in rows if row["subject"] == subject), key=x_of)
-        fit = exponents.get(subject)
+def queries_figure(result: Result) -> go.Figure:
+    return _curves(result, "num_queries", "queries")
+
+
+def _curves(result: Result, field: str, label: str) -> go.Figure:
+    figure = _figure(label, "ms", log_x=True, log_y=True)
+    for subject in charts.by_subject(result, field):
+        fit = subject.growth.get("median_ms")
         power = f", exponent {fit['exponent']:.2f} ± {fit['standard_error']:.2f}" if fit else ""
         figure.add_scatter(
-            x=[x_of(row) for row in chosen],
-            y=[row["median_ms"] for row in chosen],
-            name=subject + power,
+            x=[charts.swept_value(row, field) for row in subject.rows],
+            y=[row["median_ms"] for row in subject.rows],
+            name=subject.name + power,
             mode="lines+markers",
-            line={"color": color},
-            **_whiskers(chosen),
+            line={"color": subject.color, "dash": "dash" if subject.is_layer else "solid"},
+            **_whiskers(subject.rows),
         )
     return figure
 
 
-def stages_figure(result: dict[str, Any]) -> go.Figure:
+def stages_figure(result: Result) -> go.Figure:
     figure = _figure("", "ms", barmode="stack")
-    for stage, color in STAGES.items():
-        chosen = [row for row in result["rows"] if row["stage"] == stage]
-        names = [row["preset"].removeprefix("cityscapes-panoptic-") for row in chosen]
-        figure.add_bar(x=names, y=[row["median_ms"] for row in chosen], name=stage, marker_color=color)
+    for stage in charts.by_stage(result):
+        names = [row["preset"].removeprefix("cityscapes-panoptic-") for row in stage.rows]
+        figure.add_bar(x=names, y=[row["median_ms"] for row in stage.rows], name=stage.name, marker_color=stage.color)
     return figure
 
 
-def networks_figure(result: dict[str, Any]) -> go.Figure:
+def networks_figure(result: Result) -> go.Figure:
     figure = _figure("seconds", "", height=460, barmode="stack")  # beside each other, bars would be half as thick
-    rows = sorted((row for row in result["rows"] if row["median_ms"] is not None), key=lambda row: -row["median_ms"])
-    slowest_s = max(row["median_ms"] for row in rows) / 1000
-    figure.update_xaxes(range=[0, 1.3 * slowest_s], nticks=5)  # with room for the label of the longest bar
+    kinds = charts.by_kind(result)
+    rows = sorted((row for kind in kinds for row in kind.rows), key=lambda row: -row["median_ms"])
+    figure.update_xaxes(range=[0, 1.3 * rows[0]["median_ms"] / 1000], nticks=5)  # room for the longest bar's label
     names = [row["network"] for row in rows]
     figure.update_yaxes(categoryorder="array", categoryarray=names, automargin=True, showgrid=False)
     figure.update_layout(legend={"traceorder": "normal", "y": -0.18})
-    for is_pem, name, color in ((True, "PEM and its masked twins", BLUE), (False, "others", ORANGE)):
-        chosen = [row for row in rows if row["network"].startswith("PEM") == is_pem]
+    for kind in kinds:
         figure.add_bar(
-            x=[row["median_ms"] / 1000 for row in chosen],
-            y=[row["network"] for row in chosen],
-            name=name,
+            x=[row["median_ms"] / 1000 for row in kind.rows],
+            y=[row["network"] for row in kind.rows],
+            name=kind.name,
             orientation="h",
-            marker_color=color,
+            marker_color=kind.color,
             texttemplate="%{x:.2f} s",
             textposition="outside",
             textangle=0,
             cliponaxis=False,
             customdata=[
                 f"{row['p10_ms'] / 1000:.2f} to {row['p90_ms'] / 1000:.2f} s, {row['gmacs']:.0f} GMACs"
-                for row in chosen
+                for row in kind.rows
             ],
             hovertemplate="%{y}: %{customdata}<extra></extra>",
         )
@@ -303,18 +257,16 @@ def networks_figure(result: dict[str, Any]) -> go.Figure:
 def measured_figure(measurement: Measurement) -> go.Figure:
     """Prototype beside masked attention, as far as they were measured here."""
     figure = _figure("", "ms", **GROUPED)
-    # In two lines, for on a phone they would run into one another.
+    # In two lines: on a phone they would overlap in one.
     names = ["<br>".join(comparison.subject.rsplit(" ", 1)) for comparison in measurement.comparisons]
-    for name, color, times in (
-        ("prototype attention", BLUE, [comparison.prototype_ms for comparison in measurement.comparisons]),
-        ("masked attention, fused", ORANGE, [comparison.masked_ms for comparison in measurement.comparisons]),
-    ):
+    for method, field in (("prototype", "prototype_ms"), ("sdpa", "masked_ms")):
+        times = [getattr(comparison, field) for comparison in measurement.comparisons]
         rows = [dict(zip(("median_ms", "p10_ms", "p90_ms"), each)) for each in times]
-        _bars(figure, name, color, names, rows)
+        _bars(figure, *METHODS[method], names, rows)
     return figure
 
 
-def _bars(figure: go.Figure, name: str, color: str, x: list[str], rows: list[dict[str, Any]]) -> None:
+def _bars(figure: go.Figure, name: str, color: str, x: list[str], rows: list[Row]) -> None:
     """Bars with whiskers, and above those the medians: plotly itself writes on the top of a bar, under its whisker."""
     times_ms = [row["median_ms"] for row in rows]
     figure.update_xaxes(showgrid=False)
@@ -332,7 +284,7 @@ def _bars(figure: go.Figure, name: str, color: str, x: list[str], rows: list[dic
     )
 
 
-def _whiskers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _whiskers(rows: list[Row]) -> dict[str, Any]:
     return {
         "error_y": {
             "type": "data",
