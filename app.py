@@ -108,7 +108,7 @@ def launch(
     guards = [
         Middleware(Operations, status=STATUS, records=records),
         Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False),
-        Middleware(Guard, storage=STORAGE, max_waiting=max_waiting),
+        Middleware(Guard, storage=STORAGE, max_waiting=max_waiting, has_proxy=not host_names),
     ]
     STATUS.page = page
     return page.queue(max_size=None, default_concurrency_limit=4, api_open=False).launch(
@@ -121,6 +121,7 @@ def launch(
         ssr_mode=False,
         run_history=False,
         enable_monitoring=False,
+        state_session_capacity=100,  # of each it keeps 0.7 MB, of the viewer's last value mostly
         footer_links=["api", "settings"],
         **options,
     )

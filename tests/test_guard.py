@@ -7,7 +7,8 @@ import errno
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -19,8 +20,9 @@ from fastapi import HTTPException
 from PIL import Image
 from stranger import as_file, component_ids, post, segment, upload
 
+from ui import uploads
 from ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES
-from ui.queues import Unread, check_queue
+from ui.queues import Unheard, Unread, cancel_if_running, check_queue
 from ui.request_fields import NO_FILE
 from ui.storage import Storage
 
@@ -225,6 +227,117 @@ def test_an_upload_says_its_length_and_is_no_longer_than_a_photo(stranger: httpx
     form = {"content-type": "multipart/form-data; boundary=x"}
     assert_refused(stranger.post("upload", content=endless(), headers=form), 411)
     assert_refused(stranger.post("upload", content=bytes(MAX_UPLOAD_BYTES + 1), headers=form), 413)
+
+
+PART = b'--x\r\nContent-Disposition: form-data; name="files"; %b\r\n\r\nphoto\r\n'
+FILE = PART % b'filename="a.png"'
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data; boundary=x", 2 * FILE + b"--x--\r\n"),
+        ("multipart/form-data; boundary=x", PART % b"size=3" + b"--x--\r\n"),
+        ("multipart/form-data; boundary=x", PART % b"filename*=utf-8''a.png" + b"--x--\r\n"),
+        ("multipart/form-data; boundary=x; charset=punycode", PART % b"size=3" + b"--x--\r\n"),
+        ("multipart/form-data; boundary=" + "x" * 500, FILE),
+        ("multipart/form-data; boundary=other", FILE),
+        ("multipart/form-data", FILE),
+        ("text/plain", FILE),
+        ("multipart/form-data; boundary=x", b""),
+    ],
+    ids=["two files", "a field", "no plain name", "charset", "long boundary", "other one", "none", "text", "empty"],
+)
+def test_an_upload_is_a_form_with_one_file(stranger: httpx.Client, kind: str, body: bytes) -> None:
+    assert_refused(stranger.post("upload?upload_id=abc", content=body, headers={"content-type": kind}), 400)
+    whole = stranger.post(
+        "upload", content=FILE + b"--x--\r\n", headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+    assert whole.status_code == 200 and len(whole.json()) == 1
+
+
+def test_a_body_that_stands_still_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "SECONDS_WITHOUT_DATA", 0.01)
+    with pytest.raises(HTTPException, match="stands still") as caught:
+        in_a_loop(uploads.receive_in_time(asyncio.Event().wait))  # type: ignore[arg-type]
+    assert caught.value.status_code == 408
+
+
+def in_a_loop(task: Coroutine[Any, Any, Any]) -> Any:
+    """In a thread of its own: a browser test may have left a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, task).result()
+
+
+@pytest.mark.parametrize("name", ["host", "x-forwarded-host"])
+def test_no_visitor_s_host_is_told_to_others(stranger: httpx.Client, name: str) -> None:
+    stranger.get("info", headers={name: "stranger.example"})
+    assert "stranger.example" not in stranger.get("info").text
+
+
+def test_an_odd_forwarded_host_is_ignored(stranger: httpx.Client, page_url: str) -> None:
+    for path in (page_url, f"{page_url}config", "info"):
+        assert stranger.get(path, headers={"x-forwarded-host": "[::1"}).status_code == 200
+
+
+def test_a_long_address_leads_nowhere(stranger: httpx.Client, page_url: str) -> None:
+    for path in (f"{page_url}static/{'a' * 5000}", f"{page_url}assets/{'a' * 300}"):
+        assert_refused(stranger.get(path), 404)
+
+
+def test_numbers_without_an_end_and_choices_without_a_value_are_refused(stranger: httpx.Client, page_url: str) -> None:
+    assert_refused(stranger.post("call/trace", content='{"data": ["x", 1e400]}', headers=JSON), 400)
+    select = next(
+        event["id"]
+        for event in stranger.get(f"{page_url}config").json()["dependencies"]
+        if event["backend_fn"] and event["targets"][0][1] == "select"
+    )
+    for event_data in ({}, {"event_data": {"index": 1}}):
+        assert_refused(
+            post(stranger, "queue/join", {"session_hash": "s", "fn_index": select, "data": [], **event_data}), 422
+        )
+
+
+def waiting_page(*sessions: str) -> tuple[Mock, list[Mock]]:
+    """A page with an event of each session in the queue of photos."""
+    events = [Mock(session_hash=session, _id=f"event of {session}", concurrency_id="network") for session in sessions]
+    page = Mock()
+    page._queue.event_queue_per_concurrency_id = {"network": Mock(queue=list(events))}
+    page._queue.event_ids_to_events = {event._id: event for event in events}
+    return page, events
+
+
+def test_events_that_nobody_listens_to_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("ui.queues.monotonic", lambda: now[0])
+    page, (first, second, third) = waiting_page("a", "b", "c")
+    unheard, queue = Unheard(), page._queue.event_queue_per_concurrency_id["network"].queue
+    unheard.drop(page, {"a", "event of b"})
+    now[0] = 14
+    unheard.drop(page, {"a", "event of b"})
+    assert queue == [first, second, third]
+    now[0] = 16
+    unheard.drop(page, {"a", "event of b"})
+    assert queue == [first, second]
+    unheard.drop(page, {"a"})  # the time of b begins when it closes its stream
+    assert queue == [first, second]
+
+
+def test_a_photo_that_runs_keeps_its_place_when_it_is_cancelled() -> None:
+    page, (running, waiting) = waiting_page("a", "a")
+    waiting._id = "waiting"
+    queue = page._queue
+    queue.event_queue_per_concurrency_id["network"].queue = [waiting]
+    queue.event_ids_to_events, queue.active_jobs = {running._id: running, "waiting": waiting}, [[running], None]
+    page.fns = {1: Mock(concurrency_id="network"), 2: Mock(concurrency_id="measurement")}
+    running.fn = waiting.fn = page.fns[1]
+    assert not cancel_if_running(page, {"session_hash": "b", "fn_index": 1, "event_id": running._id})
+    assert not cancel_if_running(page, {"session_hash": "a", "fn_index": 2, "event_id": running._id})
+    assert cancel_if_running(page, {"session_hash": "a", "fn_index": 1, "event_id": running._id})
+    assert queue.event_queue_per_concurrency_id["network"].queue == [waiting]
+    assert cancel_if_running(page, {"session_hash": "a", "fn_index": 1, "event_id": "waiting"})
+    assert queue.event_queue_per_concurrency_id["network"].queue == []
+    assert queue.active_jobs == [[running], None]
 
 
 def test_an_upload_to_a_full_disk_gets_a_sentence(

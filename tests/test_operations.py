@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import signal
@@ -29,7 +30,7 @@ from stranger import as_file, call_segment, post, upload
 import app
 from ui.engine import Engine
 from ui.metrics import Metrics, open_log
-from ui.operations import Operations, Record, Status, finish, route_of
+from ui.operations import ENDING, Operations, Record, Status, finish, route_of
 
 ROOT = Path(__file__).parent.parent
 # Starts and stops like the real server, but its network runs until a file appears.
@@ -196,10 +197,28 @@ def test_the_photo_that_runs_is_finished_before_the_server_ends(tmp_path: Path) 
         assert not Path(photo).exists()
 
 
+def test_who_waits_when_the_server_ends_is_told() -> None:
+    waiting, page = Mock(concurrency_id="network"), Mock()
+    page._queue.active_jobs, page._queue.event_queue_per_concurrency_id = [], {"network": Mock(queue=[waiting])}
+    finish(Status(engine=Mock(), page=page), told_again=lambda: False)
+    ((event, message),) = [call.args for call in page._queue.send_message.call_args_list]
+    assert event is waiting and message.output == {"error": ENDING} and not message.success
+    assert page._queue.event_queue_per_concurrency_id["network"].queue == []
+
+
+def test_a_log_that_is_full_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    def full(request: dict) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    client = served(Status(engine=Mock()), full)
+    assert [client.get("/config").status_code for _ in range(3)] == [200, 200, 200]
+    assert caplog.text.count("Requests cannot be recorded (No space left on device)") == 1
+
+
 def test_a_second_signal_ends_the_server_at_once() -> None:
     running = Mock(concurrency_id="network")
     page = Mock()
-    page._queue.active_jobs, page._queue.event_queue_per_concurrency_id = [[running], None], {"network": Mock()}
+    page._queue.active_jobs, page._queue.event_queue_per_concurrency_id = [[running], None], {"network": Mock(queue=[])}
     status = Status(engine=Mock(), page=page)
     finish(status, told_again=lambda: True)
     assert status.is_ending and page._queue.event_queue_per_concurrency_id["network"].concurrency_limit < 0

@@ -114,6 +114,33 @@ def test_the_oldest_files_make_room_for_new_ones(kept: Storage) -> None:
     assert [file.name for file in files if file.exists()] == ["example"]
 
 
+def test_many_small_files_make_room_too(kept: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "MAX_FILES", 3)
+    files = []
+    for number in range(4):
+        files.append(kept.uploads / str(number) / "photo.png")
+        files[-1].parent.mkdir()
+        files[-1].write_bytes(b"x")
+        time.sleep(0.05)
+    kept.make_room(1)
+    assert [file.name for file in sorted(kept.uploads.iterdir())] == ["2", "3"]
+
+
+def test_an_upload_that_was_broken_off_does_not_stay_for_an_hour(
+    kept: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off, complete = kept.uploads / "tmp123", kept.uploads / "folder" / "photo.png"
+    complete.parent.mkdir()
+    for file in (broken_off, complete):
+        file.write_bytes(b"x")
+    kept.sweep()
+    assert broken_off.exists()
+    later = time.time() + storage.BROKEN_OFF_SECONDS + 10
+    monkeypatch.setattr("ui.storage.time.time", lambda: later)
+    kept.sweep()
+    assert not broken_off.exists() and complete.exists()
+
+
 def test_downloads_make_room_too(kept: Storage) -> None:
     kept.quota_bytes = 150
     for _ in range(5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
@@ -11,14 +12,16 @@ from datetime import datetime, timezone
 from typing import Any
 
 import gradio as gr
+from gradio.server_messages import ProcessCompletedMessage
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.engine import Engine
-from ui.queues import MEASUREMENT
+from ui.queues import MEASUREMENT, drop
 
 SECONDS_TO_FINISH = 30  # for running photos when the server is told to end
 SECONDS_TO_FETCH = 1  # for the answer, and the files that it names
+_log = logging.getLogger("pem")
 ENDING = "The server is being restarted; please try again in a minute."
 # The kind of a request. The rest of an address may name a visitor's file, so it is neither logged nor counted.
 ROUTE = re.compile(
@@ -48,7 +51,7 @@ class Operations:
     """The ASGI middleware around all others. It passes every finished request to the ``records``."""
 
     def __init__(self, app: ASGIApp, status: Status, records: Sequence[Record] = ()) -> None:
-        self.app, self.status, self.records = app, status, records
+        self.app, self.status, self.records, self.said_unrecorded = app, status, records, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers questions about health itself, and refuses new work while the server is ending."""
@@ -81,7 +84,12 @@ class Operations:
                 "bytes": num_bytes,
             }
             for record in self.records:
-                record(request)
+                try:
+                    record(request)
+                except OSError as error:  # the disk of the log is full, for one
+                    if not self.said_unrecorded:
+                        self.said_unrecorded = True
+                        _log.warning("Requests cannot be recorded (%s).", error.strerror)
 
 
 def route_of(path: str) -> str:
@@ -98,6 +106,8 @@ def finish(status: Status, told_again: Callable[[], bool]) -> None:
     for events in queue.event_queue_per_concurrency_id.values():
         # No waiting event starts any more. Gradio divides by this number, so it is not 0.
         events.concurrency_limit = -math.inf
+        for event in list(events.queue):
+            drop(status.page, event, ProcessCompletedMessage(output={"error": ENDING}, success=False))
 
     def is_busy() -> bool:
         running = [event for job in queue.active_jobs for event in job or ()]

@@ -6,13 +6,14 @@ The queues are Gradio's own, which has no public interface for this.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from time import monotonic
 from typing import Any
 
 import gradio as gr
 from fastapi import HTTPException
 from gradio.block_function import BlockFunction
+from gradio.queueing import Event
 from gradio.server_messages import ProcessCompletedMessage
 
 # Examples do not wait for photos, and the page does not wait for programs.
@@ -22,6 +23,7 @@ NETWORK, EXAMPLE, PROGRAMS, READING, MEASUREMENT = "network", "example", "progra
 LIMITS = {NETWORK: 1, EXAMPLE: 1, PROGRAMS: 2, READING: 2, MEASUREMENT: 1}
 PLACES_PER_VISITOR = 3  # in each queue
 UNREAD_SECONDS = 60  # answers that wait longer for their visitor are dropped
+UNHEARD_SECONDS = 15  # events that wait longer without a listener are dropped
 
 
 def wait_in(queue: str) -> dict[str, Any]:
@@ -55,10 +57,52 @@ def drop_older_photos(page: gr.Blocks, function: BlockFunction, session_hash: st
     waiting = page._queue.event_queue_per_concurrency_id.get(NETWORK)
     of_visitor = [event for event in waiting.queue if event.session_hash == session_hash] if waiting else []
     for event in of_visitor[:-1] if function.concurrency_id == NETWORK else of_visitor:
-        waiting.queue.remove(event)
-        page._queue.event_ids_to_events.pop(event._id, None)
         nothing_new = [gr.skip() for _ in event.fn.outputs]
-        page._queue.send_message(event, ProcessCompletedMessage(output={"data": nothing_new}, success=True))
+        drop(page, event, ProcessCompletedMessage(output={"data": nothing_new}, success=True))
+
+
+def cancel_if_running(page: gr.Blocks, content: dict[str, Any]) -> bool:
+    """Takes over a visitor's wish to cancel when an event of his kind runs.
+
+    Gradio would give away the event's place in the queue, but the thread goes on, and the next photo would have to wait
+    for it elsewhere. So the event keeps its place until it is done. A measurement does end, and is left to Gradio.
+    """
+    queue, function = page._queue, page.fns[content["fn_index"]]
+    running = [event for job in queue.active_jobs for event in job or ()]
+    if function.concurrency_id == MEASUREMENT or not any(
+        event.session_hash == content["session_hash"] and event.fn is function for event in running
+    ):
+        return False
+    event = queue.event_ids_to_events.get(content["event_id"])
+    if event is not None and event not in running:
+        drop(page, event, ProcessCompletedMessage(output={}, success=True))
+    return True
+
+
+def drop(page: gr.Blocks, event: Event, message: ProcessCompletedMessage) -> None:
+    """Takes an event out of its queue, if it still waits there, and tells its visitor why."""
+    waiting = page._queue.event_queue_per_concurrency_id[event.concurrency_id].queue
+    if event in waiting:
+        waiting.remove(event)
+        page._queue.event_ids_to_events.pop(event._id, None)
+        page._queue.send_message(event, message)
+
+
+class Unheard:
+    """Events that wait though nobody listens for their answers."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}  # by event
+
+    def drop(self, page: gr.Blocks, listening: Container[str]) -> None:
+        """Drops the events of sessions without an open stream, when that has been so for UNHEARD_SECONDS."""
+        queues, now = page._queue.event_queue_per_concurrency_id.values(), monotonic()
+        waiting = [event for queue in queues for event in queue.queue]
+        unheard = [event for event in waiting if event.session_hash not in listening and event._id not in listening]
+        self._since = {event._id: self._since.get(event._id, now) for event in unheard}
+        for event in unheard:
+            if now - self._since[event._id] > UNHEARD_SECONDS:
+                drop(page, event, ProcessCompletedMessage(output={"error": "Nobody listened."}, success=False))
 
 
 class Unread:

@@ -6,6 +6,7 @@ Everything else raises an HTTPException with one sentence.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,8 +74,13 @@ def parse_json(body: bytes) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
 
+    def parse_float(text: str) -> float:
+        if math.isinf(number := float(text)):
+            refuse(text)
+        return number
+
     try:
-        content = json.loads(body, parse_constant=refuse)
+        content = json.loads(body, parse_constant=refuse, parse_float=parse_float)
         json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError):
         raise HTTPException(400, "The request is not valid JSON.") from None
@@ -104,6 +110,9 @@ def check(content: dict[str, Any], route: str, page: gr.Blocks) -> tuple[dict[st
             if known is None or known.fn is None:  # some events run in the browser alone
                 raise HTTPException(404, "There is no such event.")
             function = known if isinstance(checked, Join) else None
+            is_select = any(name == "select" for _, name in known.targets)
+            if isinstance(checked, Join) and is_select and not {"index", "value"} <= (checked.event_data or {}).keys():
+                raise HTTPException(422, "event_data: an index and a value are missing.")
         if isinstance(checked, Ask):
             asked = getattr(page.blocks.get(checked.component_id), checked.fn_name, None)
             if not getattr(asked, "_is_server_fn", False):

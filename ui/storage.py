@@ -22,6 +22,8 @@ PREFIX = "pem-studio-"
 SWEEP_SECONDS = 300
 KEEP_SECONDS = 3600 - SWEEP_SECONDS - 60  # so that everything is gone after an hour
 QUOTA_BYTES = 2 * 2**30
+MAX_FILES = 4000  # a look at all of them takes a twentieth of a second
+BROKEN_OFF_SECONDS = 120  # an upload that got nothing more for so long
 _log = logging.getLogger("pem")
 
 
@@ -63,22 +65,30 @@ class Storage:
         Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def make_room(self, num_bytes: int) -> None:
-        """Removes the oldest files until this many more bytes stay within the quota, or no file is left to remove."""
+        """Removes the oldest files until one more, of so many bytes, stays within the quota and MAX_FILES, or no file
+        is left to remove."""
         files = sorted(self._files())
-        too_many = sum(size for _, size, _ in files) + num_bytes - self.quota_bytes
+        bytes_too_many = sum(size for _, size, _ in files) + num_bytes - self.quota_bytes
+        files_too_many = len(files) + 1 - MAX_FILES
         kept = self.kept()
         for _, size, path in files:
-            if too_many <= 0:
+            if bytes_too_many <= 0 and files_too_many <= 0:
                 return
             if str(path) not in kept:
                 path.unlink(missing_ok=True)
-                too_many -= size
+                if path.parent.parent in (self.uploads, self.downloads):
+                    with suppress(OSError):  # there are more files in the folder
+                        path.parent.rmdir()
+                bytes_too_many -= size
+                files_too_many -= 1
 
     def sweep(self, keep_seconds: float = KEEP_SECONDS) -> None:
-        """Removes files and empty folders that are older than this."""
-        kept, oldest = self.kept(), time.time() - keep_seconds
+        """Removes files and empty folders that are older than this, and uploads that were broken off."""
+        kept, now = self.kept(), time.time()
+        oldest, broken_off = now - keep_seconds, now - min(keep_seconds, BROKEN_OFF_SECONDS)
         for changed, _, path in self._files():
-            if changed < oldest and str(path) not in kept:
+            # An upload lies in ``uploads`` itself until it is complete.
+            if changed < (broken_off if path.parent == self.uploads else oldest) and str(path) not in kept:
                 path.unlink(missing_ok=True)
         for folder in (folder for parent in (self.uploads, self.downloads) for folder in parent.glob("*/")):
             with suppress(OSError):  # it is in use
