@@ -29,7 +29,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import pem
-from pem.layers import first_line
+from pem.errors import first_line
 from ui import efficiency, precompute
 from ui.api import add_endpoints
 from ui.engine import Engine

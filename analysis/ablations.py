@@ -29,7 +29,7 @@ from analysis.timing import measure_peak_mib, measure_rounds, percentiles
 from analysis.validation import Score, judge, mean_iou, panoptic_quality
 from pem.conditions import conditions
 from pem.config import PEMConfig
-from pem.layers import has_bfloat16
+from pem.devices import has_bfloat16
 from pem.pixel_decoder import DeformableUpsample
 from pem.training.config import TrainingConfig, get_training_config
 from pem.training.data import PanopticDataset, open_split

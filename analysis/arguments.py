@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from analysis.timing import PRECISIONS
 from pem.config import get_config
+from pem.devices import pick_device
 from pem.preprocess import check_size
-from pem.weights import pick_device
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ import pem
 from analysis.ablations import costs, in_percent, scores
 from analysis.arguments import add_shared
 from analysis.results import RESULTS, Report
-from pem.layers import has_bfloat16
+from pem.devices import has_bfloat16
 from pem.training.data import open_split
 from pem.weights import DEFAULT_WEIGHTS
 

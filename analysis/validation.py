@@ -25,7 +25,7 @@ from analysis.tables import intervals
 from analysis.timing import at_precision
 from pem.categories import categories_for, shade
 from pem.config import PEMConfig
-from pem.layers import mixed_precision
+from pem.devices import mixed_precision
 from pem.outputs import Segment, Segmentation
 from pem.training.data import PanopticDataset, open_split
 from pem.training.evaluate import settings

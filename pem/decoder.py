@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 from pem.config import PEMConfig
-from pem.layers import MLP, sine_position_embedding, to_float, without_autocast
+from pem.devices import to_float, without_autocast
+from pem.layers import MLP, sine_position_embedding
 from pem.outputs import Attended, LayerTrace, PEMOutput, Prediction
 
 STRIDES = (32, 16, 8)

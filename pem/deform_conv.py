@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from pem.layers import to_float, without_autocast
+from pem.devices import to_float, without_autocast
 
 
 def modulated_deform_conv2d(

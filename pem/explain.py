@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pem.layers import to_float
+from pem.devices import to_float
 from pem.outputs import PEMOutput, Prediction
 from pem.tiles import MASK_STRIDE
 

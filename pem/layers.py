@@ -1,42 +1,14 @@
-"""Small pieces that several parts share."""
+"""Layers that several parts of the network share."""
 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def to_float(tensor: Tensor) -> Tensor:
-    """At least float32: half precision is for the network's products, not for norms and decisions."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast off, for products that decide something: float16 may overflow, and bfloat16 has 8 bits."""
-    # The meta device knows no autocast.
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
-
-
-def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast on a GPU; elsewhere what the caller has switched on."""
-    return torch.autocast("cuda") if device.type == "cuda" else nullcontext()
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16. CPUs without take 14 times as long as in float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line without a full stop; its type where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+from pem.devices import to_float
 
 
 def l2_normalize(x: Tensor, dim: int) -> Tensor:
@@ -86,8 +58,3 @@ def sine_position_embedding(height: int, width: int, dim: int, device: torch.dev
     rows = encode(height)[:, None].expand(height, width, half)
     cols = encode(width).expand(height, width, half)
     return torch.cat((rows, cols), dim=2).permute(2, 0, 1)[None]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of the CPU or a GPU is too small; of the CPU, torch tells it in words."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)

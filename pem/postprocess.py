@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pem.categories import Category, categories_for, has_background, shade
 from pem.config import PEMConfig
-from pem.layers import to_float, without_autocast
+from pem.devices import to_float, without_autocast
 from pem.outputs import Batch, Fate, PEMOutput, QueryOutcome, Segment, Segmentation
 from pem.pixels import assign_pixels, classify_pixels, cut_out, evidence_inside
 from pem.tiles import Masks

@@ -11,7 +11,7 @@ from typing import Any, overload
 import torch
 from PIL import Image, ImageFile
 
-from pem.layers import mixed_precision
+from pem.devices import mixed_precision
 from pem.model import PEM
 from pem.outputs import Batch, PEMOutput, Segmentation
 from pem.packed import PackedSegmentation

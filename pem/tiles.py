@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pem.layers import to_float
+from pem.devices import to_float
 from pem.outputs import Batch, PEMOutput
 
 MASK_STRIDE = 4  # pixels of the padded input per mask cell, along each side

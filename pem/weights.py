@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from pem.config import PRESETS, PEMConfig, get_config
+from pem.devices import pick_device
+from pem.errors import first_line
 from pem.fast import FastPEM, accelerate
-from pem.layers import first_line
 from pem.model import PEM, build_model
 
 FORMAT_VERSION = 1
@@ -282,21 +283,6 @@ def _download(repository: str, revision: str) -> Path:
         raise WeightsError(
             f"Cannot fetch {HUB_FILE} of {repository}@{revision} from the Hub: {first_line(error)}."
         ) from error
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """The CPU or GPU of that name; "auto" is "cuda" where there is one. Raises ValueError for one that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-    except (RuntimeError, TypeError):
-        target = None
-    if target is None or target.type not in ("cpu", "cuda"):
-        raise ValueError(f"There is no device {device!r}; use 'auto', 'cpu' or 'cuda'.")
-    if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"This machine has no CUDA device {device!r}; use device='cpu' or 'auto'.")
-    return target
 
 
 def own_config(path: Path) -> PEMConfig | None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 # A room may import from itself and from the levels before its own.
 LEVELS = (
-    {"pem.validated"},
+    {"pem.devices", "pem.errors", "pem.validated"},
     {"pem.config", "pem.fonts", "pem.outputs", "pem.terminal"},
     {"pem.packed", "pem.photos"},
     {"pem.categories", "pem.files"},

@@ -17,8 +17,8 @@ from torch import Tensor
 
 import pem
 from analysis.timing import measure_ms
+from pem.devices import mixed_precision
 from pem.explain import Choice, check_index, evolution, match_queries
-from pem.layers import mixed_precision
 from pem.outputs import PEMOutput, Segmentation
 from pem.photos import open_photo, to_array
 from pem.postprocess import READINGS

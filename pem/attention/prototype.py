@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pem.layers import l2_normalize, split_heads, without_autocast
+from pem.devices import without_autocast
+from pem.layers import l2_normalize, split_heads
 from pem.outputs import Attended
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from pem.attention import PrototypeCrossAttention
+from pem.errors import first_line
 from pem.fast import blocks, native
-from pem.layers import first_line, l2_normalize
+from pem.layers import l2_normalize
 from pem.outputs import Attended
 
 try:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pem.layers import split_heads, without_autocast
+from pem.devices import without_autocast
+from pem.layers import split_heads
 
 # Added to the score of a banned token: the score is lost in rounding, so that the first of several banned tokens wins.
 # It is finite, because 0 * infinity is not 0.

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pem.deform_conv import modulated_deform_conv2d
-from pem.layers import to_float
+from pem.devices import to_float
 
 # Cells whose taps are sampled at a time on a CPU: with 128 channels 4.7 MB, which stay in the cache.
 CELLS_AT_ONCE = 1024

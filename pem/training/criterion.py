@@ -7,7 +7,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from pem.config import PEMConfig
-from pem.layers import to_float
+from pem.devices import to_float
 from pem.outputs import PEMOutput, Prediction
 from pem.training.config import TrainingConfig
 from pem.training.matcher import (

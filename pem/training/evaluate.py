@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from pem.conditions import conditions
 from pem.config import PEMConfig
-from pem.layers import is_out_of_memory, mixed_precision
+from pem.devices import mixed_precision
+from pem.errors import is_out_of_memory
 from pem.model import PEM
 from pem.outputs import Segmentation
 from pem.postprocess import panoptic, semantic

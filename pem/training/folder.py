@@ -11,7 +11,7 @@ from pathlib import Path
 import safetensors
 from filelock import FileLock, Timeout
 
-from pem.layers import first_line
+from pem.errors import first_line
 
 _log = logging.getLogger("pem")
 CHECKPOINT, MODEL, LOG = "checkpoint.pt", "model.safetensors", "log.jsonl"

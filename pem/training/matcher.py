@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from pem.layers import to_float
+from pem.devices import to_float
 from pem.outputs import Prediction
 from pem.training.config import TrainingConfig
 from pem.training.target import FIRST_SEGMENT, NONE_OF_THESE, Target

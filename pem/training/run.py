@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pem.config import MOST_QUERIES, PEMConfig
-from pem.layers import has_bfloat16
+from pem.devices import has_bfloat16
 from pem.model import PEM
 from pem.training.coco import with_classes_of
 from pem.training.config import TrainingConfig

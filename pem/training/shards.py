@@ -11,7 +11,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from pem.layers import first_line
+from pem.errors import first_line
 
 
 def unpack(shards: list[Path], cache: Path) -> Path:

@@ -19,14 +19,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from pem.config import PEMConfig, get_config
-from pem.layers import is_out_of_memory
+from pem.devices import pick_device
+from pem.errors import is_out_of_memory
 from pem.terminal import INTERRUPTED, escape_missing_letters, lasting_output
 from pem.training.config import TrainingConfig, get_training_config
 from pem.training.folder import CHECKPOINT, MODEL
 from pem.training.processes import process_group
 from pem.training.run import run
 from pem.training.start import Start
-from pem.weights import pick_device
 
 # The type of every field that --set knows.
 _FIELDS: dict[str, Any] = get_type_hints(PEMConfig) | {

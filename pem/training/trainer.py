@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms.v2.functional import normalize
 
 from pem.config import PEMConfig
+from pem.errors import first_line
 from pem.fast import accelerate_training
-from pem.layers import first_line
 from pem.model import PEM
 from pem.training.config import TrainingConfig
 from pem.training.criterion import Criterion

@@ -16,7 +16,7 @@ from analysis.charts import PAPER, paper_rows
 from analysis.here import Measurement, describe, measure_here
 from analysis.results import RESULTS
 from pem.decoder import STRIDES
-from pem.layers import has_bfloat16
+from pem.devices import has_bfloat16
 from ui.efficiency.charts import Chart, machines, measured_figure, paper_figures, stored_charts
 from ui.efficiency.tables import masked_baseline_table, paper_table
 from ui.gate import Busy, Gate

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pem.categories import categories_for
+from pem.devices import to_float
 from pem.explain import cell_centres, check_index
-from pem.layers import to_float
 from ui.results import KeptLayer, KeptResult
 
 
