@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
@@ -23,7 +24,10 @@ def modulated_deform_conv2d(
     Returns:
         [B, O, H, W]. Outside the image x is 0; between cells it is interpolated bilinearly.
     """
-    # The library wants all of one type, and does not know half precision on every device.
+    # The library takes finite positions only. Where one is not finite, the result is not a number.
+    is_finite = offset.isfinite().unflatten(1, (9, 2)).all(2)
+    offset, modulation = offset.nan_to_num(0, 0, 0), modulation.masked_fill(~is_finite, torch.nan)
+    # It wants all of one type, and does not know half precision on every device.
     with without_autocast(x.device):
         x_, offset, modulation, weight = map(to_float, (x, offset, modulation, weight))
         bias = None if bias is None else to_float(bias)

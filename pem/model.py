@@ -30,7 +30,7 @@ class PEM(nn.Module):
 
         ``trace=True`` also returns what each layer did; it changes no bit of the rest. ``stage_done`` is called after
         the backbone, the pixel decoder and the decoder.
-        Padding is not masked anywhere: images of different sizes in one batch influence their own results.
+        Padding is not masked anywhere: images of different sizes in one batch change the results of each other.
         Raises ValueError for other sizes, and for a model whose parameters are in half precision.
         """
         dtype = self.decoder.query_feat.weight.dtype

@@ -213,7 +213,7 @@ def load_model(
         device: "auto" is "cuda" where there is one, else "cpu".
         weights: a file for that preset, of any kind that ``load_weights`` reads.
         fast: whether to return the fast copy for inference (see pem.fast) instead of the plain network, which can be
-            trained and saved. The environment variable PEM_FAST=0 switches it off everywhere.
+            trained and saved. The environment variable PEM_FAST=0 switches it off for every call.
 
     Raises:
         FileNotFoundError, WeightsError or another ValueError, each with one sentence that says what to do.

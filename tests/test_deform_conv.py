@@ -44,12 +44,14 @@ def test_a_bias_is_added() -> None:
     torch.testing.assert_close(result, fast_deform_conv2d(x, offset, modulation, weight) + bias[:, None, None])
 
 
-def test_an_offset_that_is_no_number_spoils_its_own_cell_only() -> None:
-    """As with torchvision: it shows in the result, and reads no memory out of bounds."""
+@pytest.mark.parametrize("convolve", [modulated_deform_conv2d, fast_deform_conv2d])
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_an_offset_that_is_not_finite_spoils_its_own_cell_only(convolve, odd: float) -> None:
+    """It shows in the result, and reads no memory out of bounds."""
     with torch.no_grad():
         x, offset, modulation, weight = inputs((5, 7), 0.3)
-        offset[0, 3, 2, 4] = torch.nan
-        result = fast_deform_conv2d(x, offset, modulation, weight)
+        offset[0, 3, 2, 4] = odd
+        result = convolve(x, offset, modulation, weight)
     assert result[0, :, 2, 4].isnan().all() and result.isnan().sum() == 6
 
 

@@ -10,9 +10,9 @@ from small_model import clear_choices, small_model
 from torch import nn
 
 import pem
-from pem.fast import blocks, compute_the_same
+from pem.fast import blocks
 from pem.fast.attention import by_blocks
-from pem.fast.folding import fold_norms
+from pem.fast.folding import folded
 
 
 def random_pixels(batch: int = 2, size: tuple[int, int] = (64, 96), seed: int = 5) -> torch.Tensor:
@@ -98,23 +98,47 @@ def test_no_norm_is_left_of_backbone_and_pixel_decoder() -> None:
             assert not [module for module in part.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def test_a_backbone_whose_norm_stands_elsewhere_than_it_is_applied_is_not_folded() -> None:
-    class Crossed(nn.Module):
-        """The norm stands behind the convolution, and is applied before it."""
+class Crossed(nn.Module):
+    """The norm stands behind the convolution, and is applied before it."""
 
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, width, 1), nn.BatchNorm2d(3)
+        nn.init.constant_(self.norm.running_mean, 0.5)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"res2": self.conv(self.norm(x).relu())}
+
+
+@pytest.mark.parametrize("width", [3, 5])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_backbone_whose_norm_stands_elsewhere_than_it_is_applied_is_not_folded(width: int, autocast: bool) -> None:
+    backbone = Crossed(width).eval()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        copied = folded(backbone)
+    assert isinstance(copied.norm, nn.BatchNorm2d) and copied is not backbone
+
+
+def test_a_backbone_of_one_s_own_is_folded_only_where_that_changes_nothing() -> None:
+    class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-            nn.init.constant_(self.norm.running_mean, 0.5)
+            self.inner, self.crossed, self.channels = small_model().backbone, Crossed(), (64, 256, 512, 1024)
 
-        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"res2": self.conv(self.norm(x).relu())}
+        def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+            return self.inner(self.crossed(pixels)["res2"])
 
-    plain, folded = Crossed().eval(), Crossed().eval()
-    folded.load_state_dict(plain.state_dict())
-    assert compute_the_same(plain, folded)
-    fold_norms(folded)
-    assert not compute_the_same(plain, folded)
+    model = small_model()
+    model.backbone = Own().eval()
+    assert_equals_plain_network(model.double(), random_pixels())
+
+
+@pytest.mark.parametrize("part", ["backbone", "decoder"])
+def test_a_model_of_which_a_part_trains_has_no_copy(part: str) -> None:
+    model = small_model()
+    getattr(model, part).train()
+    with pytest.raises(ValueError, match="training mode"):
+        pem.accelerate(model)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 1), (2, 2), (4, 5)])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import small_attention
 import torch
@@ -136,6 +138,27 @@ def test_of_equal_tokens_the_first_allowed_one_is_chosen() -> None:
         _, attended = by_native(layer, *inputs, banned, True)
         assert torch.equal(attended.prototype_index, first.expand(1, 4, 7))
         assert torch.equal(attended.similarity[0], score)
+
+
+FEWER_THREADS = """
+import sys
+import torch
+
+sys.path.insert(0, "tests")
+from small_attention import assert_equals_plain, attention, random_inputs
+from pem.fast.attention import by_native
+
+for threads in (1, 4):
+    torch.set_num_threads(threads)
+    assert_equals_plain(by_native, attention(32, 4), random_inputs((20, 30)))
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("limit", [{"OMP_THREAD_LIMIT": "1"}, {"OMP_DYNAMIC": "true"}], ids=str)
+def test_it_works_with_fewer_threads_than_it_asked_for(limit: dict[str, str]) -> None:
+    done = processes.run([sys.executable, "-c", FEWER_THREADS], env=os.environ | limit)
+    assert done.returncode == 0, done.stderr
 
 
 @needs_compiler

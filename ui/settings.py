@@ -43,16 +43,19 @@ class Option:
 OPTIONS = (
     Option("host", "ADDRESS", "the address to serve at; 0.0.0.0 is all of this machine's (127.0.0.1)"),
     Option("port", "NUMBER", "the port (the first free one from 7860)", parse=whole(1, 65_535)),
-    Option("host-names", "NAME,...", "answer only at these names, such as *.example.org (any)", [], host_names),
+    Option("host-names", "NAME,...", "answer only at these names, for example *.example.org (any)", [], host_names),
     Option("model", "MODEL", "default, a checkpoint, or owner/repo@revision on the Hugging Face Hub", "default"),
     Option("device", "DEVICE", "auto, cpu or cuda", "auto"),
     Option(
-        "max-side", "PIXELS", "the network sees larger photos scaled down to this (as trained)", parse=whole(32, 8192)
+        "max-side",
+        "PIXELS",
+        "larger photos are scaled down to this for the network (as trained)",
+        parse=whole(32, 8192),
     ),
     Option("threads", "NUMBER", "threads of the CPU (all cores)", parse=whole(1, 1024)),
     Option("queue", "NUMBER", "how many visitors may wait at once", 200, whole(1, 10_000)),
-    Option("log", "FILE", "append one line of JSON per request to it; - is the standard output (none)"),
-    Option("metrics-port", "NUMBER", "serve numbers for Prometheus at this port (none)", parse=whole(1, 65_535)),
+    Option("log", "FILE", "append one line of JSON per request to this file; - is the standard output (none)"),
+    Option("metrics-port", "NUMBER", "serve metrics for Prometheus at this port (none)", parse=whole(1, 65_535)),
 )
 
 

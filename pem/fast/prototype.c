@@ -387,7 +387,7 @@ static void attend_image(const struct layer *l, int threads, float *memory) {
         prepare_keys(l, &s);
         make_targets(l, &s, panel);
         search(l, &s, mine, me);
-        gather(l, &s, threads);
+        gather(l, &s, omp_get_num_threads()); // OpenMP may give fewer threads than it was asked for
         update_queries(l, &s, panel);
     }
 }
