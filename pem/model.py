@@ -40,7 +40,6 @@ class PEM(nn.Module):
         features = self.backbone(pixels)
         stage_done()
         mask_features, levels = self.pixel_decoder(features)
-        del features  # the decoder does not need them
         stage_done()
         output = self.decoder(mask_features, levels, trace)
         stage_done()

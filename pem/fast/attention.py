@@ -44,7 +44,7 @@ class FastPrototypeCrossAttention(nn.Module):
         banned: Tensor,
         trace: bool = False,
     ) -> tuple[Tensor, Attended | None]:
-        """As of PrototypeCrossAttention."""
+        """Arguments and result are those of PrototypeCrossAttention."""
         attend = pick_backend(query, source, self.plain.num_heads)
         return attend(self.plain, query, query_embed, source, position, banned, trace)
 
@@ -53,7 +53,7 @@ def pick_backend(query: Tensor, source: Tensor, num_heads: int) -> Backend:
     """The fastest backend that takes these tensors and works here."""
     counts_operators = not torch.compiler.is_compiling() and _get_current_dispatch_mode() is not None
     if torch.jit.is_tracing() or counts_operators or query.requires_grad or source.requires_grad:
-        return PrototypeCrossAttention.forward  # what is no operator would not be seen, and has no gradient
+        return PrototypeCrossAttention.forward  # a counter sees operators alone, and only they have gradients
     if native.takes(query, source, num_heads) and works(by_native, source.device):
         return by_native
     if takes_kernels(query, source, num_heads) and works(by_kernels, source.device):

@@ -67,7 +67,7 @@ def best_tokens(key: Tensor, target: Tensor, banned: Tensor, ban: Tensor) -> tup
     whole on a CPU: at 64x128 tokens they would take 26 MB, and be written and read from memory several times.
     """
     num_tokens = key.shape[1]
-    # Nor does torch.compile write products into parts of a buffer.
+    # torch.compile cannot write products into parts of a buffer.
     if key.device.type != "cpu" or torch.compiler.is_compiling():
         scores, index = torch.baddbmm(banned * ban, key, target).max(dim=1)
         return index, scores

@@ -136,7 +136,7 @@ def gather_kernel(
     entry = ((image * num_blocks + blocks[:, None]) * HEADS + heads) * num_queries + query
     scores = tl.load(best + entry, mask=(blocks < num_blocks)[:, None], other=float("-inf"))
     top, block = tl.max(scores, axis=0, return_indices=True, return_indices_tie_break_left=True)
-    block = tl.minimum(block, num_blocks - 1)  # of scores that are no numbers, none is the highest
+    block = tl.minimum(block, num_blocks - 1)  # NaN scores are never the highest
     token = tl.load(index + ((image * num_blocks + block) * HEADS + heads) * num_queries + query)
     token = tl.minimum(token, num_tokens - 1)
     scale = tl.load(factor + image * num_tokens + token)

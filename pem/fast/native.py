@@ -75,7 +75,7 @@ def compiled_by(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
     Raises OSError, and SubprocessError for a compiler that fails or takes longer than SECONDS_TO_COMPILE.
     """
     deadline = time.monotonic() + SECONDS_TO_COMPILE
-    # The name tells what it was made of and for which machine, and then what it must contain.
+    # The name of the file has a hash of what it was made of, and a hash of its content.
     version = run_briefly([compiler, "--version"], deadline)
     made_of = (SOURCE.read_bytes(), version, " ".join(flags).encode(), cpu_flags())
     name = f"prototype-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}"

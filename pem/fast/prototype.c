@@ -32,8 +32,8 @@ typedef int32_t indices __attribute__((vector_size(4 * LANES), aligned(4), may_a
 static inline vector load(const float *from) { return *(const vector *)from; }
 static inline void store(float *to, vector value) { *(vector *)to = value; }
 
-// class Layer of native.py: the layer's parameters as PyTorch keeps them, its inputs and its outputs. Of those, with the images'
-// first, only the image at hand is looked at; shapes are of one image.
+// class Layer of native.py: the layer's parameters as PyTorch keeps them, its inputs and its outputs. The pointers to
+// inputs and outputs move on from image to image; the shapes here are those of one image.
 struct layer {
     int images, positions, height, width, dim, heads, queries; // positions: one for all images, or one for each
     bool release; // empty masks one by one; otherwise only when all queries of the image have one
@@ -44,8 +44,8 @@ struct layer {
     const float *proj_weight, *proj_bias, *alpha, *final_weight, *final_bias;
     const float *query, *query_embed; // [queries, dim]
     const float *source, *position;   // [height * width, dim]
-    const uint8_t *banned;            // [height * width, queries]: 0 or 1, but no bool, of which GCC makes no vectors
-    float *new_query, *target;        // [queries, dim]; they may be the same, for whom the targets do not matter
+    const uint8_t *banned;            // [height * width, queries]: 0 or 1; GCC makes no vectors of bool
+    float *new_query, *target;        // [queries, dim]; one array for both, if the caller does not want the targets
     int64_t *index;                   // [heads, queries]; this and what follows is NULL when nobody wants it
     float *similarity;                // [heads, queries]
     float *key;                       // [height * width, dim], and room for a group
@@ -264,7 +264,7 @@ static void compare(
 }
 
 // The pass over the tokens: l->key, and thread me's best tokens of every head and query. own has room for a block of
-// inputs, one of keys, one of bans, and the panel of a projection, of which none is at work here.
+// inputs, one of keys, one of bans, and the panel of a projection (none is computed here).
 static void search(const struct layer *l, const struct shared *s, float *own, int me) {
     const int dim = l->dim, width = l->width, tokens = l->height * width;
     const int entries = l->heads * s->padded_queries, head_dim = dim / l->heads;
@@ -273,7 +273,7 @@ static void search(const struct layer *l, const struct shared *s, float *own, in
     int32_t *index = s->index + me * entries;
     memset(own, 0, (scrap + dim - own) * sizeof(float)); // why: see attend_image
     for (int e = 0; e < entries; e++) best[e] = -INFINITY;
-    for (int i = 0; i < entries * head_dim; i++) chosen[i] = NAN; // of scores that are no numbers none is the best
+    for (int i = 0; i < entries * head_dim; i++) chosen[i] = NAN; // NaN scores are never the best
 #pragma omp for schedule(monotonic : dynamic) // of equal tokens, each thread has to meet the first one first
     for (int first = 0; first < tokens; first += BLOCK) {
         const int last = first + BLOCK < tokens ? first + BLOCK : tokens, count = last - first;
