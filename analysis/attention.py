@@ -20,6 +20,7 @@ from analysis.results import MIB, Report
 from analysis.roofline import Roofline, measure_roofline
 from analysis.timing import Workload, at_precision, measure_peak_mib, measure_rounds, percentiles
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
+from pem.errors import first_line
 from pem.fast.attention import FastPrototypeCrossAttention
 
 DIM, NUM_HEADS = 256, 8
@@ -225,8 +226,7 @@ def compare_attention(
             torch.compiler.reset()  # or the graphs of earlier sizes would count against its limit
             workloads["flex"](lambda: None)
         except Exception as error:  # no compiler, kernel or backward pass: each fails in its way
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            note = f"FlexAttention does not run here: {reason[0]}"
+            note = f"FlexAttention does not run here: {first_line(error)}."
             del workloads["flex"]
 
     times_ms, _ = measure_rounds(workloads, target, repeats, warmup)

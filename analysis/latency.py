@@ -13,6 +13,7 @@ import pem
 from analysis.arguments import add_shared, natural, parse_preset
 from analysis.results import Report
 from analysis.timing import Workload, at_precision, measure_peak_mib, measure_rounds, percentiles
+from pem.model import require_eval
 from pem.preprocess import check_size
 
 PRESETS = ("cityscapes-panoptic-r50", "cityscapes-panoptic-stdc1", "cityscapes-panoptic-stdc2", "default")
@@ -74,8 +75,7 @@ def model_workload(model: pem.PEM, size: tuple[int, int], batch: int = 1, precis
 
     Raises ValueError in training mode and for a size (height, width) that is no multiple of 32.
     """
-    if model.training:
-        raise ValueError("The model is in training mode; call model.eval() first.")
+    require_eval(model)
     check_size(size)  # the model's own check is in its forward pass
     weight = next(model.parameters())
     pixels = torch.randn(batch, 3, *size, device=weight.device, dtype=weight.dtype)

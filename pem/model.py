@@ -46,6 +46,12 @@ class PEM(nn.Module):
         return output
 
 
+def require_eval(model: nn.Module) -> None:
+    """Raises ValueError when the model, or a part of it, is in training mode."""
+    if any(module.training for module in model.modules()):
+        raise ValueError("The model is in training mode; call model.eval() first.")
+
+
 def build_model(config: PEMConfig) -> PEM:
     """The network with random weights, in eval mode. Downloads nothing."""
     return PEM(config).eval()

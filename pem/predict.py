@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageFile
 
 from pem.devices import mixed_precision
-from pem.model import PEM
+from pem.model import PEM, require_eval
 from pem.outputs import Batch, PEMOutput, Segmentation
 from pem.packed import PackedSegmentation
 from pem.photos import ImageError, Photo, open_photo, orientation, to_array
@@ -51,8 +51,7 @@ def predict(
     >>> len(pem.predict(model, ["photo.jpg", "photo.jpg"], task="instance", score_threshold=0.3))
     2
     """
-    if model.training:
-        raise ValueError("The model is in training mode; call model.eval() first.")
+    require_eval(model)
     if task not in READINGS:
         raise ValueError(f"There is no task {task!r}; choose one of: {', '.join(READINGS)}.")
     read = READINGS[task]

@@ -17,7 +17,7 @@ from pem.decoder import Decoder
 from pem.fast.attention import FastPrototypeCrossAttention
 from pem.fast.deform_conv import fast_deform_conv2d
 from pem.fast.folding import ChannelsLast, FoldedUpsample, fold_norms, folded
-from pem.model import PEM
+from pem.model import PEM, require_eval
 from pem.pixel_decoder import DeformableUpsample
 
 __all__ = ["FastPEM", "accelerate", "accelerate_decoder", "accelerate_training"]
@@ -28,8 +28,7 @@ class FastPEM(PEM):
 
     def __init__(self, plain: PEM) -> None:
         super(PEM, self).__init__()
-        if any(module.training for module in plain.modules()):
-            raise ValueError("The model is in training mode; call model.eval() first.")
+        require_eval(plain)
         self.config = plain.config
         self.backbone = ChannelsLast(folded(plain.backbone))
         self.pixel_decoder, self.decoder = copy.deepcopy((plain.pixel_decoder, plain.decoder))

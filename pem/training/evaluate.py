@@ -19,7 +19,7 @@ from pem.conditions import conditions
 from pem.config import PEMConfig
 from pem.devices import mixed_precision
 from pem.errors import is_out_of_memory
-from pem.model import PEM
+from pem.model import PEM, require_eval
 from pem.outputs import Segmentation
 from pem.postprocess import panoptic, semantic
 from pem.preprocess import preprocess
@@ -82,8 +82,7 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
     classes that occur in the labels (for PQ, SQ and RQ also in predictions); None where no class does.
     ``void_fraction`` is the share of pixels that nobody labelled. Raises ValueError for a model in training mode.
     """
-    if model.training:
-        raise ValueError("The model is in training mode; call model.eval() first.")
+    require_eval(model)
     parameter = next(model.parameters())
     count = len(dataset) if limit is None else min(limit, len(dataset))
     is_thing = [bool(category["isthing"]) for category in dataset.categories]
