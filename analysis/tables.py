@@ -106,7 +106,7 @@ def speedup(result: Result) -> str:
             "image": f"{row['height_px']}x{row['width_px']}, {row['num_queries']} queries",
             "part": {"decoders": "without backbone", "total": "whole"}[row["stage"]],
             "plain": f"{row['plain_ms']:.0f} ms, {row['plain_mib']:.0f} MiB",
-            "as it is": f"{row['fast_ms']:.0f} ms, {row['fast_mib']:.0f} MiB",
+            "fast": f"{row['fast_ms']:.0f} ms, {row['fast_mib']:.0f} MiB",
             "faster": f"{row['speedup']:.2f}x",
             "memory left": f"{row['memory']:.2f}",
         }
