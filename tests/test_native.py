@@ -186,7 +186,7 @@ def test_it_steps_aside_where_pytorch_must_see_the_operators() -> None:
     assert pick(query, source, 4) is by_native
     assert pick(query.clone().requires_grad_(), source, 4) is PrototypeCrossAttention.forward
     assert not native.takes(query, source.double(), 4) and not native.takes(query, source.to("meta"), 4)
-    assert not native.takes(query, source[:, :24], 4)  # not whole panels of channels
+    assert not native.takes(query, source[:, :20], 4)  # not whole panels of channels, in any build
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not native.takes(query, source, 4)
     with FlopCounterMode(display=False) as counter:
@@ -289,7 +289,8 @@ def test_a_compiler_that_hangs_is_given_up_with_its_children(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(native, "SECONDS_TO_COMPILE", 1.0)
     hanging, child = tmp_path / "cc", tmp_path / "child"
-    hanging.write_text(f"#!/bin/sh\nsleep 3600 &\necho $! > {child}\nwait\n", encoding="utf-8")
+    sleep = f"{sys.executable} -c 'import time; time.sleep(3600)'"  # there may be no other program
+    hanging.write_text(f"#!/bin/sh\n{sleep} &\necho $! > {child}\nwait\n", encoding="utf-8")
     hanging.chmod(0o755)
     monkeypatch.setattr(native.shutil, "which", lambda name: str(hanging))
     assert native.library.__wrapped__() is None
