@@ -70,7 +70,8 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
-        answering, heard = False, listener(scope)
+        route = scope["path"].rstrip("/").removeprefix(API)
+        answering, heard = False, listener(scope, route)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal answering
@@ -82,11 +83,11 @@ class Guard:
         self.listening[heard] += 1
         try:
             scope = self._without_odd_host(scope)
-            receive, content = await self._admit(scope, receive)
-            if scope["path"].rstrip("/") == f"{API}cancel" and cancel_if_running(scope["app"].get_blocks(), content):
+            receive, content = await self._admit(scope, receive, route)
+            if route == "cancel" and cancel_if_running(scope["app"].get_blocks(), content):
                 return await JSONResponse({"success": True})(scope, receive, send_with_headers)
             await self.app(scope, receive, send_with_headers)
-            if content and scope["path"].rstrip("/") == f"{API}queue/join":
+            if content and route == "queue/join":
                 page = scope["app"].get_blocks()
                 drop_older_photos(page, page.fns[content["fn_index"]], content["session_hash"])
         except (HTTPException, OSError) as error:
@@ -104,13 +105,11 @@ class Guard:
             if not self.listening[heard]:
                 del self.listening[heard]
 
-    async def _admit(self, scope: Scope, receive: Receive) -> tuple[Receive, dict[str, Any]]:
+    async def _admit(self, scope: Scope, receive: Receive, route: str) -> tuple[Receive, dict[str, Any]]:
         """From where Gradio receives the request, and its content if that is JSON. Raises HTTPException."""
-        path = scope["path"]
         routes = {"GET": READ, "HEAD": READ, "POST": WRITE, "OPTIONS": WRITE}.get(scope["method"])
-        if routes is None or not routes.fullmatch(path):
+        if routes is None or not routes.fullmatch(scope["path"]):
             raise HTTPException(404, NOTHING_HERE)
-        route = path.rstrip("/").removeprefix(API)
         if route == "info":
             scope["app"].api_info = None  # Gradio keeps it with the host that the first visitor named
         if scope["method"] != "POST":
@@ -148,12 +147,12 @@ class Guard:
         await asyncio.to_thread(self.storage.make_room, int(length))
 
 
-def listener(scope: Scope) -> str:
+def listener(scope: Scope, route: str) -> str:
     """The session or the event whose stream a request opens; "" for other requests."""
-    if scope["path"].rstrip("/") == f"{API}queue/data":
+    if route == "queue/data":
         return Request(scope).query_params.get("session_hash", "")
-    is_stream = scope["method"] == "GET" and scope["path"].startswith(f"{API}call/")
-    return scope["path"].rstrip("/").rpartition("/")[2] if is_stream else ""
+    is_stream = scope["method"] == "GET" and route.startswith("call/")
+    return route.rpartition("/")[2] if is_stream else ""
 
 
 async def read_body(receive: Receive) -> bytes:

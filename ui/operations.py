@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.engine import Engine
-from ui.queues import MEASUREMENT, drop
+from ui.queues import MEASUREMENT, drop, running_events
 
 SECONDS_TO_FINISH = 30  # for running photos when the server is told to end
 SECONDS_TO_FETCH = 1  # for the answer, and the files that it names
@@ -102,16 +102,15 @@ def finish(status: Status, told_again: Callable[[], bool]) -> None:
     """Starts nothing new, and returns when running photos are done and fetched, after 30 s, or when told again."""
     status.is_ending = True
     assert status.page is not None
-    queue = status.page._queue
-    for events in queue.event_queue_per_concurrency_id.values():
+    page = status.page
+    for events in page._queue.event_queue_per_concurrency_id.values():
         # No waiting event starts any more. Gradio divides by this number, so it is not 0.
         events.concurrency_limit = -math.inf
         for event in list(events.queue):
-            drop(status.page, event, ProcessCompletedMessage(output={"error": ENDING}, success=False))
+            drop(page, event, ProcessCompletedMessage(output={"error": ENDING}, success=False))
 
     def is_busy() -> bool:
-        running = [event for job in queue.active_jobs for event in job or ()]
-        return any(event.concurrency_id != MEASUREMENT for event in running)
+        return any(event.concurrency_id != MEASUREMENT for event in running_events(page))
 
     if is_busy():
         print("The running photo will be finished first; press Ctrl-C again to end now.", flush=True)

@@ -67,16 +67,19 @@ def cancel_if_running(page: gr.Blocks, content: dict[str, Any]) -> bool:
     Gradio would give away the event's place in the queue, but the thread goes on, and the next photo would have to wait
     for it elsewhere. So the event keeps its place until it is done. A measurement does end, and is left to Gradio.
     """
-    queue, function = page._queue, page.fns[content["fn_index"]]
-    running = [event for job in queue.active_jobs for event in job or ()]
+    function, running = page.fns[content["fn_index"]], running_events(page)
     if function.concurrency_id == MEASUREMENT or not any(
         event.session_hash == content["session_hash"] and event.fn is function for event in running
     ):
         return False
-    event = queue.event_ids_to_events.get(content["event_id"])
+    event = page._queue.event_ids_to_events.get(content["event_id"])
     if event is not None and event not in running:
         drop(page, event, ProcessCompletedMessage(output={}, success=True))
     return True
+
+
+def running_events(page: gr.Blocks) -> list[Event]:
+    return [event for job in page._queue.active_jobs for event in job or ()]
 
 
 def drop(page: gr.Blocks, event: Event, message: ProcessCompletedMessage) -> None:

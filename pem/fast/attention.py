@@ -61,22 +61,14 @@ def pick_backend(query: Tensor, source: Tensor, num_heads: int) -> Backend:
     return by_blocks
 
 
-def by_native(
-    layer: PrototypeCrossAttention,
-    query: Tensor,
-    query_embed: Tensor,
-    source: Tensor,
-    position: Tensor,
-    banned: Tensor,
-    trace: bool,
-) -> tuple[Tensor, Attended | None]:
+def by_native(layer: PrototypeCrossAttention, *inputs: Any) -> tuple[Tensor, Attended | None]:
     """Compiled C code, on a CPU in float32."""
     tensors: dict[str, Any] = {"alpha": layer.alpha}
     for name, part in layer.named_children():  # state_dict() would take ten times as long
         tensors |= {f"{name}.{key}": tensor for key, tensor in (part._parameters | part._buffers).items()}
     parameters = [tensors[name] for name in native.PARAMETERS]
     numbers = layer.num_heads, layer.empty_mask == "release", layer.query_norm.eps, layer.key_norm.eps
-    return native.attend(parameters, *numbers, query, query_embed, source, position, banned, trace)
+    return native.attend(parameters, *numbers, *inputs)
 
 
 def by_kernels(

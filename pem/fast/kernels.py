@@ -148,22 +148,10 @@ def gather_kernel(
     tl.store(similarity + at, tl.where(top <= BAN / 2, 0, top))
 
 
-def convolve(
-    source: Tensor,
-    position: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_mean: Tensor,
-    norm_var: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    norm_eps: float,
-) -> Tensor:
-    """A batch norm of ``source + position`` and a depthwise 3x3 convolution, as tokens: source [B, D, H, W] and
-    position [1 or B, D, H, W] to [B, N, D]."""
+def convolve(*arguments: Tensor | float) -> Tensor:
+    """``launch_convolve``, which torch.compile knows as an operator."""
     launch = convolve_operator if torch.compiler.is_compiling() else launch_convolve
-    norm = norm_weight, norm_bias, norm_mean, norm_var
-    return launch(source, position, *norm, conv_weight, conv_bias, norm_eps)
+    return launch(*arguments)  # type: ignore[arg-type]
 
 
 def launch_convolve(
@@ -177,6 +165,8 @@ def launch_convolve(
     conv_bias: Tensor,
     norm_eps: float,
 ) -> Tensor:
+    """A batch norm of ``source + position`` and a depthwise 3x3 convolution, as tokens: source [B, D, H, W] and
+    position [1 or B, D, H, W] to [B, N, D]."""
     batch, dim, height, width = source.shape
     source, position = (x.permute(0, 2, 3, 1).contiguous() for x in (source, position))
     output = torch.empty_like(source)
