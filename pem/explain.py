@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pem.devices import to_float
 from pem.outputs import PEMOutput, Prediction
+from pem.postprocess import class_probs
 from pem.tiles import MASK_STRIDE
 
 
@@ -89,7 +90,7 @@ def evolution(output: PEMOutput, content_size: tuple[int, int], max_mask_side: i
 
     steps = []
     for prediction in (*output.aux_outputs, output):
-        probs = to_float(prediction.pred_logits[0]).nan_to_num().softmax(-1)
+        probs = class_probs(prediction.pred_logits[0])
         score, category_id = probs[:, :-1].max(-1)
         logits = _content_masks(prediction, rows, cols)
         inside = logits > 0
@@ -117,7 +118,7 @@ def match_queries(output: PEMOutput, other: PEMOutput, content_size: tuple[int, 
     intersection = ours @ theirs.T
     union = ours.sum(1)[:, None] + theirs.sum(1) - intersection
     iou = intersection / union.clamp(min=1)
-    our_probs, their_probs = (to_float(each.pred_logits[0]).nan_to_num().softmax(-1) for each in (output, other))
+    our_probs, their_probs = (class_probs(each.pred_logits[0]) for each in (output, other))
     index = (iou * (our_probs.sqrt() @ their_probs.sqrt().T)).argmax(1)
     return index.cpu().numpy(), iou.gather(1, index[:, None])[:, 0].float().cpu().numpy()
 

@@ -245,8 +245,13 @@ def _class_probs(output: PEMOutput, batch: Batch, config: PEMConfig) -> Tensor:
             f"The output is of {num_images} images and the batch of {len(batch.original_sizes)}; "
             "pass the batch that it was made from."
         )
+    return class_probs(output.pred_logits)
+
+
+def class_probs(pred_logits: Tensor) -> Tensor:
+    """Probabilities of the classes, no-object last, in float32 at least; the shape stays."""
     # A large logit may be infinite in float16, and the softmax of two such logits is no number.
-    return to_float(output.pred_logits).nan_to_num().softmax(-1)
+    return to_float(pred_logits).nan_to_num().softmax(-1)
 
 
 def _outcomes(

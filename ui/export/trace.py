@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pem.categories import categories_for
-from pem.devices import to_float
 from pem.explain import cell_centres, check_index
+from pem.postprocess import class_probs
 from ui.results import KeptLayer, KeptResult
 
 
@@ -94,7 +94,7 @@ def trace_arrays(result: KeptResult) -> dict[str, np.ndarray]:
         "area_fraction": steps.area_fraction,
         "final_iou": steps.final_iou,
         "masks": steps.masks,
-        "class_probs": to_float(result.output.pred_logits[0]).nan_to_num().softmax(-1).numpy(),
+        "class_probs": class_probs(result.output.pred_logits[0]).numpy(),
         "categories": np.array([category.name for category in categories_for(result.config)]),
         "original_size": np.array(result.original_size),
         "content_size": np.array(result.content_size),
