@@ -14,8 +14,8 @@ from analysis.ablations import costs, in_percent, scores
 from analysis.arguments import add_shared
 from analysis.results import RESULTS, Report
 from pem.devices import has_bfloat16
+from pem.load import DEFAULT_WEIGHTS
 from pem.training.data import open_split
-from pem.weights import DEFAULT_WEIGHTS
 
 BASELINE = "masked attention"
 

@@ -15,14 +15,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pem.coco import id_map_png, panoptic_json
+from pem.exported import RUNTIMES
 from pem.files import SOFTWARE, Work, find_photos, plan_one, plan_several, writing
+from pem.load import load_model
 from pem.outputs import Segmentation
 from pem.photos import load_image
 from pem.postprocess import READINGS
 from pem.predict import predict
 from pem.render import legend, render
 from pem.terminal import INTERRUPTED, escape_missing_letters, leave_to_reader
-from pem.weights import load_model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,9 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         help="segments in COCO panoptic format: with one PHOTO the id map goes beside it as NAME-ids.png, with several "
         "or a folder the id maps go into the folder NAME",
     )
-    add("--model", default="default", help="a preset, a weights file or a Hub id; default: %(default)s")
+    add("--model", default="default", help="a preset, a file of weights, an .onnx file, a Hub id; default: %(default)s")
     add("--weights", help="the weights of a preset")
     add("--device", default="auto", help="auto, cpu or cuda; default: %(default)s")
+    add("--runtime", choices=("torch", *RUNTIMES), help="what runs the network; default: torch where it is installed")
     return parser
 
 
@@ -86,7 +88,7 @@ def _segment_all(options: argparse.Namespace) -> bool:
             except (ValueError, OSError, MemoryError) as error:
                 all_done = _complain(error, work.photo)
                 continue
-            model = model or load_model(options.model, device=options.device, weights=options.weights)
+            model = model or load_model(options.model, options.device, options.weights, runtime=options.runtime)
             try:
                 segmentation = predict(model, image, options.task, **thresholds)
                 _write(work, image, segmentation, options.names)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from pem.categories import categories_for
 from pem.config import PEMConfig
 from pem.outputs import Segmentation
+from pem.packed import bounding_boxes
 
 OVERLAP_NOTE = (
     "Instances may overlap, and a pixel of the PNG shows only the one with the best score: area and bbox are of what "
@@ -42,12 +42,12 @@ def panoptic_json(
     areas_px = np.zeros(int(segmentation.ids.max(initial=0)) + 1, np.int64)
     for row in segmentation.ids:  # bincount makes 8 bytes of every pixel
         areas_px += np.bincount(row, minlength=len(areas_px))
-    places = ndimage.find_objects(segmentation.ids)
+    boxes = bounding_boxes(segmentation.ids)
     annotation: dict[str, Any] = {"image_id": image_id, "file_name": _as_utf8(id_map_file), "segments_info": []}
     for segment in segmentation.segments:
-        if segment.id > len(places) or places[segment.id - 1] is None:
+        if areas_px[segment.id : segment.id + 1].sum() == 0:
             continue
-        rows, cols = places[segment.id - 1]
+        rows, cols = boxes[segment.id - 1]
         info = {
             "id": segment.id,
             "category_id": categories[segment.category_id].id,

@@ -6,7 +6,9 @@ trained stands in pem/training/config.py.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import dataclasses
+import json
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -58,6 +60,22 @@ class PEMConfig:
             raise ValueError(f"num_classes is {self.num_classes}; it must be {len(self.categories)}, as in categories.")
         if self.hidden_dim % self.num_heads or self.hidden_dim % 4:
             raise ValueError(f"hidden_dim {self.hidden_dim} must be divisible by 4 and by num_heads {self.num_heads}.")
+
+
+def config_from_json(written: str) -> PEMConfig:
+    """The config that a file holds as JSON. Raises ValueError for one that is damaged or of a newer version."""
+    fields = json.loads(written)
+    if not isinstance(fields, dict):
+        raise ValueError("it is no JSON object")
+    fields.pop("training", None)  # older files also tell how the model was trained
+    if unknown := fields.keys() - {field.name for field in dataclasses.fields(PEMConfig)}:
+        raise ValueError(f"this version does not know {', '.join(sorted(unknown))}; update this project.")
+    return PEMConfig(**{name: _frozen(value) for name, value in fields.items()})
+
+
+def _frozen(value: Any) -> Any:
+    """A value from JSON, where tuples have become lists."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 _BACKBONES = {"r50": "resnet50", "stdc1": "stdc1", "stdc2": "stdc2"}

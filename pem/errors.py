@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import torch
+
+class WeightsError(ValueError):
+    """A file of weights or an exported network that cannot be read, or does not fit."""
 
 
 def first_line(error: Exception) -> str:
@@ -13,4 +15,5 @@ def first_line(error: Exception) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of the CPU or a GPU is too small; of the CPU, torch tells it in words."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+    is_torchs = type(error).__name__ == "OutOfMemoryError"  # without an import of torch, which may not be there
+    return isinstance(error, MemoryError) or is_torchs or "allocate memory" in str(error)

@@ -8,14 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from pem.devices import to_float
-from pem.outputs import PEMOutput, Prediction
+from pem.arrays import AnyPrediction, as_arrays
+from pem.outputs import PEMOutput
 from pem.postprocess import class_probs
-from pem.tiles import MASK_STRIDE
+from pem.tiles import MASK_STRIDE, sigmoid
 
 
 def cell_centres(count: int, stride: int, content_px: int) -> np.ndarray:
@@ -77,35 +74,39 @@ class Evolution:
     masks: np.ndarray  # uint8 [L+1, Q, rows, cols]: mask probability * 255
 
 
-@torch.no_grad()
 def evolution(output: PEMOutput, content_size: tuple[int, int], max_mask_side: int = 128) -> Evolution:
     """The predictions of the first image of an output, step by step; its photo filled ``content_size`` of the input.
 
     Where a mask has more than ``max_mask_side`` cells along a side, ``masks`` holds it smaller.
     """
-    rows, cols = (-(-side // MASK_STRIDE) for side in content_size)
+    predictions = [_of_content(prediction, content_size) for prediction in (*output.aux_outputs, output)]
+    rows, cols = predictions[-1][1].shape[1:]
+    final = predictions[-1][1] > 0
     scale = min(1.0, max_mask_side / max(rows, cols))
-    kept_size = (max(1, round(rows * scale)), max(1, round(cols * scale)))
-    final = _content_masks(output, rows, cols) > 0
+    by_row, by_col = (_area_weights(side, max(1, round(side * scale))) for side in (rows, cols))
 
     steps = []
-    for prediction in (*output.aux_outputs, output):
-        probs = class_probs(prediction.pred_logits[0])
-        score, category_id = probs[:, :-1].max(-1)
-        logits = _content_masks(prediction, rows, cols)
+    for probs, logits in predictions:
+        category_id, score = probs[:, :-1].argmax(1), probs[:, :-1].max(1)
         inside = logits > 0
-        intersection, union = (inside & final).sum((1, 2)), (inside | final).sum((1, 2))
-        iou = torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
-        masks = logits.sigmoid()
-        if scale < 1:
-            masks = F.interpolate(masks[None], size=kept_size, mode="area")[0]
-        area = inside.sum((1, 2)) / (rows * cols)
-        steps.append((category_id, score, probs[:, -1], area, iou, (masks * 255).round().byte()))
-    return Evolution(*(torch.stack(parts).cpu().numpy() for parts in zip(*steps, strict=True)))
+        masks = by_row @ sigmoid(logits) @ by_col.T
+        area = inside.sum((1, 2), dtype=np.float32) / (rows * cols)
+        both, either = (joined.sum((1, 2)) for joined in (inside & final, inside | final))
+        iou = np.where(either > 0, both / np.maximum(either, 1), 1).astype(np.float32)
+        steps.append((category_id, score, probs[:, -1], area, iou, np.rint(masks * 255).astype(np.uint8)))
+    return Evolution(*(np.stack(parts) for parts in zip(*steps, strict=True)))
 
 
-@torch.no_grad()
-def match_queries(output: PEMOutput, other: PEMOutput, content_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _area_weights(cells: int, fewer: int) -> np.ndarray:
+    """Makes ``fewer`` cells of an axis the means of the cells that they touch: float32 [fewer, cells]."""
+    first, last = np.arange(fewer) * cells // fewer, -(-np.arange(1, fewer + 1) * cells // fewer)
+    touches = (np.arange(cells) >= first[:, None]) & (np.arange(cells) < last[:, None])
+    return np.float32(touches / touches.sum(1, keepdims=True))
+
+
+def match_queries(
+    output: AnyPrediction, other: AnyPrediction, content_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """For each query of the first image of ``output``, the query of another network that says most nearly the same.
 
     Queries of two networks have nothing to do with each other, whatever their numbers. Of the queries that draw much
@@ -113,15 +114,17 @@ def match_queries(output: PEMOutput, other: PEMOutput, content_size: tuple[int, 
     probabilities are (their Bhattacharyya coefficient). Returns the indices, int [Q], and the IoU of the two masks,
     float32 [Q]; 0 where no mask overlaps.
     """
-    rows, cols = (-(-side // MASK_STRIDE) for side in content_size)
-    ours, theirs = (to_float(_content_masks(each, rows, cols) > 0).flatten(1) for each in (output, other))
+    (our_probs, our_masks), (their_probs, their_masks) = (_of_content(each, content_size) for each in (output, other))
+    ours, theirs = (np.float32(masks > 0).reshape(len(masks), -1) for masks in (our_masks, their_masks))
     intersection = ours @ theirs.T
     union = ours.sum(1)[:, None] + theirs.sum(1) - intersection
-    iou = intersection / union.clamp(min=1)
-    our_probs, their_probs = (class_probs(each.pred_logits[0]) for each in (output, other))
-    index = (iou * (our_probs.sqrt() @ their_probs.sqrt().T)).argmax(1)
-    return index.cpu().numpy(), iou.gather(1, index[:, None])[:, 0].float().cpu().numpy()
+    iou = intersection / np.maximum(union, 1)
+    index = (iou * (np.sqrt(our_probs) @ np.sqrt(their_probs).T)).argmax(1)
+    return index, np.take_along_axis(iou, index[:, None], 1)[:, 0]
 
 
-def _content_masks(prediction: Prediction, rows: int, cols: int) -> Tensor:
-    return to_float(prediction.pred_masks[0, :, :rows, :cols]).nan_to_num()
+def _of_content(prediction: AnyPrediction, content_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Class probabilities [Q, K+1] of the first image, and its mask logits [Q, rows, cols] without the padding."""
+    logits, masks = as_arrays(prediction)
+    rows, cols = (-(-side // MASK_STRIDE) for side in content_size)
+    return class_probs(logits[0]), np.nan_to_num(masks[0, :, :rows, :cols])

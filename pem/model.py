@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pem.backbones import build_backbone
 from pem.config import PEMConfig
 from pem.decoder import Decoder
+from pem.devices import mixed_precision
 from pem.outputs import PEMOutput
 from pem.pixel_decoder import PixelDecoder
 from pem.preprocess import check_size
@@ -50,6 +52,16 @@ def require_eval(model: nn.Module) -> None:
     """Raises ValueError when the model, or a part of it, is in training mode."""
     if any(module.training for module in model.modules()):
         raise ValueError("The model is in training mode; call model.eval() first.")
+
+
+@torch.inference_mode()
+def run_on_arrays(model: PEM, pixels: np.ndarray, trace: bool = False) -> PEMOutput:
+    """Runs a model on pixels in NumPy [B, 3, H, W], as ``pem.predict`` does: on its device and in its dtype, in mixed
+    precision on a GPU. Raises ValueError for a model in training mode."""
+    require_eval(model)
+    weight = next(model.parameters())
+    with mixed_precision(weight.device):
+        return model(torch.from_numpy(pixels).to(weight.device, weight.dtype), trace)
 
 
 def build_model(config: PEMConfig) -> PEM:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import unicodedata
 
 import numpy as np
+from edt import edt
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from pem.fonts import JOINERS, font_files_for, open_font
 from pem.outputs import Segmentation
@@ -67,13 +67,10 @@ def deepest_place(ids: np.ndarray, segment_id: int) -> tuple[float, float, float
     """
     step = -(-max(ids.shape) // SEARCHED_PX)
     inside = ids[::step, ::step] == segment_id
-    found = ndimage.find_objects(inside.astype(np.uint8))
-    if not found:
+    if not inside.any():
         return 0.0, 0.0, 0.0
-    [(rows, cols)] = found
-    depth = ndimage.distance_transform_edt(np.pad(inside[rows, cols], 1))[1:-1, 1:-1]
+    depth = edt(inside, black_border=True)
     ys, xs = np.nonzero(depth >= 0.9 * depth.max())
-    middle_y, middle_x = ndimage.center_of_mass(depth > 0)
+    middle_y, middle_x = np.argwhere(inside).mean(0)
     best = np.argmin((ys - middle_y) ** 2 + (xs - middle_x) ** 2)
-    y, x = ((first.start + at[best] + 0.5) * step for first, at in ((rows, ys), (cols, xs)))
-    return float(y), float(x), float(depth.max() * step)
+    return float((ys[best] + 0.5) * step), float((xs[best] + 0.5) * step), float(depth.max() * step)

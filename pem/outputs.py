@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # what an exported network returns needs no torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Batch:
     of ``pixels[i]``; the rest is padding (0 after normalisation).
     """
 
-    pixels: Tensor  # float32 [B, 3, H, W], normalised; H and W are multiples of 32
+    pixels: Any  # float32 [B, 3, H, W], a tensor or an array, normalised; H and W are multiples of 32
     original_sizes: tuple[tuple[int, int], ...]
     content_sizes: tuple[tuple[int, int], ...]
 
@@ -43,8 +44,11 @@ class Prediction:
     @property
     def pred_masks(self) -> Tensor:
         """Mask logits [B, Q, H/4, W/4], before the sigmoid."""
-        if self.mask_embed.requires_grad and not torch.is_grad_enabled():
-            return self._masks()  # not kept: a loss that asks later needs a gradient
+        if getattr(self.mask_embed, "requires_grad", False):  # arrays have no gradients
+            import torch
+
+            if not torch.is_grad_enabled():
+                return self._masks()  # not kept: a loss that asks later needs a gradient
         return self._kept_masks
 
     @cached_property
@@ -53,7 +57,9 @@ class Prediction:
 
     def _masks(self) -> Tensor:
         batch, _, height, width = self.mask_features.shape
-        return (self.mask_embed @ self.mask_features.flatten(2)).view(batch, -1, height, width)
+        return (self.mask_embed @ self.mask_features.reshape(batch, -1, height * width)).reshape(
+            batch, -1, height, width
+        )
 
 
 class Attended(NamedTuple):

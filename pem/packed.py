@@ -17,6 +17,26 @@ def run_lengths(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return starts, np.diff(starts, append=flat.size)
 
 
+def bounding_boxes(ids: np.ndarray) -> list[tuple[slice, slice]]:
+    """The rows and columns that each of the ids 1, 2, ... of a map [H, W] spans; both end at 0 if it has none."""
+    height, width = ids.shape
+    is_start = np.ones(ids.shape, bool)
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=is_start[:, 1:])
+    rows, lefts = is_start.nonzero()
+    rights = np.append(lefts[1:], 0)
+    rights[rights == 0] = width  # the next run begins a row
+    run_ids = ids[rows, lefts]
+    count = int(ids.max(initial=0)) + 1
+    first, last = np.full((2, count), max(height, width)), np.zeros((2, count), int)
+    for axis, starts, stops in ((0, rows, rows + 1), (1, lefts, rights)):
+        np.minimum.at(first[axis], run_ids, starts)
+        np.maximum.at(last[axis], run_ids, stops)
+    return [
+        (slice(top, bottom), slice(left, right))
+        for (top, left), (bottom, right) in zip(first.T[1:].tolist(), last.T[1:].tolist(), strict=True)
+    ]
+
+
 class _Packed:
     """An attribute that keeps an array, or None, as runs of equal values."""
 

@@ -11,35 +11,32 @@ from functools import wraps
 from typing import Concatenate, NamedTuple, ParamSpec, TypeAlias
 
 import numpy as np
-import torch
-from scipy import ndimage
-from torch import Tensor
 
+from pem.arrays import AnyPrediction, Arrays, as_arrays
 from pem.categories import Category, categories_for, has_background, shade
 from pem.config import PEMConfig
-from pem.devices import to_float, without_autocast
-from pem.outputs import Batch, Fate, PEMOutput, QueryOutcome, Segment, Segmentation
+from pem.outputs import Batch, Fate, QueryOutcome, Segment, Segmentation
+from pem.packed import bounding_boxes
 from pem.pixels import assign_pixels, classify_pixels, cut_out, evidence_inside
 from pem.tiles import Masks
 
 P = ParamSpec("P")
-Reading: TypeAlias = Callable[Concatenate[PEMOutput, P], list[Segmentation]]
+Reading: TypeAlias = Callable[Concatenate[AnyPrediction, P], list[Segmentation]]
 
 
-def in_full_precision(read: Reading[P]) -> Reading[P]:
-    """Runs a reading without gradients, and without the autocast that the caller may use for the network."""
+def of_arrays(read: Callable[Concatenate[Arrays, P], list[Segmentation]]) -> Reading[P]:
+    """Lets a reading take the output of a network in torch, on any device, and of an exported one."""
 
     @wraps(read)
-    def run(output: PEMOutput, *args: P.args, **kwargs: P.kwargs) -> list[Segmentation]:
-        with torch.no_grad(), without_autocast(output.pred_logits.device):
-            return read(output, *args, **kwargs)
+    def run(output: AnyPrediction, *args: P.args, **kwargs: P.kwargs) -> list[Segmentation]:
+        return read(as_arrays(output), *args, **kwargs)
 
     return run
 
 
-@in_full_precision
+@of_arrays
 def panoptic(
-    output: PEMOutput,
+    output: Arrays,
     batch: Batch,
     config: PEMConfig,
     object_threshold: float | None = None,
@@ -64,13 +61,13 @@ def panoptic(
     _check_thresholds(object_threshold=object_threshold, overlap_threshold=overlap_threshold)
     categories = categories_for(config)
     probs = _class_probs(output, batch, config)
-    scores, labels = probs.max(-1)
+    scores, labels = probs.max(-1), probs.argmax(-1)
     is_object = labels != config.num_classes
     counts = (scores > object_threshold) & is_object
 
     results = []
     for i in range(len(batch.original_sizes)):
-        queries = counts[i].nonzero()[:, 0]
+        queries = counts[i].nonzero()[0]
         owners = assign_pixels(Masks.of(output, batch, i, queries), scores[i, queries])
 
         fates: list[Fate] = ["low score" if above else "no object" for above in is_object[i].tolist()]
@@ -103,14 +100,14 @@ def panoptic(
                     stuff_ids[part.category_id] = segment_id
             id_of_owner[k] = segment_id
         ids = owners.id_map(id_of_owner)
-        segments = _segments(found, ndimage.find_objects(ids), categories)
+        segments = _segments(found, bounding_boxes(ids), categories)
         outcomes = _outcomes(probs[i], fates, segments, categories, {}, mask_shares)
         results.append(Segmentation(ids, segments, outcomes=outcomes))
     return results
 
 
-@in_full_precision
-def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segmentation]:
+@of_arrays
+def semantic(output: Arrays, batch: Batch, config: PEMConfig) -> list[Segmentation]:
     """One Segmentation per image, with one segment per class that occurs. No pixel is left out.
 
     The evidence for class c at a pixel is the sum over queries of p(c) * mask probability, and the class with the most
@@ -136,14 +133,14 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
     results = []
     for i in range(len(batch.original_sizes)):
         counts = (all_probs[i].argmax(-1) != config.num_classes) | (not leaves_out)
-        counting = counts.nonzero()[:, 0]
+        counting = counts.nonzero()[0]
         masks, probs = Masks.of(output, batch, i, counting if leaves_out else None), all_probs[i, counting]
         # The authors resized the evidence of their semantic models, and the masks of their panoptic ones. Both give the
         # same for a photo that was not resized. Then the masks are resized, which takes less time.
         resize_evidence = config.task == "semantic" and masks.content_size != masks.original_size
         labels, areas_px = classify_pixels(masks, probs[:, :-1], resize_evidence)
         if leaves_out:
-            is_painted = assign_pixels(masks, probs.amax(-1)).id_map([1] * len(counting)) > 0
+            is_painted = assign_pixels(masks, probs.max(-1)).id_map([1] * len(counting)) > 0
             labels[~is_painted] = config.num_classes
             areas_px = np.bincount(labels.ravel(), minlength=config.num_classes + 1)[:-1]
         scores, queries = evidence_inside(masks, probs if leaves_out else probs[:, :-1], labels)
@@ -154,7 +151,7 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
         id_of_label = np.zeros(config.num_classes + 1, np.int32)
         id_of_label[present] = np.arange(1, len(present) + 1)
         ids = id_of_label[labels]
-        segments = _segments(found, ndimage.find_objects(ids), categories)
+        segments = _segments(found, bounding_boxes(ids), categories)
         drew = {query for segment in segments for query in segment.queries}
         fates: list[Fate] = ["kept" if query in drew else "little evidence" for query in range(len(counts))]
         outcomes = _outcomes(all_probs[i], fates, segments, categories, {}, {})
@@ -162,9 +159,9 @@ def semantic(output: PEMOutput, batch: Batch, config: PEMConfig) -> list[Segment
     return results
 
 
-@in_full_precision
+@of_arrays
 def instances(
-    output: PEMOutput, batch: Batch, config: PEMConfig, top_k: int = 100, score_threshold: float = 0.5
+    output: Arrays, batch: Batch, config: PEMConfig, top_k: int = 100, score_threshold: float = 0.5
 ) -> list[Segmentation]:
     """One Segmentation per image, of things only, best score first; they may overlap, so ``masks`` keeps them whole.
 
@@ -185,17 +182,17 @@ def instances(
     categories = categories_for(config)
     is_thing = np.array([category.is_thing for category in categories])
     probs = _class_probs(output, batch, config)
-    pair_probs = probs[..., :-1].flatten(1)  # [B, Q * K]
-    top_probs, top_pairs = pair_probs.topk(min(top_k, pair_probs.shape[1]))
+    pair_probs = probs[..., :-1].reshape(len(probs), -1)  # [B, Q * K]
+    top_pairs = np.argsort(-pair_probs, axis=1, kind="stable")[:, :top_k]
 
     results = []
     for i in range(len(batch.original_sizes)):
-        class_probs, pairs = top_probs[i].cpu().numpy(), top_pairs[i].cpu().numpy()
+        pairs, class_probs = top_pairs[i], pair_probs[i, top_pairs[i]]
         # The mean mask probability is at most 1, so a pair that fails here cannot pass later.
         passing = is_thing[pairs % config.num_classes] & (class_probs > score_threshold)
         queries, labels = np.divmod(pairs[passing], config.num_classes)
         read, place = np.unique(queries, return_inverse=True)  # a query may pass with several classes
-        masks, mean_probs = cut_out(Masks.of(output, batch, i, torch.from_numpy(read)))
+        masks, mean_probs = cut_out(Masks.of(output, batch, i, read))
 
         scores = class_probs[passing] * mean_probs[place]
         order = np.argsort(-scores, kind="stable")
@@ -232,7 +229,7 @@ def instances(
 READINGS: dict[str, Reading[...]] = {"panoptic": panoptic, "semantic": semantic, "instance": instances}
 
 
-def _class_probs(output: PEMOutput, batch: Batch, config: PEMConfig) -> Tensor:
+def _class_probs(output: Arrays, batch: Batch, config: PEMConfig) -> np.ndarray:
     """[B, Q, K+1]"""
     num_images, _, num_logits = output.pred_logits.shape
     if num_logits != config.num_classes + 1:
@@ -248,14 +245,16 @@ def _class_probs(output: PEMOutput, batch: Batch, config: PEMConfig) -> Tensor:
     return class_probs(output.pred_logits)
 
 
-def class_probs(pred_logits: Tensor) -> Tensor:
-    """Probabilities of the classes, no-object last, in float32 at least; the shape stays."""
+def class_probs(pred_logits: np.ndarray) -> np.ndarray:
+    """Probabilities of the classes, no-object last; the shape stays."""
     # A large logit may be infinite in float16, and the softmax of two such logits is no number.
-    return to_float(pred_logits).nan_to_num().softmax(-1)
+    logits = np.nan_to_num(pred_logits)
+    probs = np.exp(logits - logits.max(-1, keepdims=True))
+    return probs / probs.sum(-1, keepdims=True)
 
 
 def _outcomes(
-    class_probs: Tensor,
+    class_probs: np.ndarray,
     fates: Sequence[Fate],
     segments: tuple[Segment, ...],
     categories: tuple[Category, ...],
@@ -267,7 +266,7 @@ def _outcomes(
     for segment in segments:
         for query in segment.queries:
             segment_ids[query] = (*segment_ids.get(query, ()), segment.id)
-    best_probs, best_classes = class_probs[:, :-1].max(-1)
+    best_probs, best_classes = class_probs[:, :-1].max(-1), class_probs[:, :-1].argmax(-1)
     columns = zip(best_classes.tolist(), best_probs.tolist(), class_probs[:, -1].tolist(), fates, strict=True)
     return tuple(
         QueryOutcome(
@@ -294,7 +293,7 @@ def _check_thresholds(**thresholds: float) -> None:
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice]:
-    """The rows and columns that one mask spans. ndimage.find_objects would take many times as long."""
+    """The rows and columns that one mask spans."""
     rows, cols = (mask.any(axis).nonzero()[0].tolist() for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
 

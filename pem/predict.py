@@ -6,31 +6,36 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-import torch
+import numpy as np
 from PIL import Image, ImageFile
 
-from pem.devices import mixed_precision
-from pem.model import PEM, require_eval
+from pem.arrays import Arrays
+from pem.config import PEMConfig
+from pem.exported import ExportedPEM
 from pem.outputs import Batch, PEMOutput, Segmentation
 from pem.packed import PackedSegmentation
 from pem.photos import ImageError, Photo, open_photo, orientation, to_array
 from pem.postprocess import READINGS
-from pem.preprocess import preprocess
+from pem.preprocess import preprocess_arrays
+
+if TYPE_CHECKING:  # an exported network needs no torch
+    from pem.model import PEM
+
+    AnyPEM: TypeAlias = PEM | ExportedPEM
 
 MAX_BATCH = 8  # so that a long list does not have to fit into memory as one batch
 
 
 @overload
-def predict(model: PEM, image: Photo, task: str = "panoptic", **thresholds: Any) -> Segmentation: ...
+def predict(model: AnyPEM, image: Photo, task: str = "panoptic", **thresholds: Any) -> Segmentation: ...
 @overload
-def predict(model: PEM, image: list[Photo], task: str = "panoptic", **thresholds: Any) -> list[Segmentation]: ...
+def predict(model: AnyPEM, image: list[Photo], task: str = "panoptic", **thresholds: Any) -> list[Segmentation]: ...
 
 
-@torch.inference_mode()
 def predict(
-    model: PEM, image: Photo | list[Photo], task: str = "panoptic", **thresholds: Any
+    model: AnyPEM, image: Photo | list[Photo], task: str = "panoptic", **thresholds: Any
 ) -> Segmentation | list[Segmentation]:
     """The segmentation of a photo (path, PIL image or uint8 RGB [H0, W0, 3]), or of each photo in a list, in order.
 
@@ -51,34 +56,43 @@ def predict(
     >>> len(pem.predict(model, ["photo.jpg", "photo.jpg"], task="instance", score_threshold=0.3))
     2
     """
-    require_eval(model)
     if task not in READINGS:
         raise ValueError(f"There is no task {task!r}; choose one of: {', '.join(READINGS)}.")
     read = READINGS[task]
     if not isinstance(image, list):
-        batch = preprocess([image], model.config, next(model.parameters()).device)
+        batch = preprocess_arrays([image], model.config)
         return read(_run(model, batch.pixels), batch, model.config, **thresholds)[0]
 
     results: dict[int, Segmentation] = {}
-    for batches in _in_batches(image, model):
-        output = _run(model, torch.cat([batch.pixels for batch in batches.values()]))
+    for batches in _in_batches(image, model.config):
+        output = _run(model, np.concatenate([batch.pixels for batch in batches.values()]))
         for i, (place, batch) in enumerate(batches.items()):
-            one = slice(i, i + 1)
-            alone = PEMOutput(output.pred_logits[one], output.mask_embed[one], output.mask_features[one])
-            results[place] = PackedSegmentation(**vars(read(alone, batch, model.config, **thresholds)[0]))
+            (segmentation,) = read(_only(output, i), batch, model.config, **thresholds)
+            results[place] = PackedSegmentation(**vars(segmentation))
     return [results[place] for place in range(len(image))]
 
 
-def _run(model: PEM, pixels: torch.Tensor) -> PEMOutput:
-    with mixed_precision(pixels.device):
-        return model(pixels.to(next(model.parameters()).dtype))
+def _run(model: AnyPEM, pixels: np.ndarray) -> PEMOutput | Arrays:
+    if isinstance(model, ExportedPEM):
+        return model(pixels)
+    from pem.model import run_on_arrays
+
+    return run_on_arrays(model, pixels)
+
+
+def _only(output: PEMOutput | Arrays, i: int) -> PEMOutput | Arrays:
+    """The part of one image. Its masks are made later, and not kept: those of a batch would be large."""
+    one = slice(i, i + 1)
+    if isinstance(output, Arrays):
+        return Arrays(output.pred_logits[one], output.pred_masks[one])
+    return PEMOutput(output.pred_logits[one], output.mask_embed[one], output.mask_features[one])
 
 
 # 300 decoded photos of 12 megapixels and their results would fill 25 GB. So photos are opened twice, first for their
 # size alone. Each then leaves only what the network wants of it and, in the end, its packed result.
 
 
-def _in_batches(photos: list[Photo], model: PEM) -> Iterator[dict[int, Batch]]:
+def _in_batches(photos: list[Photo], config: PEMConfig) -> Iterator[dict[int, Batch]]:
     """Batches of one photo each, by their place in the list; those that come together are of one size."""
     sizes = []
     for place, photo in enumerate(photos):
@@ -87,7 +101,7 @@ def _in_batches(photos: list[Photo], model: PEM) -> Iterator[dict[int, Batch]]:
     together: dict[int, Batch] = {}
     for place in sorted(range(len(photos)), key=sizes.__getitem__):
         with _naming(photos[place], place):
-            batch = preprocess([_opened_anew(photos[place])], model.config, next(model.parameters()).device)
+            batch = preprocess_arrays([_opened_anew(photos[place])], config)
         # The size may differ from the header's: decoding may show another orientation in a file opened elsewhere.
         of_one_size = all(other.original_sizes == batch.original_sizes for other in together.values())
         if len(together) == MAX_BATCH or not of_one_size:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
 from pem.config import PEMConfig
 from pem.outputs import Batch
 from pem.photos import Photo, to_array
+
+if TYPE_CHECKING:
+    import torch
 
 SIZE_DIVISOR = 32  # the stride of the backbone's coarsest level; all levels must fit into each other
 
@@ -36,12 +38,20 @@ def preprocess(images: Sequence[Photo], config: PEMConfig, device: torch.device 
     >>> batch.original_sizes, batch.content_sizes, batch.pixels.shape
     (((480, 640),), ((1024, 1365),), torch.Size([1, 3, 1024, 1376]))
     """
+    import torch
+
+    batch = preprocess_arrays(images, config)
+    return replace(batch, pixels=torch.from_numpy(batch.pixels).to(device))
+
+
+def preprocess_arrays(images: Sequence[Photo], config: PEMConfig) -> Batch:
+    """What ``preprocess`` returns, with the pixels as a NumPy array. It needs no torch."""
     if isinstance(images, (str, os.PathLike, np.ndarray, Image.Image)) or not images:
         raise ValueError("preprocess takes a list of at least one image; put a single image in brackets.")
     arrays = [to_array(image) for image in images]
     resized = [resize(array, config) for array in arrays]
     original_sizes, content_sizes = (tuple(array.shape[:2] for array in some) for some in (arrays, resized))
-    return Batch(to_pixels(resized, config).to(device), original_sizes, content_sizes)
+    return Batch(to_pixels(resized, config), original_sizes, content_sizes)
 
 
 def resize(image: np.ndarray, config: PEMConfig) -> np.ndarray:
@@ -50,16 +60,14 @@ def resize(image: np.ndarray, config: PEMConfig) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def to_pixels(resized: Sequence[np.ndarray], config: PEMConfig) -> Tensor:
+def to_pixels(resized: Sequence[np.ndarray], config: PEMConfig) -> np.ndarray:
     """What ``resize`` returned, normalised and padded: float32 [B, 3, H, W]."""
     height, width = (max(sides) for sides in zip(*(padded_size(image.shape[:2]) for image in resized), strict=True))
-    mean = torch.tensor(config.pixel_mean)[:, None, None]
-    std = torch.tensor(config.pixel_std)[:, None, None]
-    padded = []
-    for image in resized:
-        pixels = (torch.from_numpy(image).permute(2, 0, 1).float() - mean) / std
-        padded.append(F.pad(pixels, (0, width - image.shape[1], 0, height - image.shape[0])))
-    return torch.stack(padded)
+    pixels = np.zeros((len(resized), 3, height, width), np.float32)
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (config.pixel_mean, config.pixel_std))
+    for padded, image in zip(pixels, resized, strict=True):
+        padded[:, : image.shape[0], : image.shape[1]] = (image.transpose(2, 0, 1) - mean) / std
+    return pixels
 
 
 def padded_size(content_size: Sequence[int]) -> tuple[int, int]:

@@ -25,22 +25,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pem.config import PRESETS, PEMConfig, get_config
-from pem.devices import pick_device
-from pem.errors import first_line
-from pem.fast import FastPEM, accelerate
-from pem.model import PEM, build_model
+from pem.config import PEMConfig, config_from_json
+from pem.errors import WeightsError, first_line
+from pem.fast import FastPEM
+from pem.model import PEM
 
 FORMAT_VERSION = 1
-_PACKAGE = Path(__file__).resolve().parent
-# An installed package has the bundled weights inside; the repository has them beside the package.
-_HOME = _PACKAGE if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent
-DEFAULT_WEIGHTS = _HOME / "assets" / "weights" / "default.safetensors"
-HUB_FILE = "model.safetensors"
-
-
-class WeightsError(ValueError):
-    """A weights file that cannot be read, or does not fit the model."""
 
 
 @dataclass(frozen=True)
@@ -197,94 +187,6 @@ def _check_is_plain(model: PEM) -> None:
         )
 
 
-def load_model(
-    name_or_path: str | os.PathLike[str] = "default",
-    device: str | torch.device = "auto",
-    weights: str | os.PathLike[str] | None = None,
-    fast: bool = True,
-) -> PEM:
-    """A model with its weights, in eval mode and float32.
-
-    Args:
-        name_or_path: "default", the model that comes with this project (offline); another preset, together with
-            ``weights``; one of our ``.safetensors`` files; a training run's ``checkpoint.pt`` (its averaged weights);
-            or "owner/repo@revision" on the Hugging Face Hub, where the revision (a tag or commit) pins what is
-            downloaded: its ``model.safetensors``, once, with a progress bar.
-        device: "auto" is "cuda" where there is one, else "cpu".
-        weights: a file for that preset, of any kind that ``load_weights`` reads.
-        fast: whether to return the fast copy for inference (see pem.fast) instead of the plain network, which can be
-            trained and saved. The environment variable PEM_FAST=0 switches it off for every call.
-
-    Raises:
-        FileNotFoundError, WeightsError or another ValueError, each with one sentence that says what to do.
-    """
-    target = pick_device(device)
-    name = os.fspath(name_or_path)
-    if name in PRESETS and weights is not None:
-        preset, path = get_config(name), Path(weights)
-        config = own_config(path) or preset  # its own has a name and a date
-        if preset != dataclasses.replace(config, name=preset.name, trained=preset.trained):
-            raise WeightsError(f"{path} is no {name}: its own config differs; give the file alone, without the preset.")
-    elif weights is not None:
-        raise ValueError(
-            f"Weights go with the name of a preset, not with {name!r}; choose one of: {', '.join(PRESETS)}."
-        )
-    else:
-        path = _locate(name)
-        if (own := own_config(path)) is None:
-            raise WeightsError(
-                f"{path} does not say which network it belongs to; name its preset, such as cityscapes-panoptic-r50, "
-                "and give this file as the preset's weights."
-            )
-        config = own
-    model = build_model(config)
-    load_weights(model, path)
-    is_fast = fast and os.environ.get("PEM_FAST", "1") != "0"
-    return (accelerate(model) if is_fast else model).to(target)
-
-
-def _locate(name: str) -> Path:
-    """The file behind the name of a model: bundled, on the disk, or on the Hub."""
-    if name == "default":
-        if not DEFAULT_WEIGHTS.exists():
-            raise FileNotFoundError(
-                f"The bundled weights are missing: {DEFAULT_WEIGHTS}; get them from the project's repository, or "
-                "train them with python -m pem.training.train."
-            )
-        return DEFAULT_WEIGHTS
-    if name in PRESETS:
-        raise WeightsError(
-            f"No weights come with {name}; give a checkpoint, such as model_final.pth, as the preset's weights."
-        )
-    path = Path(name)
-    # OWNER/REPO looks like a file in a folder, but no folder has the owner's name.
-    in_a_folder = "@" not in name and path.parent != Path() and path.parent.is_dir()
-    if path.suffix.lower() in _READERS or path.exists() or in_a_folder:
-        return path
-    if match := re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(.+))?", name):
-        repository, revision = match.groups()
-        if revision is None:
-            raise ValueError(
-                f"Pin the Hub model {name!r} to a tag or commit: {name}@REVISION. (There is no such local file.)"
-            )
-        return _download(repository, revision)
-    raise FileNotFoundError(
-        f"There is no model {name!r}: give 'default', a .safetensors file, OWNER/REPO@REVISION on the Hub, or one of "
-        f"these together with weights: {', '.join(PRESETS)}."
-    )
-
-
-def _download(repository: str, revision: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repository, HUB_FILE, revision=revision))
-    except Exception as error:  # its own, and those of whatever it connects with
-        raise WeightsError(
-            f"Cannot fetch {HUB_FILE} of {repository}@{revision} from the Hub: {first_line(error)}."
-        ) from error
-
-
 def own_config(path: Path) -> PEMConfig | None:
     """The config in a file that this project wrote: a model or a training run's checkpoint. None in files of others.
 
@@ -304,20 +206,9 @@ def own_config(path: Path) -> PEMConfig | None:
     if written is None:
         return None
     try:
-        fields = json.loads(written)
-        if not isinstance(fields, dict):
-            raise ValueError("it is no JSON object")
-        fields.pop("training", None)  # older files also tell how the model was trained
-        if unknown := fields.keys() - {field.name for field in dataclasses.fields(PEMConfig)}:
-            raise ValueError(f"this version does not know {', '.join(sorted(unknown))}; update this project.")
-        return PEMConfig(**{name: _frozen(value) for name, value in fields.items()})
+        return config_from_json(written)
     except ValueError as error:
         raise WeightsError(f"The config in {path} cannot be used: {first_line(error)}.") from error
-
-
-def _frozen(value: Any) -> Any:
-    """A value from JSON, where tuples have become lists."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _match(state: dict[str, Any], wanted: dict[str, Tensor]) -> tuple[LoadReport, dict[str, Tensor]]:
@@ -401,7 +292,7 @@ def _kind(path: Path) -> str:
 
 def _check_is_file(path: Path) -> None:
     if path.is_dir():
-        raise WeightsError(f"{path} is a directory; give the file of weights in it, such as {path / HUB_FILE}.")
+        raise WeightsError(f"{path} is a directory; give the file of weights in it, such as {path}/model.safetensors.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}.")
 

@@ -12,7 +12,7 @@ from halves_model import HalvesModel
 
 import app
 import pem
-from pem.weights import DEFAULT_WEIGHTS
+from pem.load import DEFAULT_WEIGHTS
 from ui import precompute
 from ui.engine import TASKS
 from ui.image_input import SafeImage

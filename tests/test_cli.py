@@ -24,8 +24,8 @@ from pem.__main__ import main
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a photo and a model to hand."""
 
-    def load_halves(name: str, device: str, weights: str | None) -> torch.nn.Module:
-        assert (name, device, weights) == ("default", "auto", None)
+    def load_halves(name: str, device: str, weights: str | None, runtime: str | None) -> torch.nn.Module:
+        assert (name, device, weights, runtime) == ("default", "auto", None, None)
         return HalvesModel().eval()
 
     monkeypatch.setattr(pem.__main__, "load_model", load_halves)

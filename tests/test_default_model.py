@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pem
-from pem.weights import DEFAULT_WEIGHTS
+from pem.load import DEFAULT_WEIGHTS
 
 EXAMPLES = Path(__file__).parent.parent / "assets" / "examples"
 

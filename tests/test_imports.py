@@ -15,10 +15,11 @@ ROOT = Path(__file__).parent.parent
 LEVELS = (
     {"pem.devices", "pem.errors", "pem.validated"},
     {"pem.config", "pem.fonts", "pem.outputs", "pem.terminal"},
-    {"pem.packed", "pem.photos"},
+    {"pem.arrays", "pem.packed", "pem.photos"},
     {"pem.categories", "pem.files"},
     {"pem.layers"},
     {"pem.deform_conv", "pem.names", "pem.preprocess", "pem.tiles"},
+    {"pem.exported"},
     {"pem.coco", "pem.pixels", "pem.render"},
     {"pem.postprocess"},
     {"pem.explain"},
@@ -28,9 +29,11 @@ LEVELS = (
     {"pem.fast"},
     {"pem.conditions"},
     {"pem.weights"},
+    {"pem.load"},
     {"pem.predict"},
-    {"pem"},  # the public names
-    {"pem.__main__", "pem.training"},
+    {"pem.exporting"},
+    {"pem"},  # the public names; those that need torch come late
+    {"pem.__main__", "pem.export", "pem.training"},
     {"analysis"},
     {"ui"},
     {"app"},

@@ -6,7 +6,7 @@ import pytest
 from small_model import small_model
 
 import pem
-from pem.weights import DEFAULT_WEIGHTS
+from pem.load import DEFAULT_WEIGHTS
 from ui.networks import is_bundled, load_masked_baseline
 
 

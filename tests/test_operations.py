@@ -44,7 +44,7 @@ from halves_model import HalvesModel
 
 import app
 
-build_page, forward = app.build_page, app.Engine._forward_on_cpu_tensors
+build_page, forward = app.build_page, app.Engine._forward_on_arrays
 
 def run_until_told(*arguments):
     print("running", flush=True)
@@ -52,7 +52,7 @@ def run_until_told(*arguments):
         time.sleep(0.05)
     return forward(*arguments)
 
-app.Engine._forward_on_cpu_tensors = run_until_told
+app.Engine._forward_on_arrays = run_until_told
 app.build_page = lambda settings: build_page(HalvesModel())
 app.main(["--port", sys.argv[1]])
 """

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = {"pem/assets/weights/default.safetensors", "pem/assets/weights/default-masked.safetensors"}
-HEAVY = {"fvcore", "gradio", "huggingface_hub", "matplotlib", "plotly", "timm", "torchmetrics", "transformers"}
+HEAVY = {"torch", "scipy", "onnxruntime", "fvcore", "gradio", "huggingface_hub", "matplotlib", "plotly", "timm", "torchmetrics", "transformers"}
 # Imports that come with another package; and those that are no condition: the code does without, or asks for them.
 COMES_WITH = {
     **{"fastapi": "gradio", "starlette": "gradio", "spaces": "gradio"},
@@ -89,15 +89,24 @@ def declared() -> dict[str, list[Requirement]]:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML.")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lists = {"": project["dependencies"], **project["optional-dependencies"]}
-    return {name: [Requirement(line) for line in lines] for name, lines in lists.items()}
+
+    def required(lines: list[str]) -> Iterator[Requirement]:
+        for requirement in map(Requirement, lines):
+            if requirement.name == project["name"]:  # an extra of our own that this one includes
+                for extra in requirement.extras:
+                    yield from required(lists[extra])
+            else:
+                yield requirement
+
+    return {name: list(required(lines)) for name, lines in lists.items()}
 
 
 @pytest.mark.parametrize(
     ("parts", "extras"),
     [
-        (["pem"], [""]),
+        (["pem"], ["", "torch", "openvino", "export"]),
         (["pem/training"], ["", "training"]),
-        (["analysis"], ["", "training", "analysis"]),
+        (["analysis"], ["", "analysis"]),
         (["app.py", "ui"], ["", "page"]),
     ],
     ids=["pem", "training", "analysis", "page"],

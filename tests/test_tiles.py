@@ -19,10 +19,10 @@ from test_postprocess import (
     random_output,
     reference_semantic,
 )
-from torch import Tensor
 
 from analysis.plain_panoptic import enlarge_masks, resize_masks
 from pem import pixels, tiles
+from pem.arrays import as_arrays
 from pem.outputs import Segmentation
 from pem.postprocess import Reading, instances, panoptic, semantic
 
@@ -36,7 +36,7 @@ def test_tiles_inside_one_mask_are_not_looked_at(monkeypatch: pytest.MonkeyPatch
     output, batch = output_of(strength, logits), batch_of((640, 1536), (160, 384))
     looked_at = []
 
-    def watched(window: Tensor, *weights: Tensor) -> Tensor:
+    def watched(window: np.ndarray, *weights: np.ndarray) -> np.ndarray:
         looked_at.append(len(window))
         return resize(window, *weights)
 
@@ -56,9 +56,9 @@ def test_tiles_inside_one_mask_are_not_looked_at(monkeypatch: pytest.MonkeyPatch
     assert few_instances == 20 * 33  # up to pixel 1040: the right one is no thing, and the others do not reach further
 
     # As if no tile could be decided by its bounds.
-    def bounds(masks: tiles.Masks) -> Tensor:
+    def bounds(masks: tiles.Masks) -> tuple[np.ndarray, np.ndarray]:
         shape = len(masks.logits), *masks.area_px.shape
-        return torch.stack((masks.logits.new_full(shape, -99), masks.logits.new_full(shape, 99)))
+        return np.full(shape, -99.0), np.full(shape, 99.0)
 
     monkeypatch.setattr(tiles.Masks, "bounds", bounds)
     slow, all_of_them = read(panoptic, overlap_threshold=0)
@@ -76,9 +76,9 @@ def test_tiles_inside_one_mask_are_not_looked_at(monkeypatch: pytest.MonkeyPatch
 
 
 def test_only_classes_that_can_win_in_a_tile_are_compared() -> None:
-    least, most = torch.tensor([-1.0, -1.0, -9.0]), torch.tensor([2.0, 2.0, -8.0])
-    masks = tiles.Masks(torch.stack((least, most), 1)[:, None], (4, 8), (4, 8))  # 3 queries, 1 x 2 cells: one tile
-    probs = torch.tensor(
+    least, most = [-1.0, -1.0, -9.0], [2.0, 2.0, -8.0]
+    masks = tiles.Masks(np.stack((least, most), 1)[:, None], (4, 8), (4, 8))  # 3 queries, 1 x 2 cells: one tile
+    probs = np.array(
         [
             [0.5, 0.5, 0.4, 0.0, 0.0],
             [0.0, 0.0, 0.0, 0.2, 0.0],
@@ -98,9 +98,9 @@ def test_of_many_classes_few_are_compared_and_none_is_missed() -> None:
     label_of_id = np.array([-1, *(segment.category_id for segment in result.segments)])
     assert np.array_equal(label_of_id[result.ids], labels.numpy())
 
-    masks, probs = tiles.Masks.of(output, batch, 0), output.pred_logits[0].softmax(-1)[:, :-1]
+    masks, probs = tiles.Masks.of(as_arrays(output), batch, 0), output.pred_logits[0].softmax(-1)[:, :-1].numpy()
     contends = pixels._may_win(masks, probs)
-    assert contends.shape == (120, 10, 15) and contends.double().mean() < 0.5
+    assert contends.shape == (120, 10, 15) and contends.mean() < 0.5
 
 
 @pytest.mark.parametrize(("cells", "content", "original"), GEOMETRIES)
@@ -109,8 +109,8 @@ def test_tiles_put_together_are_the_resized_logits(
 ) -> None:
     output = random_output(3, cells, 5)
     output = output_of(output.pred_masks[0].float(), output.pred_logits[0].float())
-    masks = tiles.Masks.of(output, batch_of(original, content), 0)
-    everything = torch.ones(3, *masks.area_px.shape, dtype=torch.bool)
+    masks = tiles.Masks.of(as_arrays(output), batch_of(original, content), 0)
+    everything = np.ones((3, *masks.area_px.shape), bool)
     canvas = tiles.Canvas(np.full(everything.shape, np.nan, np.float32), masks)
     for some in masks.portions(everything[0], everything):
         canvas.put(some, masks.resized(some, some.contenders), some.contenders)
@@ -122,10 +122,10 @@ def test_infinite_logits_stay_numbers_when_they_are_resized() -> None:
     masks, batch = random_output(3, (24, 40), 5).pred_masks[0].float(), batch_of((301, 470), (96, 150))
     output = output_of(torch.where(masks > 0, torch.inf, -torch.inf), torch.zeros(3, 6))
     output.__dict__["_kept_masks"] = torch.where(masks > 0, torch.inf, -torch.inf)[None]  # not 0 * infinity
-    infinite = tiles.Masks.of(output, batch, 0)
-    everything = torch.ones(3, *infinite.area_px.shape, dtype=torch.bool)
+    infinite = tiles.Masks.of(as_arrays(output), batch, 0)
+    everything = np.ones((3, *infinite.area_px.shape), bool)
     for some in infinite.portions(everything[0], everything):
-        assert infinite.resized(some, some.contenders).isfinite().all()
+        assert np.isfinite(infinite.resized(some, some.contenders)).all()
 
 
 @pytest.mark.parametrize("original", [(1500, 2500), (96, 160), (20, 30)])
@@ -135,9 +135,9 @@ def test_no_array_of_queries_or_classes_exceeds_what_is_worked_off_at_once(
 ) -> None:
     sizes: list[int] = []
 
-    def watched(*arguments: Tensor) -> Tensor:
+    def watched(*arguments: np.ndarray) -> np.ndarray:
         result = resize(*arguments)
-        sizes.append(result.numel())
+        sizes.append(result.size)
         return result
 
     resize = tiles._resize

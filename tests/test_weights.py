@@ -16,7 +16,7 @@ from golden_weights import load_golden
 from small_model import small_model
 
 import pem
-from pem import weights
+from pem import load, weights
 from pem.weights import WeightsError, our_name
 
 ALPHA = "sem_seg_head.predictor.transformer_cross_attention_layers.0.alpha"
@@ -398,9 +398,9 @@ def test_damaged_and_foreign_files_get_one_sentence(tmp_path, suffix, damage) ->
 def test_what_git_leaves_without_its_extension_for_large_files_is_known(tmp_path, suffix) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", encoding="utf-8")
-    for load in (lambda: pem.load_weights(small_model(), path), lambda: pem.load_model(path)):
+    for read in (lambda: pem.load_weights(small_model(), path), lambda: pem.load_model(path)):
         with pytest.raises(WeightsError, match=f"model{suffix} only points to the real file, which git lfs pull"):
-            load()
+            read()
 
 
 def test_a_missing_file_and_an_unknown_kind_get_one_sentence(tmp_path) -> None:
@@ -461,7 +461,7 @@ def test_files_from_before_there_were_dates_load(tmp_path) -> None:
     del fields["trained"]
     rewrite_metadata(path, config=json.dumps(fields))
     assert pem.load_model(path, device="cpu").config == model.config
-    assert weights.own_config(weights.DEFAULT_WEIGHTS).trained == ""
+    assert weights.own_config(load.DEFAULT_WEIGHTS).trained == ""
 
 
 def test_our_file_brings_the_model_back(tmp_path) -> None:
@@ -569,7 +569,7 @@ def test_files_of_a_newer_version_are_told_apart(tmp_path) -> None:
 
 def test_the_default_is_the_bundled_file(tmp_path, monkeypatch) -> None:
     bundled = tmp_path / "default.safetensors"
-    monkeypatch.setattr(weights, "DEFAULT_WEIGHTS", bundled)
+    monkeypatch.setattr(load, "DEFAULT_WEIGHTS", bundled)
     with pytest.raises(FileNotFoundError, match=r"The bundled weights are missing: .*default\.safetensors"):
         pem.load_model("default")
     model = small_model(seed=1)

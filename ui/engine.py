@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import pem
 from analysis.timing import measure_ms
@@ -80,7 +79,7 @@ class Engine:
         self.baseline = baseline
         self.examples = {f"example-{path.stem}": path for path in examples}
         self.results = ResultStore(budget_bytes, storage)
-        self._forward = on_gpu(self._forward_on_cpu_tensors)
+        self._forward = on_gpu(self._forward_on_arrays)
         self.gate = Gate()
         # The network runs on one photo at a time. Readings of kept results go on meanwhile.
         self.network_gate = Gate(places=1, max_waiting=16, in_order=True)
@@ -213,10 +212,10 @@ class Engine:
         return kept, kept.choice(match, head), match, float(ious[query])
 
     @torch.inference_mode()
-    def _forward_on_cpu_tensors(
-        self, pixels: Tensor, content_size: tuple[int, int], by_baseline: bool
+    def _forward_on_arrays(
+        self, pixels: np.ndarray, content_size: tuple[int, int], by_baseline: bool
     ) -> dict[str, Any]:
-        # Tensors come and go on the CPU, and the network is no argument: a lent GPU belongs to another process.
+        # Arrays come and go, and the network is no argument: a lent GPU belongs to another process.
         network = self.baseline if by_baseline else self.model
         assert network is not None
         device = next(network.parameters()).device
@@ -232,21 +231,21 @@ class Engine:
         return passed | {"notice": "The GPU had too little memory for this photo, so the CPU segmented it."}
 
     def _forward_on(
-        self, device: torch.device, network: pem.PEM, pixels: Tensor, content_size: tuple[int, int]
+        self, device: torch.device, network: pem.PEM, pixels: np.ndarray, content_size: tuple[int, int]
     ) -> dict[str, Any]:
         """One pass on this device, as the fields of a KeptResult."""
-        pixels = pixels.to(device)
+        tensor = torch.from_numpy(pixels).to(device)
         output: PEMOutput | None = None
 
         def run(stage_done: Callable[[], None]) -> None:
             nonlocal output
-            output = network(pixels, trace=True, stage_done=stage_done)
+            output = network(tensor, trace=True, stage_done=stage_done)
 
         with mixed_precision(device):
             times_ms = measure_ms(run, device)
         assert output is not None and output.trace is not None
         return {
-            "output": KeptOutput(output.pred_logits.half().cpu(), output.pred_masks.half().cpu()),
+            "output": KeptOutput.of(output),
             "evolution": evolution(output, content_size),
             "layers": tuple(KeptLayer.of(layer) for layer in output.trace),
             "stage_ms": dict(zip(("backbone", "pixel decoder", "decoder + trace"), times_ms)),

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 import pem
-from pem.weights import DEFAULT_WEIGHTS
+from pem.load import DEFAULT_WEIGHTS
 
 _log = logging.getLogger("pem")
 BASELINE_MAY_DIFFER = ("name", "trained", "attention", "empty_mask")

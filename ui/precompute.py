@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pem.conditions import conditions
-from pem.weights import DEFAULT_WEIGHTS
+from pem.load import DEFAULT_WEIGHTS
 from ui.engine import TASKS, Engine
 from ui.networks import load_networks
 from ui.viewer.payload import reading_payload

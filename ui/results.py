@@ -15,10 +15,9 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
+from pem.arrays import AnyPrediction, as_arrays, to_numpy
 from pem.config import PEMConfig
 from pem.explain import Choice, Evolution, explain_choice
 from pem.outputs import Batch, LayerTrace
@@ -48,12 +47,12 @@ class KeptLayer:
         return cls(
             stride=layer.stride,
             grid_size=layer.grid_size,
-            prototype_index=layer.prototype_index[0].int().cpu().numpy(),
-            similarity=layer.similarity[0].half().cpu().numpy(),
-            allowed_fraction=layer.allowed_fraction[0].float().cpu().numpy(),
-            target=layer.target[0].half().cpu().numpy(),
-            key=layer.key[0].half().cpu().numpy(),
-            banned_bits=np.packbits(layer.banned[0].cpu().numpy(), axis=1),
+            prototype_index=to_numpy(layer.prototype_index[0]).astype(np.int32),
+            similarity=to_numpy(layer.similarity[0]).astype(np.float16),
+            allowed_fraction=to_numpy(layer.allowed_fraction[0]),
+            target=to_numpy(layer.target[0]).astype(np.float16),
+            key=to_numpy(layer.key[0]).astype(np.float16),
+            banned_bits=np.packbits(to_numpy(layer.banned[0]), axis=1),
         )
 
     def banned(self, query: int) -> np.ndarray:
@@ -68,8 +67,13 @@ class KeptLayer:
 class KeptOutput(NamedTuple):
     """The part of an output that the readings use."""
 
-    pred_logits: Tensor  # float16 [1, Q, K+1]
-    pred_masks: Tensor  # float16 [1, Q, H/4, W/4]
+    pred_logits: np.ndarray  # float16 [1, Q, K+1]
+    pred_masks: np.ndarray  # float16 [1, Q, H/4, W/4]
+
+    @classmethod
+    def of(cls, output: AnyPrediction) -> KeptOutput:
+        with np.errstate(over="ignore"):  # readings know what to make of infinite logits
+            return cls(*(x.astype(np.float16) for x in as_arrays(output)))
 
 
 @dataclass(frozen=True)
@@ -106,13 +110,13 @@ class KeptResult:
         return padded_size(self.content_size)
 
     @property
-    def pixels(self) -> Tensor:
+    def pixels(self) -> np.ndarray:
         """The network's input, float32 [1, 3, H, W]."""
         return to_pixels([self.resized], self.config)
 
     def batch(self, size: tuple[int, int]) -> Batch:
         """The geometry for a reading at this (height, width). It has no pixels, which readings do not use."""
-        return Batch(torch.empty(1, 3, *self.padded_size, device="meta"), (size,), (self.content_size,))
+        return Batch(None, (size,), (self.content_size,))
 
     @property
     def photo(self) -> Image.Image:

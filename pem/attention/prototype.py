@@ -72,8 +72,9 @@ class PrototypeCrossAttention(nn.Module):
             empty = empty.all(dim=1, keepdim=True)
         with without_autocast(key.device):
             scores = split_heads(target, self.num_heads) @ split_heads(key, self.num_heads).transpose(2, 3)
-        best, index = scores.masked_fill((banned & ~empty)[:, None], -torch.inf).max(dim=3)
-        return index, best.masked_fill(best == -torch.inf, 0)
+        banned = (banned & ~empty)[:, None]
+        best, index = scores.masked_fill(banned, -torch.inf).max(dim=3)
+        return index, best.masked_fill(banned.all(dim=3), 0)
 
     def gather(self, key: Tensor, index: Tensor) -> Tensor:
         """The prototypes [B, Q, D]: the tokens of key [B, N, D] that the heads chose, index [B, h, Q], side by side."""

@@ -68,6 +68,8 @@ class ChannelsLast(Backbone):
 class FoldedUpsample(nn.Module):
     """``DeformableUpsample`` with its norms folded."""
 
+    deform_conv = staticmethod(fast_deform_conv2d)
+
     def __init__(self, plain: DeformableUpsample) -> None:
         super().__init__()
         norm: Any = plain.norm
@@ -79,5 +81,5 @@ class FoldedUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         offset, modulation = self.offset(x).split((18, 9), dim=1)
-        level = fast_deform_conv2d(x, offset, modulation.sigmoid(), self.weight, self.bias).relu_()
+        level = self.deform_conv(x, offset, modulation.sigmoid(), self.weight, self.bias).relu_()
         return level, self.upsample(level).relu_()

@@ -19,6 +19,7 @@ from pem.conditions import conditions
 from pem.config import PEMConfig
 from pem.devices import mixed_precision
 from pem.errors import is_out_of_memory
+from pem.load import load_model
 from pem.model import PEM, require_eval
 from pem.outputs import Segmentation
 from pem.postprocess import panoptic, semantic
@@ -27,7 +28,6 @@ from pem.terminal import INTERRUPTED, escape_missing_letters, leave_to_reader
 from pem.training.data import PanopticDataset, open_split
 from pem.training.metrics import PartialIoU, PartialPanopticQuality
 from pem.training.target import VOID, Target
-from pem.weights import load_model
 
 _log = logging.getLogger("pem")
 

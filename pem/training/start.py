@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from pem.attention import PrototypeCrossAttention
+from pem.load import load_model
 from pem.model import PEM
 from pem.training.backbone import load_imagenet_backbone
 from pem.training.classes import class_names
-from pem.weights import load_model, own_config
+from pem.weights import own_config
 
 _log = logging.getLogger("pem")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pem.arrays import as_arrays
 from pem.categories import categories_for
 from pem.explain import cell_centres, check_index
 from pem.postprocess import class_probs
@@ -94,7 +95,7 @@ def trace_arrays(result: KeptResult) -> dict[str, np.ndarray]:
         "area_fraction": steps.area_fraction,
         "final_iou": steps.final_iou,
         "masks": steps.masks,
-        "class_probs": class_probs(result.output.pred_logits[0]).numpy(),
+        "class_probs": class_probs(as_arrays(result.output).pred_logits[0]),
         "categories": np.array([category.name for category in categories_for(result.config)]),
         "original_size": np.array(result.original_size),
         "content_size": np.array(result.content_size),

@@ -1,0 +1,36 @@
+"""The command ``python -m pem.export``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pem.exporting import PRECISIONS, export
+from pem.load import load_model
+from pem.terminal import escape_missing_letters
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code, 2 when something was wrong, which is then said on stderr."""
+    description = "Write a PEM into one file that runs without PyTorch."
+    parser = argparse.ArgumentParser(prog="python -m pem.export", description=description)
+    add = parser.add_argument
+    add("--model", default="default", help="a preset, a weights file or a Hub id; default: %(default)s")
+    add("--weights", help="the weights of a preset")
+    add("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the weights; default: %(default)s")
+    add("--trace", action="store_true", help="the file also says which prototypes each layer chose")
+    add("--out", type=Path, required=True, metavar="FILE.onnx")
+    options = parser.parse_args(arguments)
+    escape_missing_letters()
+    try:
+        model = load_model(options.model, "cpu", options.weights, fast=False)
+        print("Exporting, which takes a minute...", flush=True)
+        for comparison in export(model, options.out, options.precision, options.trace):
+            print(comparison)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"pem.export: {error}", file=sys.stderr)
+        return 2
+    print(f"Wrote {options.out} ({options.out.stat().st_size / 1e6:.1f} MB)")
+    return 0
