@@ -25,8 +25,8 @@ PREDICTION = ("pred_logits", "pred_masks")
 STEPS = ("aux_pred_logits", "aux_mask_embed", "mask_embed", "mask_features")
 OF_LAYER = ("prototype_index", "similarity", "target", "key", "banned", "allowed_fraction")
 
-# Takes pixels [B, 3, H, W], returns arrays by the names of the outputs.
-Run = Callable[[np.ndarray], dict[str, Any]]
+# Takes pixels [B, 3, H, W] and the names of outputs, none for all of them; returns arrays by name.
+Run = Callable[..., dict[str, Any]]
 
 
 class ExportedPEM:
@@ -70,8 +70,8 @@ class ExportedPEM:
         check_size((pixels.shape[-2], pixels.shape[-1]))
         if trace and not self.has_trace:
             raise ValueError(f"{self.path} was exported without its trace; export it with trace=True (--trace).")
-        outputs = self._run(np.ascontiguousarray(pixels, np.float32))
-        return self._traced(outputs) if trace else Arrays(*(outputs[name] for name in PREDICTION))
+        pixels = np.ascontiguousarray(pixels, np.float32)
+        return self._traced(self._run(pixels)) if trace else Arrays(**self._run(pixels, PREDICTION))
 
     def _traced(self, outputs: dict[str, Any]) -> PEMOutput:
         aux_logits, aux_embeds, mask_embed, features = (outputs[name] for name in STEPS)
@@ -111,9 +111,9 @@ def open_onnxruntime(path: Path) -> Run:
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3  # errors; its warnings about optimisations help nobody here
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    every = [output.name for output in session.get_outputs()]
 
-    def run(pixels: np.ndarray) -> dict[str, Any]:
+    def run(pixels: np.ndarray, names: Sequence[str] = every) -> dict[str, Any]:
         return dict(zip(names, session.run(names, {INPUT: pixels}), strict=True))
 
     return run
@@ -128,9 +128,9 @@ def open_openvino(path: Path) -> Run:
     # By itself it computes in bfloat16 where the processor can.
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": usable_cores()}
     compiled = core.compile_model(core.read_model(path), "CPU", hints)
-    names = [output.get_any_name() for output in compiled.outputs]
+    every = [output.get_any_name() for output in compiled.outputs]
 
-    def run(pixels: np.ndarray) -> dict[str, Any]:
+    def run(pixels: np.ndarray, names: Sequence[str] = every) -> dict[str, Any]:
         results = compiled.create_infer_request().infer({INPUT: pixels})
         return {name: results[name].copy() for name in names}
 

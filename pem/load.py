@@ -78,9 +78,11 @@ def load_model(
         raise ValueError(f"There is no runtime {runtime!r}; choose one of: torch, {', '.join(RUNTIMES)}.")
     name = os.fspath(name_or_path)
     is_exported = name.lower().endswith(".onnx")
-    if weights is None and (is_exported or runtime in RUNTIMES or (name == "default" and not find_spec("torch"))):
-        if runtime == "torch":
-            raise ValueError(f"torch does not run {name}; use runtime='onnxruntime' or 'openvino'.")
+    if is_exported and (runtime == "torch" or weights is not None):
+        raise ValueError(f"{name} holds its own weights, and torch does not run it; give it alone.")
+    if runtime is None and not is_exported and (name != "default" or find_spec("torch")):
+        runtime = "torch"
+    if runtime != "torch" and weights is None:
         return ExportedPEM(_locate_export(name), runtime)
     return _load_torch_model(name, device, weights, fast)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pem
-from pem.load import DEFAULT_WEIGHTS
+from pem.exported import RUNTIMES
+from pem.exporting.check import compare, example_photos
+from pem.load import DEFAULT_EXPORT, DEFAULT_WEIGHTS
 
 EXAMPLES = Path(__file__).parent.parent / "assets" / "examples"
 
@@ -36,6 +40,16 @@ def test_the_bundled_twin_differs_in_its_attention_and_schedule_alone(model: pem
     assert twin.config.attention == "masked" and theirs == model.config
     labels = {segment.label for segment in pem.predict(twin, EXAMPLES / "cat.jpg").segments}
     assert "cat" in labels
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_bundled_exported_network_is_the_bundled_model(runtime: str) -> None:
+    """In all that it does inside, on every example photo. python -m pem.export --trace makes it anew."""
+    if not find_spec(runtime) or (runtime == "onnxruntime" and sys.version_info < (3, 11)):
+        pytest.skip(f"no {runtime} that knows DeformConv")
+    plain = pem.load_model("default", device="cpu", fast=False)
+    found = compare(plain, pem.load_model(DEFAULT_EXPORT, runtime=runtime), example_photos(), strict=True)
+    assert found.photos == 6
 
 
 @pytest.mark.parametrize(

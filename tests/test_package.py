@@ -19,8 +19,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-WEIGHTS = {"pem/assets/weights/default.safetensors", "pem/assets/weights/default-masked.safetensors"}
-HEAVY = {"torch", "scipy", "onnxruntime", "fvcore", "gradio", "huggingface_hub", "matplotlib", "plotly", "timm", "torchmetrics", "transformers"}
+WEIGHTS = {
+    f"pem/assets/weights/{name}" for name in ("default.safetensors", "default.onnx", "default-masked.safetensors")
+}
+HEAVY = {
+    *("fvcore", "gradio", "huggingface_hub", "matplotlib", "onnxruntime", "openvino", "plotly", "scipy", "timm"),
+    *("torch", "torchmetrics", "transformers"),
+}
 # Imports that come with another package; and those that are no condition: the code does without, or asks for them.
 COMES_WITH = {
     **{"fastapi": "gradio", "starlette": "gradio", "spaces": "gradio"},
