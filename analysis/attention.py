@@ -18,7 +18,7 @@ from analysis.closed_forms import masked_attention_macs, prototype_attention_mac
 from analysis.latency import COMPILED
 from analysis.results import MIB, Report
 from analysis.roofline import Roofline, measure_roofline
-from analysis.timing import Workload, at_precision, measure_peak_mib, measure_rounds, percentiles
+from analysis.timing import Workload, at_precision, measure_peak_mib, measure_rounds, percentiles, whole
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 from pem.errors import first_line
 from pem.fast.attention import FastPrototypeCrossAttention
@@ -147,25 +147,18 @@ def attention_workloads(
         if inputs[-1].gather(2, index.transpose(1, 2)).any():
             raise AssertionError("A prototype is a banned token.")
 
-    @torch.inference_mode()
-    def forward(layer: Layer, done: Callable[[], None]) -> None:
-        with at_precision(precision, device):
-            layer(*inputs)
-        done()
-
-    def forward_backward(module: nn.Module, layer: Layer, done: Callable[[], None]) -> None:
-        with at_precision(precision, device):
+    def run(module: nn.Module, layer: Layer) -> None:
+        with torch.inference_mode(not backward), at_precision(precision, device):
             output = layer(*inputs)
-        torch.autograd.grad(output, [*module.parameters(), *inputs[:3]], torch.ones_like(output))
-        done()
+        if backward:
+            torch.autograd.grad(output, [*module.parameters(), *inputs[:3]], torch.ones_like(output))
 
-    if not backward:
-        return {name: partial(forward, layers[name][1]) for name in methods}
-    for x in inputs[:3]:  # query, query_embed, source
-        x.requires_grad_()
-    prototype.train()
-    masked.train()
-    return {name: partial(forward_backward, *layers[name]) for name in methods}
+    if backward:
+        for x in inputs[:3]:  # query, query_embed, source
+            x.requires_grad_()
+        prototype.train()
+        masked.train()
+    return {name: whole(partial(run, *layers[name])) for name in methods}
 
 
 def layer_macs(method: str, num_tokens: int, num_queries: int, backward: bool = False) -> int:

@@ -26,7 +26,7 @@ import pem
 from analysis.arguments import add_shared
 from analysis.counter import mac_counter
 from analysis.results import Report
-from analysis.timing import measure_rounds, percentiles
+from analysis.timing import Workload, measure_rounds, percentiles, whole
 
 BASELINE = "Mask2Former R50"  # all speeds are given relative to it
 NUM_CLASSES, NUM_QUERIES = 19, 100  # Cityscapes; OneFormer keeps its 150 queries, SegFormer has none
@@ -218,17 +218,11 @@ def compare_networks(
     costs = {peer.name: count_peer(peer, size) for peer in present}
     pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
 
-    def workload(peer: Peer) -> Callable[[Callable[[], None]], None]:
+    def workload(peer: Peer) -> Workload:
         model = peer.build(size).eval().to(device)
         if isinstance(model, pem.PEM):
             model = pem.accelerate(model)
-
-        @torch.inference_mode()
-        def run(done: Callable[[], None]) -> None:
-            peer.run(model, pixels)
-            done()
-
-        return run
+        return whole(torch.inference_mode()(partial(peer.run, model, pixels)))
 
     workloads = {peer.name: workload(peer) for peer in present}
     times_ms, _ = measure_rounds(workloads, pixels.device, repeats, max_warmup)
