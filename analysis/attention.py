@@ -50,16 +50,9 @@ class AttentionRow:
     note: str = ""
 
 
-def softmax_attention(
-    attention: MaskedCrossAttention,
-    query: Tensor,
-    query_embed: Tensor,
-    source: Tensor,
-    position: Tensor,
-    banned: Tensor,
-) -> Tensor:
+def softmax_attention(attention: MaskedCrossAttention, query: Tensor, *others: Tensor) -> Tensor:
     """What ``attention`` computes, with its weights, as matrix product, softmax, matrix product."""
-    q, k, v, allowed = attention.project(query, query_embed, source, position, banned)
+    q, k, v, allowed = attention.project(query, *others)
     scores = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf)
     attended = scores.softmax(dim=-1) @ v
     return query + attention.final(attended.transpose(1, 2).flatten(2))
@@ -80,8 +73,8 @@ def flex_attention_layer(attention: MaskedCrossAttention) -> Layer:
         assert isinstance(attended, Tensor)
         return attended
 
-    def layer(query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor) -> Tensor:
-        attended = attend(*attention.project(query, query_embed, source, position, banned))
+    def layer(query: Tensor, *others: Tensor) -> Tensor:
+        attended = attend(*attention.project(query, *others))
         return query + attention.final(attended.transpose(1, 2).flatten(2))
 
     return layer

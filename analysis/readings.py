@@ -18,12 +18,10 @@ from PIL import Image
 import pem
 from analysis.arguments import add_shared, natural
 from analysis.plain_panoptic import plain_panoptic
-from analysis.results import Report
+from analysis.results import EXAMPLES, Report
 from analysis.timing import Workload, measure_rounds, percentiles, whole
 from pem.photos import ImageError, to_array
 from pem.predict import READINGS
-
-EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 
 
 def resized(path: Path, megapixels: float) -> np.ndarray:
