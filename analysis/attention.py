@@ -18,7 +18,7 @@ from analysis.closed_forms import masked_attention_macs, prototype_attention_mac
 from analysis.latency import COMPILED
 from analysis.results import MIB, Report
 from analysis.roofline import Roofline, measure_roofline
-from analysis.timing import Workload, at_precision, measure_peak_mib, measure_rounds, percentiles
+from analysis.timing import Workload, at_precision, measure_peak_mib, measure_rounds, percentiles, whole
 from pem.attention import MaskedCrossAttention, PrototypeCrossAttention
 from pem.errors import first_line
 from pem.fast.attention import FastPrototypeCrossAttention
@@ -50,16 +50,9 @@ class AttentionRow:
     note: str = ""
 
 
-def softmax_attention(
-    attention: MaskedCrossAttention,
-    query: Tensor,
-    query_embed: Tensor,
-    source: Tensor,
-    position: Tensor,
-    banned: Tensor,
-) -> Tensor:
+def softmax_attention(attention: MaskedCrossAttention, query: Tensor, *others: Tensor) -> Tensor:
     """What ``attention`` computes, with its weights, as matrix product, softmax, matrix product."""
-    q, k, v, allowed = attention.project(query, query_embed, source, position, banned)
+    q, k, v, allowed = attention.project(query, *others)
     scores = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf)
     attended = scores.softmax(dim=-1) @ v
     return query + attention.final(attended.transpose(1, 2).flatten(2))
@@ -80,8 +73,8 @@ def flex_attention_layer(attention: MaskedCrossAttention) -> Layer:
         assert isinstance(attended, Tensor)
         return attended
 
-    def layer(query: Tensor, query_embed: Tensor, source: Tensor, position: Tensor, banned: Tensor) -> Tensor:
-        attended = attend(*attention.project(query, query_embed, source, position, banned))
+    def layer(query: Tensor, *others: Tensor) -> Tensor:
+        attended = attend(*attention.project(query, *others))
         return query + attention.final(attended.transpose(1, 2).flatten(2))
 
     return layer
@@ -147,25 +140,18 @@ def attention_workloads(
         if inputs[-1].gather(2, index.transpose(1, 2)).any():
             raise AssertionError("A prototype is a banned token.")
 
-    @torch.inference_mode()
-    def forward(layer: Layer, done: Callable[[], None]) -> None:
-        with at_precision(precision, device):
-            layer(*inputs)
-        done()
-
-    def forward_backward(module: nn.Module, layer: Layer, done: Callable[[], None]) -> None:
-        with at_precision(precision, device):
+    def run(module: nn.Module, layer: Layer) -> None:
+        with torch.inference_mode(not backward), at_precision(precision, device):
             output = layer(*inputs)
-        torch.autograd.grad(output, [*module.parameters(), *inputs[:3]], torch.ones_like(output))
-        done()
+        if backward:
+            torch.autograd.grad(output, [*module.parameters(), *inputs[:3]], torch.ones_like(output))
 
-    if not backward:
-        return {name: partial(forward, layers[name][1]) for name in methods}
-    for x in inputs[:3]:  # query, query_embed, source
-        x.requires_grad_()
-    prototype.train()
-    masked.train()
-    return {name: partial(forward_backward, *layers[name]) for name in methods}
+    if backward:
+        for x in inputs[:3]:  # query, query_embed, source
+            x.requires_grad_()
+        prototype.train()
+        masked.train()
+    return {name: whole(partial(run, *layers[name])) for name in methods}
 
 
 def layer_macs(method: str, num_tokens: int, num_queries: int, backward: bool = False) -> int:

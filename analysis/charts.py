@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,7 @@ class Series:
     color: str
     rows: list[Row]
     is_layer: bool = False  # one layer alone, to be told from whole networks
-    growth: dict[str, Row] = dataclasses.field(
-        default_factory=dict
-    )  # the fitted exponent of each quantity that has one
+    growth: dict[str, Row] = field(default_factory=dict)  # the fitted exponent of each quantity that has one
 
 
 def select(rows: list[Row], **wanted: Any) -> list[Row]:

@@ -16,11 +16,9 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 import pem
 from analysis import charts
-from analysis.results import RESULTS, Result, load, machine
+from analysis.results import EXAMPLES, FIGURES, RESULTS, Result, load, machine
 from pem.names import deepest_place
 
-FIGURES = Path(__file__).parent.parent / "assets" / "figures"
-EXAMPLES = Path(__file__).parent.parent / "assets" / "examples"
 SMALLEST_NAMED = 0.01  # share of the photo that a segment must cover to have its name written on it
 
 SWEPT = {"long_side_px": "long side of the image in px", "num_queries": "queries", "num_heads": "heads"}

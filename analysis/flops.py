@@ -155,15 +155,12 @@ def run(args: argparse.Namespace) -> None:
     for name, size, attention in [(args.preset, args.size, args.attention)] if args.preset else CASES:
         config = replace(pem.get_config(name), attention=attention)
         cost = count_macs(config, size)
-        about = {"preset": name, "attention": attention, "size": "x".join(map(str, size))}
+        about = {"preset": name, "attention": attention, "size": size}
         for group, row in cost.grouped(args.by).items():
-            report.show(about | asdict(row) | {args.by: group})
+            report.show(about | {"size": "x".join(map(str, size))} | asdict(row) | {args.by: group})
         print(f"{cost.total_params / 1e6:.2f} M parameters, {cost.total_gmacs:.1f} GMACs, ", end="")
         print(f"{cost.reference_total_gmacs:.1f} as published")
-        case = {
-            "preset": name,
-            "attention": attention,
-            "size": size,
+        case = about | {
             "total_params": cost.total_params,
             "total_gmacs": cost.total_gmacs,
             "reference_total_gmacs": cost.reference_total_gmacs,

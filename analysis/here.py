@@ -15,7 +15,7 @@ import torch
 import pem
 from analysis.attention import attention_workloads
 from analysis.results import machine
-from analysis.timing import Round, Workload, at_precision, percentiles, rounds
+from analysis.timing import Round, Workload, at_precision, percentiles, rounds, whole
 from pem.conditions import conditions
 from pem.decoder import STRIDES, Decoder
 from pem.fast import accelerate_decoder
@@ -101,9 +101,8 @@ def measure_here(
 def level_workloads(
     grid: tuple[int, int], num_queries: int, device: torch.device, precision: str
 ) -> dict[str, Workload]:
-    methods = ("prototype", "sdpa")
-    prototype, masked = attention_workloads(grid, num_queries, device, methods, precision=precision).values()
-    return {"prototype": prototype, "masked": masked}
+    workloads = attention_workloads(grid, num_queries, device, ("prototype", "sdpa"), precision=precision)
+    return dict(zip(("prototype", "masked"), workloads.values()))
 
 
 def decoder_workloads(
@@ -120,19 +119,15 @@ def decoder_workloads(
     mask_features = random(config.hidden_dim, MASK_STRIDE)
     levels = [random(config.conv_dim, stride) for stride in STRIDES]
 
-    def workload(decoder: Decoder) -> Workload:
-        @torch.inference_mode()
-        def run(done: Callable[[], None]) -> None:
-            with at_precision(precision, device):
-                _ = decoder(mask_features, levels).pred_masks
-            done()
-
-        return run
+    @torch.inference_mode()
+    def run(decoder: Decoder) -> None:
+        with at_precision(precision, device):
+            _ = decoder(mask_features, levels).pred_masks
 
     prototype = Decoder(config).eval().to(device)
     accelerate_decoder(prototype)
     masked = Decoder(dataclasses.replace(config, attention="masked")).eval().to(device)
-    return {"prototype": workload(prototype), "masked": workload(masked)}
+    return {"prototype": whole(partial(run, prototype)), "masked": whole(partial(run, masked))}
 
 
 def compare(subject: str, measured: list[Round]) -> Comparison:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
 
 import pem
 from analysis.arguments import add_shared
@@ -11,7 +10,7 @@ from analysis.charts import paper_costs
 from analysis.closed_forms import mask_product_macs
 from analysis.flops import count_macs
 from analysis.peers import NUM_QUERIES, count_peer, peers
-from analysis.results import Report
+from analysis.results import Report, Row
 
 # Height and width. The paper names none for its costs; these are what its numbers follow from.
 SIZES = {
@@ -38,31 +37,12 @@ REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class PaperRow:
-    """GMACs of the paper and ours; None where the network is not built here, and ``remark`` says why.
+def compare(published: Row) -> Row:
+    """GMACs of a row of the paper that has a cost, and ours; None where it is not built here: ``remark`` says why.
 
     ``network`` makes a full-size mask product at every depth, as published code does. ``class_maps`` is the product of
     class probabilities with masks at the size of the image, which only semantic rows of the paper contain.
     """
-
-    dataset: str
-    task: str
-    method: str
-    backbone: str
-    size: str
-    paper_gmacs: float
-    network_gmacs: float | None
-    class_maps_gmacs: float | None
-    total_gmacs: float | None
-    difference_percent: float | None
-    paper_params_m: float | None
-    params_m: float | None
-    remark: str
-
-
-def compare(published: dict[str, str]) -> PaperRow:
-    """Counts the network of a row of the paper that has a cost."""
     dataset, task, method, backbone = (published[name] for name in ("dataset", "task", "method", "backbone"))
     height, width = size = SIZES[dataset, task]
     paper_gmacs = float(published["gmacs"])
@@ -73,21 +53,21 @@ def compare(published: dict[str, str]) -> PaperRow:
         total = gmacs + maps
         difference = 100 * (total / paper_gmacs - 1)
         remark = "agrees" if abs(difference) <= 1 else REASONS.get((dataset, task, method, backbone), "unexplained")
-    return PaperRow(
-        dataset,
-        task,
-        method,
-        backbone,
-        f"{height}x{width}",
-        paper_gmacs,
-        gmacs,
-        maps,
-        total,
-        difference,
-        float(published["params_m"]) if published["params_m"] else None,
-        params / 1e6 if params else None,
-        remark,
-    )
+    return {
+        "dataset": dataset,
+        "task": task,
+        "method": method,
+        "backbone": backbone,
+        "size": f"{height}x{width}",
+        "paper_gmacs": paper_gmacs,
+        "network_gmacs": gmacs,
+        "class_maps_gmacs": maps,
+        "total_gmacs": total,
+        "difference_percent": difference,
+        "paper_params_m": float(published["params_m"]) if published["params_m"] else None,
+        "params_m": params / 1e6 if params else None,
+        "remark": remark,
+    }
 
 
 def _count(
@@ -119,6 +99,6 @@ def run(args: argparse.Namespace) -> None:
     report = Report(*shown, "difference_percent", "remark", device="meta", out=args.out)
     for rows in paper_costs().values():
         for published in rows:
-            report.add(asdict(compare(published)))
+            report.add(compare(published))
     if args.out:
         report.save("paper")

@@ -12,7 +12,7 @@ import importlib.metadata
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,10 +25,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 import pem
 from analysis.arguments import add_shared
 from analysis.counter import mac_counter
-from analysis.results import Report
-from analysis.timing import measure_rounds, percentiles
+from analysis.results import Report, Row
+from analysis.timing import Workload, measure_rounds, percentiles, whole
+from pem.config import PEMConfig
 
 BASELINE = "Mask2Former R50"  # all speeds are given relative to it
+# What is measured of a network: 1 MAC = 2 FLOPs. "ratio" is the median over the rounds of its time by that of the first
+# network, "speedup" that of BASELINE's time by its own.
+NUMBERS = ("gmacs", "params_m", "median_ms", "p10_ms", "p90_ms", "ratio", "speedup")
 NUM_CLASSES, NUM_QUERIES = 19, 100  # Cityscapes; OneFormer keeps its 150 queries, SegFormer has none
 
 MISSING = "not measured: transformers is not installed; run `pip install -r requirements-peers.txt`."
@@ -48,22 +52,6 @@ class Peer:
         if self.from_transformers and importlib.util.find_spec("transformers") is None:
             return MISSING
         return None
-
-
-@dataclass(frozen=True)
-class NetworkRow:
-    """One network at one size. ``status`` is "measured", or says why the numbers are None."""
-
-    network: str
-    status: str
-    note: str
-    gmacs: float | None = None  # 1 MAC = 2 FLOPs
-    params_m: float | None = None
-    median_ms: float | None = None
-    p10_ms: float | None = None
-    p90_ms: float | None = None
-    ratio: float | None = None  # median over the rounds of its time by that of the first network
-    speedup: float | None = None  # median over the rounds of BASELINE's time by its own; None without BASELINE
 
 
 def peers() -> tuple[Peer, ...]:
@@ -86,18 +74,15 @@ def peers() -> tuple[Peer, ...]:
 
 def _pem(name: str, preset: str) -> tuple[Peer, Peer]:
     """The preset, and the same with standard masked attention."""
-    config = pem.get_config(preset)
-    baseline = replace(config, attention="masked")
 
     def run(model: nn.Module, pixels: Tensor) -> None:
         _ = model(pixels).pred_masks
 
-    return (
-        Peer(name, lambda size: pem.build_model(config), run, from_transformers=False),
-        Peer(
-            f"{name}, masked", lambda size: pem.build_model(baseline), run, "one field changed", from_transformers=False
-        ),
-    )
+    def peer(name: str, config: PEMConfig, note: str = "") -> Peer:
+        return Peer(name, lambda size: pem.build_model(config), run, note, from_transformers=False)
+
+    config = pem.get_config(preset)
+    return peer(name, config), peer(f"{name}, masked", replace(config, attention="masked"), "one field changed")
 
 
 def _transformers() -> Any:
@@ -203,11 +188,11 @@ def compare_networks(
     repeats: int = 5,
     max_warmup: int = 5,
     device: str = "cpu",
-) -> list[NetworkRow]:
+) -> list[Row]:
     """Counts and times the networks named, or all, for one image of ``size`` (height, width; multiples of 32).
 
-    They take turns in every round, so that a machine that slows down slows all of them. Raises ValueError for a name
-    that is none of ``peers()``.
+    They take turns in every round, so that a machine that slows down slows all of them. Of each row, ``status`` is
+    "measured", or says why the NUMBERS are None. Raises ValueError for a name that is none of ``peers()``.
     """
     known = {peer.name: peer for peer in peers()}
     unknown = set(names) - set(known)
@@ -218,31 +203,25 @@ def compare_networks(
     costs = {peer.name: count_peer(peer, size) for peer in present}
     pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
 
-    def workload(peer: Peer) -> Callable[[Callable[[], None]], None]:
+    def workload(peer: Peer) -> Workload:
         model = peer.build(size).eval().to(device)
         if isinstance(model, pem.PEM):
             model = pem.accelerate(model)
-
-        @torch.inference_mode()
-        def run(done: Callable[[], None]) -> None:
-            peer.run(model, pixels)
-            done()
-
-        return run
+        return whole(torch.inference_mode()(partial(peer.run, model, pixels)))
 
     workloads = {peer.name: workload(peer) for peer in present}
     times_ms, _ = measure_rounds(workloads, pixels.device, repeats, max_warmup)
-    rows = []
-    for peer in chosen:
-        if peer.missing:
-            rows.append(NetworkRow(peer.name, peer.missing, peer.note))
-            continue
-        gmacs, params = costs[peer.name]
-        ratio = float(np.median(times_ms[peer.name] / times_ms[present[0].name]))
-        speedup = float(np.median(times_ms[BASELINE] / times_ms[peer.name])) if BASELINE in times_ms else None
-        timing = (*percentiles(times_ms[peer.name]), ratio, speedup)
-        rows.append(NetworkRow(peer.name, "measured", peer.note, gmacs, params / 1e6, *timing))
-    return rows
+    numbers = {}
+    for name, ms in times_ms.items():
+        gmacs, params = costs[name]
+        ratio = float(np.median(ms / times_ms[present[0].name]))
+        speedup = float(np.median(times_ms[BASELINE] / ms)) if BASELINE in times_ms else None
+        numbers[name] = dict(zip(NUMBERS, (gmacs, params / 1e6, *percentiles(ms), ratio, speedup), strict=True))
+    return [
+        {"network": peer.name, "status": peer.missing or "measured", "note": peer.note}
+        | numbers.get(peer.name, dict.fromkeys(NUMBERS))
+        for peer in chosen
+    ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -258,5 +237,5 @@ def run(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("transformers"):
         report.conditions["transformers"] = importlib.metadata.version("transformers")
     for row in compare_networks(args.size, args.networks, args.repeats, device=args.device):
-        report.add(asdict(row))
+        report.add(row)
     report.save(f"peers-{args.size[0]}x{args.size[1]}", size=args.size, repeats=args.repeats)

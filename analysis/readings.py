@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,10 @@ from PIL import Image
 import pem
 from analysis.arguments import add_shared, natural
 from analysis.plain_panoptic import plain_panoptic
-from analysis.results import Report
-from analysis.timing import Workload, measure_rounds, percentiles
+from analysis.results import EXAMPLES, Report
+from analysis.timing import Workload, measure_rounds, percentiles, whole
 from pem.photos import ImageError, to_array
 from pem.predict import READINGS
-
-EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 
 
 def resized(path: Path, megapixels: float) -> np.ndarray:
@@ -56,11 +55,8 @@ def measure(model: pem.PEM, photo: np.ndarray, repeats: int) -> list[dict[str, A
 
         return run
 
-    def usual(stage_done: Callable[[], None]) -> None:
-        plain_panoptic(output, batch, model.config)
-        stage_done()
-
-    workloads = {name: workload(read) for name, read in READINGS.items()} | {"usual": usual}
+    workloads = {name: workload(read) for name, read in READINGS.items()}
+    workloads["usual"] = whole(partial(plain_panoptic, output, batch, model.config))
     # Readings end with ids on the CPU, so they wait for a GPU by themselves.
     times_ms, _ = measure_rounds(workloads, torch.device("cpu"), repeats)
     rows = []
@@ -70,11 +66,12 @@ def measure(model: pem.PEM, photo: np.ndarray, repeats: int) -> list[dict[str, A
         for part, ms in (("reading", reading), ("drawing", drawing), ("total", reading + drawing)):
             median, p10, p90 = percentiles(ms)
             row |= {f"{part}_ms": median, f"{part}_p10_ms": p10, f"{part}_p90_ms": p90}
-        is_panoptic = name == "panoptic"
-        row["usual_ms"] = float(np.median(times_ms["usual"])) if is_panoptic else None
-        row["speedup"] = float(np.median(times_ms["usual"][:, 0] / reading)) if is_panoptic else None
-        row["differing_px"] = differing_px if is_panoptic else None
-        rows.append(row)
+        usual = {
+            "usual_ms": float(np.median(times_ms["usual"])),
+            "speedup": float(np.median(times_ms["usual"][:, 0] / reading)),
+            "differing_px": differing_px,
+        }
+        rows.append(row | (usual if name == "panoptic" else dict.fromkeys(usual)))
     return rows
 
 

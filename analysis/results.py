@@ -14,6 +14,8 @@ import torch
 
 from pem.conditions import conditions
 
+ASSETS = Path(__file__).parents[1] / "assets"
+EXAMPLES, FIGURES = ASSETS / "examples", ASSETS / "figures"
 RESULTS = Path(__file__).parent / "results"
 MIB = 2**20  # bytes
 

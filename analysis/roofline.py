@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 
-from analysis.timing import Workload, measure_ms
+from analysis.timing import measure_ms, whole
 
 COPIED_BYTES = 2**28  # far more than any cache holds
 
@@ -41,15 +43,8 @@ def measure_roofline(device: str | torch.device, precision: str = "float32", rep
     source = torch.ones(COPIED_BYTES, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
 
-    def multiply(done: Callable[[], None]) -> None:
-        torch.mm(a, b, out=product)
-        done()
+    def best_ms(work: Callable[[], Tensor]) -> float:
+        return min(measure_ms(whole(work), device)[0] for _ in range(repeats))
 
-    def copy(done: Callable[[], None]) -> None:
-        target.copy_(source)
-        done()
-
-    def best_ms(run: Workload) -> float:
-        return min(measure_ms(run, device)[0] for _ in range(repeats))
-
-    return Roofline(side**3 / 1e6 / best_ms(multiply), 2 * COPIED_BYTES / 1e6 / best_ms(copy))
+    multiply_ms, copy_ms = best_ms(partial(torch.mm, a, b, out=product)), best_ms(partial(target.copy_, source))
+    return Roofline(side**3 / 1e6 / multiply_ms, 2 * COPIED_BYTES / 1e6 / copy_ms)

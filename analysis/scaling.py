@@ -47,14 +47,6 @@ class Point:
 BASE = Point("cityscapes-panoptic-stdc1", long_side_px=1024, num_queries=100, num_heads=8)
 
 
-@dataclass(frozen=True)
-class Growth:
-    """A cost grows like the swept value to the power of ``exponent``; for the resolution, the value is H*W."""
-
-    exponent: float
-    standard_error: float
-
-
 def sweep(field: str, values: Iterable[Any]) -> list[Point]:
     return [dataclasses.replace(BASE, **{field: value}) for value in values]
 
@@ -79,26 +71,21 @@ def measure_point(point: Point, device: torch.device, precision: str, repeats: i
     times_ms, num_warmup = measure_rounds(workloads, device, repeats, seconds=budget)
 
     rows = []
-    stages: tuple[str, ...]
     for subject, parts_ms in times_ms.items():
         if subject in configs:
-            stages = STAGES
             gmacs = count_macs(configs[subject], point.size_px).total_gmacs
         else:
-            stages = ()  # an attention has one part, which is its total
             gmacs = layer_macs(METHODS[subject], tokens[0] * tokens[1], point.num_queries) / 1e9
         peaks_mib = measure_peak_mib(workloads[subject], device)
-        costs = [(stage, parts_ms[:, i], peaks_mib[i]) for i, stage in enumerate(stages)]
+        # An attention has one part, which is its total.
+        costs = [(stage, parts_ms[:, i], peaks_mib[i]) for i, stage in enumerate(STAGES) if subject in configs]
         for stage, ms, peak_mib in (*costs, ("total", parts_ms.sum(axis=1), max(peaks_mib))):
-            median_ms, p10_ms, p90_ms = percentiles(ms)
             rows.append(
                 {
                     **asdict(point),
                     "subject": subject,
                     "stage": stage,
-                    "median_ms": median_ms,
-                    "p10_ms": p10_ms,
-                    "p90_ms": p90_ms,
+                    **dict(zip(("median_ms", "p10_ms", "p90_ms"), percentiles(ms))),
                     "peak_mib": peak_mib,
                     "gmacs": gmacs if stage == "total" else None,
                     "num_rounds": len(ms),
@@ -131,17 +118,20 @@ def measure_points(
         yield found
 
 
-def growth(x: Iterable[float], y: Iterable[float]) -> Growth:
-    """Least squares through (log x, log y). Raises ValueError for fewer than three points: they have no error."""
+def growth(x: Iterable[float], y: Iterable[float]) -> Row:
+    """A cost y grows like x to the power of ``exponent``: least squares through (log x, log y).
+
+    Raises ValueError for fewer than three points: they have no ``standard_error``.
+    """
     log_x, log_y = np.log(list(x)), np.log(list(y))
     if len(log_x) < 3:
         raise ValueError(f"A fit of {len(log_x)} points has no error; measure at least three.")
     (slope, _), covariance = np.polyfit(log_x, log_y, deg=1, cov=True)
-    return Growth(float(slope), float(covariance[0, 0] ** 0.5))
+    return {"exponent": float(slope), "standard_error": float(covariance[0, 0] ** 0.5)}
 
 
 def growths(rows: list[Row]) -> list[Row]:
-    """Of time and memory, for every field that was swept with at least three values."""
+    """Of time and memory, for every field that was swept with at least three values; for the resolution, over H*W."""
     fits = []
     for field in ("long_side_px", "num_queries", "num_heads"):
         swept = select(rows, **{name: value for name, value in asdict(BASE).items() if name != field})
@@ -153,7 +143,7 @@ def growths(rows: list[Row]) -> list[Row]:
             for quantity in ("median_ms", "peak_mib"):
                 fit = growth(x, [row[quantity] for row in curve])
                 about = {"swept": "pixels" if field == "long_side_px" else field, "subject": subject, "stage": stage}
-                fits.append(about | {"quantity": quantity} | asdict(fit) | {"num_points": len(curve)})
+                fits.append(about | {"quantity": quantity} | fit | {"num_points": len(curve)})
     return fits
 
 

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from analysis.charts import select
-from analysis.results import RESULTS, Result, Row, load, machine, markdown_table
+from analysis.results import FIGURES, RESULTS, Result, Row, load, machine, markdown_table
 
 ROOT = RESULTS.parents[1]
-FIGURES = ROOT / "assets" / "figures"
 DOCUMENTS = (ROOT / "README.md", ROOT / "analysis" / "README.md", ROOT / "assets" / "weights" / "README.md")
 MARKED = re.compile(r"<!-- (\w+) from ([\w.-]+) -->\n.*?<!-- end -->", re.DOTALL)
 

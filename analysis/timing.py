@@ -39,6 +39,16 @@ def at_precision(precision: str, device: torch.device) -> AbstractContextManager
     return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
 
 
+def whole(work: Callable[[], object]) -> Workload:
+    """A workload of one part."""
+
+    def run(done: Callable[[], None]) -> None:
+        work()
+        done()
+
+    return run
+
+
 def rounds(
     workloads: dict[str, Workload],
     device: torch.device,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 import pem
 from analysis.arguments import add_shared, natural
 from analysis.results import Report
-from analysis.timing import Workload, measure_rounds
+from analysis.timing import measure_rounds, whole
 from pem.outputs import PEMOutput
 from pem.preprocess import check_size
 from pem.training.config import get_training_config
@@ -103,15 +103,8 @@ def run(args: argparse.Namespace) -> None:
         "+ depthwise convolutions in float32 where faster": trainer(True, False),
     }
 
-    def workload(made: Trainer) -> Workload:
-        def step(done: Callable[[], None]) -> None:
-            made.train_step(images, targets)
-            done()
-
-        return step
-
     report = Report("variant", "photos_per_s", "speedup", out=args.out)
-    workloads = {name: workload(made) for name, made in variants.items()}
+    workloads = {name: whole(partial(made.train_step, images, targets)) for name, made in variants.items()}
     times_ms, _ = measure_rounds(workloads, torch.device("cpu"), args.repeats, max_warmup=1)
     for name, ms in times_ms.items():
         report.add(

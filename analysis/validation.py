@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,15 @@ def judge(model: pem.PEM, dataset: PanopticDataset, precision: str | None = None
     is_thing = [bool(category["isthing"]) for category in dataset.categories]
     object_thresholds = sorted({*OBJECT_THRESHOLDS, config.object_threshold})
     overlap_thresholds = sorted({*OVERLAP_THRESHOLDS, config.overlap_threshold})
+    thresholds = list(product(object_thresholds, overlap_thresholds))
     counts, areas, segments = [], [], []
     for index in tqdm(range(len(dataset)), desc="judge", unit="photo"):
         image, target = dataset.original(index)
         batch = pem.preprocess([image], config, device)
         with torch.inference_mode(), at_precision(precision, device) if precision else mixed_precision(device):
             output = model(batch.pixels)
-        per_threshold = []
-        for object_threshold in object_thresholds:
-            for overlap_threshold in overlap_thresholds:
-                reading = pem.panoptic(output, batch, config, object_threshold, overlap_threshold)[0]
-                per_threshold.append(count(reading, target, is_thing))
-        counts.append(per_threshold)
+        readings = (pem.panoptic(output, batch, config, *pair)[0] for pair in thresholds)
+        counts.append([count(reading, target, is_thing) for reading in readings])
         iou = PartialIoU(config.num_classes)
         iou.update(pem.semantic(output, batch, config)[0], target)
         labelled, predicted, both = iou.confusion.sum(1), iou.confusion.sum(0), iou.confusion.diag()

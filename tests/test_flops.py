@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from closed_forms import conv_macs, decoder_macs, pixel_decoder_macs, resnet50_macs
 from small_model import small_config, small_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,13 +21,9 @@ import analysis
 import pem
 from analysis.closed_forms import (
     attention_macs,
-    conv_macs,
-    decoder_macs,
     mask_product_macs,
     masked_attention_macs,
-    pixel_decoder_macs,
     prototype_attention_macs,
-    resnet50_macs,
 )
 from analysis.counter import CostRow, mac_counter
 from analysis.flops import CASES, ModelCost, count_with_fvcore

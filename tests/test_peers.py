@@ -43,16 +43,16 @@ def peer(name: str) -> Peer:
 @pytest.mark.usefixtures("without_transformers")
 def test_baselines_that_are_absent_say_so_and_the_rest_is_measured() -> None:
     rows = compare_networks(SIZE, ["PEM default", *BASELINES], repeats=1, max_warmup=0)
-    assert [row.network for row in rows] == ["PEM default", *BASELINES]
-    assert rows[0].status == "measured" and rows[0].ratio == 1
+    assert [row["network"] for row in rows] == ["PEM default", *BASELINES]
+    assert rows[0]["status"] == "measured" and rows[0]["ratio"] == 1
     for row in rows[1:]:
-        assert row.status == MISSING and "pip install -r requirements-peers.txt" in row.status
-        assert row.gmacs is row.params_m is row.median_ms is row.ratio is row.speedup is None
+        assert row["status"] == MISSING and "pip install -r requirements-peers.txt" in row["status"]
+        assert row["gmacs"] is row["params_m"] is row["median_ms"] is row["ratio"] is row["speedup"] is None
 
 
 @pytest.mark.usefixtures("without_transformers")
 def test_nothing_but_absent_baselines_is_a_table_too() -> None:
-    assert [row.status for row in compare_networks(SIZE, BASELINES)] == [MISSING] * len(BASELINES)
+    assert [row["status"] for row in compare_networks(SIZE, BASELINES)] == [MISSING] * len(BASELINES)
 
 
 @pytest.mark.usefixtures("without_transformers")
@@ -137,14 +137,14 @@ def test_networks_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     # Each is counted once, then a round warms up and two are measured.
     assert calls[:2] == ["b", "c"]
     assert [sorted(calls[i : i + 2]) for i in (2, 4, 6)] == [["b", "c"]] * 3 and len(calls) == 8
-    assert [row.network for row in rows] == ["b", "c"]
-    assert rows[0].ratio == 1
-    assert rows[0].speedup is rows[1].speedup is None
+    assert [row["network"] for row in rows] == ["b", "c"]
+    assert rows[0]["ratio"] == 1
+    assert rows[0]["speedup"] is rows[1]["speedup"] is None
     monkeypatch.setattr(peers_module, "BASELINE", "c")
     b, c = compare_networks((32, 32), ["b", "c"], repeats=1, max_warmup=0)
-    assert c.speedup == 1 and b.speedup == c.ratio  # of a single round
+    assert c["speedup"] == 1 and b["speedup"] == c["ratio"]  # of a single round
     for row in rows:
-        assert 0 < row.p10_ms <= row.median_ms <= row.p90_ms
+        assert 0 < row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
 
 
 def test_an_unknown_network_is_refused() -> None:
@@ -180,9 +180,9 @@ def test_the_class_maps_explain_the_semantic_rows() -> None:
             "params_m": "35.6",
         }
     )
-    assert row.class_maps_gmacs == pytest.approx(100 * 19 * 1024 * 2048 / 1e9)
-    assert row.total_gmacs == pytest.approx(240.1, abs=0.05)
-    assert row.remark == "agrees"
+    assert row["class_maps_gmacs"] == pytest.approx(100 * 19 * 1024 * 2048 / 1e9)
+    assert row["total_gmacs"] == pytest.approx(240.1, abs=0.05)
+    assert row["remark"] == "agrees"
 
 
 def test_every_kept_row_of_the_paper_agrees_or_has_a_reason() -> None:
@@ -206,9 +206,9 @@ def test_the_kept_rows_are_what_the_code_counts() -> None:
     }
     for row in published_pems():
         counted = paper.compare(row)
-        found = kept[counted.dataset, counted.task, counted.method, counted.backbone]
-        assert counted.total_gmacs == pytest.approx(found["total_gmacs"])
-        assert counted.params_m == pytest.approx(counted.paper_params_m, abs=0.1)
+        found = kept[counted["dataset"], counted["task"], counted["method"], counted["backbone"]]
+        assert counted["total_gmacs"] == pytest.approx(found["total_gmacs"])
+        assert counted["params_m"] == pytest.approx(counted["paper_params_m"], abs=0.1)
 
 
 @pytest.mark.usefixtures("without_transformers")
@@ -223,7 +223,7 @@ def test_the_paper_table_does_without_baselines() -> None:
             "params_m": "",
         }
     )
-    assert row.total_gmacs is None and row.remark == MISSING and row.paper_gmacs == 103
+    assert row["total_gmacs"] is None and row["remark"] == MISSING and row["paper_gmacs"] == 103
 
 
 def test_the_presets_of_the_paper_rows_exist() -> None:

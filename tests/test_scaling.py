@@ -23,8 +23,8 @@ def row(point: Point, median_ms: float = 1.0, stage: str = "total", subject: str
 def test_a_fit_recovers_a_known_exponent(exponent: float) -> None:
     x = [20, 50, 100, 300]
     found = growth(x, [3.0 * value**exponent for value in x])
-    assert found.exponent == pytest.approx(exponent, abs=1e-12)
-    assert found.standard_error == pytest.approx(0, abs=1e-8)
+    assert found["exponent"] == pytest.approx(exponent, abs=1e-12)
+    assert found["standard_error"] == pytest.approx(0, abs=1e-8)
 
 
 def test_the_standard_error_covers_the_noise() -> None:
@@ -33,7 +33,7 @@ def test_the_standard_error_covers_the_noise() -> None:
     errors = []
     for _ in range(300):
         found = growth(x, 3 * x**1.5 * np.exp(rng.normal(0, 0.1, len(x))))
-        errors.append((found.exponent - 1.5) / found.standard_error)
+        errors.append((found["exponent"] - 1.5) / found["standard_error"])
     # Student's t with three degrees of freedom is within one standard error in 61 % of cases.
     assert 0.5 < np.mean(np.abs(errors) < 1) < 0.72
 

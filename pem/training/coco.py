@@ -105,7 +105,7 @@ def read_categories(content: dict[str, Any], path: Path) -> list[dict[str, Any]]
             raise ValueError(f"{path} has two categories of the {key} {repeated!r}; give each one its own.")
     lower = [category["name"].lower() for category in found]
     if repeated := _repeated(lower):
-        _log.warning("%s: two categories are called %r but for capitals; are they one class?", path, repeated)
+        _log.warning(f"{path}: two categories are called {repeated!r} but for capitals; are they one class?")
     return sorted(found, key=lambda category: category["id"])
 
 
@@ -136,9 +136,7 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
     # Nobody knows whether a class that the file does not list is in the pictures.
     is_listed = np.isin(np.arange(len(names)), list(class_of.values()))
     if not is_listed.all():
-        _log.warning(
-            "%s lists %d of the model's %d classes; the others are not judged.", path, sum(is_listed), len(names)
-        )
+        _log.warning(f"{path} lists {sum(is_listed)} of the model's {len(names)} classes; the others are not judged.")
     lists = _exhaustive_lists(content, names, path)
     annotations = _annotations_by_image(content, path)
     if not content["images"]:
@@ -152,7 +150,7 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
             " them, with empty segments_info where there is no segment, or remove the images."
         )
     if repeated := _repeated(str(image.get("file_name")) for image in content["images"]):
-        _log.warning("%s: the photo %s is listed more than once.", path, repeated)
+        _log.warning(f"{path}: the photo {repeated} is listed more than once.")
 
     records = []
     for image in content["images"]:
@@ -174,7 +172,7 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
                 )
             )
     if annotations:
-        _log.warning("%s: %d annotations are of images that it does not list.", path, len(annotations))
+        _log.warning(f"{path}: {len(annotations)} annotations are of images that it does not list.")
     missing = [file for r in records for file in (r.image_path, r.panoptic_path) if not file.is_file()]
     if missing:
         raise FileNotFoundError(
@@ -187,18 +185,16 @@ def read_split(path: Path, image_dir: Path, panoptic_dir: Path, config: PEMConfi
     _remark_on_stuff(path, names, is_stuff, records)
     if only_crowds := [names[label] for label in labelled if label not in learned]:
         _log.warning(
-            "%s: all segments of %s are crowds, which nothing is learned from; set iscrowd to 0 if they are not.",
-            path,
-            ", ".join(map(repr, only_crowds)),
+            f"{path}: all segments of {', '.join(map(repr, only_crowds))} are crowds, which nothing is learned from; "
+            "set iscrowd to 0 if they are not."
         )
     has_background = len(labelled) < 2 or not is_stuff[labelled].any()
     never = [names[label] for label in np.flatnonzero(is_listed & is_stuff) if label not in labelled]
     if has_background and never and not partly:
+        some = ", ".join(never[:5]) + ", ..." * (len(never) > 5)
         _log.warning(
-            "%s has no segment of the stuff that it lists (%s), so pixels of no segment are background; label these"
-            " classes, or take them out of its categories.",
-            path,
-            ", ".join(never[:5]) + ", ..." * (len(never) > 5),
+            f"{path} has no segment of the stuff that it lists ({some}), so pixels of no segment are background; label "
+            "these classes, or take them out of its categories."
         )
     return Split(categories, records, partly, has_background)
 
@@ -209,12 +205,8 @@ def _remark_on_stuff(path: Path, names: list[str], is_stuff: np.ndarray, records
         counts = np.bincount(record.labels, minlength=len(names)) * is_stuff
         if counts.max(initial=0) > 1:
             _log.warning(
-                "%s: the class %r is stuff (isthing 0), but %s has %d segments of it; set isthing to 1 if they are"
-                " objects.",
-                path,
-                names[int(counts.argmax())],
-                record.file_name,
-                counts.max(),
+                f"{path}: the class {names[int(counts.argmax())]!r} is stuff (isthing 0), but {record.file_name} has "
+                f"{counts.max()} segments of it; set isthing to 1 if they are objects."
             )
             return
 

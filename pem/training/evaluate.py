@@ -108,9 +108,8 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
         )
     elif summary["void_fraction"] > 0.3:
         _log.warning(
-            "%.0f %% of the pixels are void (id 0): whatever a model paints there does not count, so the scores are"
-            " too high; label the rest, too.",
-            100 * summary["void_fraction"],
+            f"{100 * summary['void_fraction']:.0f} % of the pixels are void (id 0): whatever a model paints there does "
+            "not count, so the scores are too high; label the rest, too."
         )
     return {
         "conditions": settings(model, config) | {"images": count},
@@ -207,15 +206,14 @@ def _run(options: argparse.Namespace) -> None:
     dataset = open_split(options.data, options.split, model.config)
     result = evaluate(model, model.config, dataset, options.limit)
     result["conditions"]["split"] = options.split
-    problem = ""
     try:
         if options.out:
             options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        problem = f"{options.out} cannot be written ({error.strerror}); the scores are above, make room for the file."
-    print(format_table(result), flush=True)
-    if problem:
-        raise OSError(problem)
+        sentence = f"{options.out} cannot be written ({error.strerror}); the scores are above, make room for the file."
+        raise OSError(sentence) from error
+    finally:
+        print(format_table(result), flush=True)
 
 
 def _number(value: torch.Tensor) -> float | None:

@@ -55,7 +55,7 @@ def check_files(split: Split, json_name: str) -> tuple[str, set[int]]:
         more = f" ({len(wrong) - 1} more images of {json_name} have a fault.)" if len(wrong) > 1 else ""
         raise ValueError(wrong[0] + more)
     if odd := [oddity for oddity in oddities if oddity]:
-        _log.warning("%s (So it is in %d of %d images.)", odd[0], len(odd), len(chosen))
+        _log.warning(f"{odd[0]} (So it is in {len(odd)} of {len(chosen)} images.)")
     for record, state in zip(split.records, states, strict=True):
         fields = (record.segment_ids, record.labels, record.pseudo, record.crowd_ids, record.crowd_labels)
         seal.update(repr((record.file_name, state, *(x.tolist() for x in (*fields, record.exhaustive)))).encode())

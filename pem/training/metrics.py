@@ -44,8 +44,7 @@ class Comparison:
 
 def compare(prediction: Segmentation, target: Target) -> Comparison:
     """Matches segments as panoptic quality does. Raises ValueError when the two differ in size."""
-    predicted_class, labelled_class = _classes_of_prediction(prediction, target), _classes_of_target(target)
-    pairs_px = _count_pairs(prediction.ids, target.ids.cpu().numpy(), len(predicted_class), len(labelled_class))
+    predicted_class, labelled_class, pairs_px = _count_pairs(prediction, target)
     predicted_px, labelled_px = pairs_px.sum(1), pairs_px.sum(0)
     void_px = pairs_px[:, labelled_class == _UNKNOWN].sum(1)
     is_crowd = np.arange(len(labelled_class)) >= len(labelled_class) - len(target.crowds)
@@ -128,8 +127,7 @@ class PartialIoU(Metric):
 
     def update(self, prediction: Segmentation, target: Target) -> None:
         """Add one image. Raises ValueError when the two differ in size."""
-        predicted_class, labelled_class = _classes_of_prediction(prediction, target), _classes_of_target(target)
-        pairs_px = _count_pairs(prediction.ids, target.ids.cpu().numpy(), len(predicted_class), len(labelled_class))
+        predicted_class, labelled_class, pairs_px = _count_pairs(prediction, target)
         known = labelled_class != _UNKNOWN
         confusion = np.zeros(tuple(self.confusion.shape), dtype=np.int64)
         np.add.at(confusion, (labelled_class[known], predicted_class[:, None]), pairs_px[:, known])
@@ -162,9 +160,12 @@ def _classes_of_prediction(prediction: Segmentation, target: Target) -> np.ndarr
     return classes
 
 
-def _count_pairs(rows: np.ndarray, cols: np.ndarray, num_rows: int, num_cols: int) -> np.ndarray:
-    """How many pixels have each pair of ids, int64 [num_rows, num_cols]."""
+def _count_pairs(prediction: Segmentation, target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The class of every predicted and of every labelled id, and how many pixels have each pair, int64 [P, T]."""
+    rows, cols = prediction.ids, target.ids.cpu().numpy()
     if rows.shape != cols.shape:
         raise ValueError(f"The prediction is {rows.shape} but the target {cols.shape}; compare them at original size.")
-    pairs = rows.astype(np.int64) * num_cols + cols
-    return np.bincount(pairs.ravel(), minlength=num_rows * num_cols).reshape(num_rows, num_cols)
+    predicted_class, labelled_class = _classes_of_prediction(prediction, target), _classes_of_target(target)
+    size = len(predicted_class), len(labelled_class)
+    pairs = rows.astype(np.int64) * size[1] + cols
+    return predicted_class, labelled_class, np.bincount(pairs.ravel(), minlength=size[0] * size[1]).reshape(size)

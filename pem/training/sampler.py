@@ -56,9 +56,6 @@ class RepeatableSampler:
             seeds = torch.randint(2**31, (self.batch_size,), generator=generator).tolist()
             yield list(zip(indices, seeds, strict=True))[self.rank :: self.world_size]
 
-    def __len__(self) -> int:
-        return len(self.steps)
-
 
 class SeededDataset(Dataset):
     """Takes (index, seed) and augments with that seed, so that the process which does it plays no part."""
