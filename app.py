@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported: see pem/cores.py
+# The readings of several visitors run at once, beside the network: more threads would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it once, while it is imported
 
 try:
@@ -29,6 +32,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import pem
+from pem.devices import use_given_cores
 from pem.errors import first_line
 from ui import efficiency, precompute
 from ui.api import add_endpoints
@@ -132,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = read_settings(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the storage is removed
     use_few_arenas()
+    use_given_cores()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     records: list[Record] = []

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported: see pem/cores.py
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pem.coco import id_map_png, panoptic_json
-from pem.exported import RUNTIMES
+from pem.exported import RUNTIMES, ExportedPEM
 from pem.files import SOFTWARE, Work, find_photos, plan_one, plan_several, writing
 from pem.load import load_model
 from pem.outputs import Segmentation
@@ -24,6 +27,9 @@ from pem.postprocess import READINGS
 from pem.predict import predict
 from pem.render import legend, render
 from pem.terminal import INTERRUPTED, escape_missing_letters, leave_to_reader
+
+if TYPE_CHECKING:
+    from pem.model import PEM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,7 +94,7 @@ def _segment_all(options: argparse.Namespace) -> bool:
             except (ValueError, OSError, MemoryError) as error:
                 all_done = _complain(error, work.photo)
                 continue
-            model = model or load_model(options.model, options.device, options.weights, runtime=options.runtime)
+            model = model or _load(options)
             try:
                 segmentation = predict(model, image, options.task, **thresholds)
                 _write(work, image, segmentation, options.names)
@@ -113,6 +119,15 @@ def _segment_all(options: argparse.Namespace) -> bool:
                 options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             print(f"Wrote {options.json}")
     return all_done
+
+
+def _load(options: argparse.Namespace) -> PEM | ExportedPEM:
+    model = load_model(options.model, options.device, options.weights, runtime=options.runtime)
+    if not isinstance(model, ExportedPEM):  # then torch is there
+        from pem.devices import use_given_cores
+
+        use_given_cores()
+    return model
 
 
 def _complain(error: Exception, photo: Path | None = None) -> bool:

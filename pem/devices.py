@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from pem.cores import usable_cores
+
 
 def pick_device(device: str | torch.device) -> torch.device:
     """The CPU or GPU of that name; "auto" is "cuda" where there is one. Raises ValueError for one that is not there."""
@@ -21,6 +23,11 @@ def pick_device(device: str | torch.device) -> torch.device:
     if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"This machine has no CUDA device {device!r}; use device='cpu' or 'auto'.")
     return target
+
+
+def use_given_cores() -> None:
+    """Gives torch no more threads than cores: it does not know the quota of a container. For programs."""
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
 def to_float(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 
 from pem.arrays import Arrays
 from pem.config import PEMConfig, config_from_json
+from pem.cores import usable_cores
 from pem.errors import WeightsError, first_line
 from pem.outputs import LayerTrace, PEMOutput, Prediction
 from pem.preprocess import check_size
@@ -97,11 +98,6 @@ def pick_runtime(wanted: str | None) -> str:
     missing = f"{wanted} is not installed" if wanted else "Neither onnxruntime nor OpenVINO is installed"
     extra = {"openvino": "openvino"}.get(wanted or "", "onnx")
     raise WeightsError(f"{missing}: pip install 'pem-studio[{extra}]'.")
-
-
-def usable_cores() -> int:
-    """How many cores this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_onnxruntime(path: Path) -> Run:

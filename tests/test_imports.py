@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 # A room may import from itself and from the levels before its own.
 LEVELS = (
-    {"pem.devices", "pem.errors", "pem.validated"},
+    {"pem.cores", "pem.errors", "pem.validated"},
+    {"pem.devices"},
     {"pem.config", "pem.fonts", "pem.outputs", "pem.terminal"},
     {"pem.arrays", "pem.packed", "pem.photos"},
     {"pem.categories", "pem.files"},

@@ -6,18 +6,21 @@ import argparse
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported: see pem/cores.py
+
 import torch
 from tqdm import tqdm
 
 from pem.conditions import conditions
 from pem.config import PEMConfig
-from pem.devices import mixed_precision
+from pem.devices import mixed_precision, use_given_cores
 from pem.errors import is_out_of_memory
 from pem.load import load_model
 from pem.model import PEM, require_eval
@@ -163,6 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="write the result to this JSON file")
     parser.add_argument("--limit", type=int, help="only so many images, at even distances")
     options = parser.parse_args(arguments)
+    use_given_cores()
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit is {options.limit}; it must be at least 1.")
     if options.out and (options.out.suffix.lower() != ".json" or options.out.is_dir()):

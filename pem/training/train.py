@@ -10,16 +10,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import re
 import sys
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported: see pem/cores.py
+
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from pem.config import PEMConfig, get_config
-from pem.devices import pick_device
+from pem.devices import pick_device, use_given_cores
 from pem.errors import is_out_of_memory
 from pem.terminal import INTERRUPTED, escape_missing_letters, lasting_output
 from pem.training.config import TrainingConfig, get_training_config
@@ -175,6 +178,7 @@ def parse_value(text: str, kind: Any) -> Any:
 def main() -> None:
     arguments = parse_arguments()
     escape_missing_letters()
+    use_given_cores()
     try:
         check(arguments)
         config, training = configure(arguments)
