@@ -17,6 +17,7 @@ MEASUREMENTS = {
     "attention": "prototype attention beside masked attention, layer by layer, against the roofline",
     "peers": "PEM beside other networks",
     "speedup": "the network and its fast copy, before and after",
+    "runtimes": "the bundled model in torch, onnxruntime and OpenVINO",
     "readings": "from the network's output to the painted photo of 12 megapixels",
     "scaling": "growth with resolution, queries, heads and backbone; goes on where it was stopped",
 }

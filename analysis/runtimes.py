@@ -1,0 +1,100 @@
+"""The bundled model in each runtime that is installed, beside torch: the network, a photo, and a whole process.
+
+The networks compute the same (tests/test_default_model.py). All take turns, so that a busy machine slows all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import pem
+from analysis.arguments import add_shared, parse_size
+from analysis.results import EXAMPLES, MIB, Report, Row
+from analysis.timing import Workload, measure_rounds, percentiles, whole
+from pem.exported import RUNTIMES, ExportedPEM
+from pem.model import run_on_arrays
+
+PHOTO = EXAMPLES / "cat.jpg"
+CPU = torch.device("cpu")
+
+
+def compare(what: str, works: Mapping[str, Callable[[], object]], repeats: int) -> list[Row]:
+    """A row for each runtime; ``speedup`` is the median of the ratios to torch of the rounds."""
+    workloads: dict[str, Workload] = {name: whole(work) for name, work in works.items()}
+    times_ms = {name: times[:, 0] for name, times in measure_rounds(workloads, CPU, repeats)[0].items()}
+    rows = []
+    for name, times in times_ms.items():
+        median, p10, p90 = percentiles(times)
+        speedup = float(np.median(times_ms["torch"] / times))
+        row: Row = {"what": what, "runtime": name, "version": version(name), "median_ms": median}
+        rows.append(row | {"p10_ms": p10, "p90_ms": p90, "speedup": speedup})
+    return rows
+
+
+def forward(model: pem.PEM | ExportedPEM, pixels: np.ndarray) -> object:
+    return model(pixels) if isinstance(model, ExportedPEM) else run_on_arrays(model, pixels).pred_masks
+
+
+# A process starts with the peak of the one that started it, so a small one starts it.
+LAUNCHER = "import os, subprocess, sys; p = subprocess.Popen(sys.argv[1:], stdout=2); print(*os.wait4(p.pid, 0)[1:])"
+
+
+def run_process(runtime: str, folder: Path) -> tuple[float, float]:
+    """Seconds and peak MiB of a process that segments one photo and ends."""
+    command = [sys.executable, "-m", "pem", str(PHOTO), "--runtime", runtime, "--out", str(folder / "overlay.png")]
+    start = time.perf_counter()
+    launch = [sys.executable, "-S", "-c", LAUNCHER, *command]
+    run = subprocess.run(launch, capture_output=True, text=True, encoding="utf-8", cwd=Path(__file__).parents[1])
+    seconds = time.perf_counter() - start
+    if not (match := re.match(r"0 resource.struct_rusage\(.*ru_maxrss=(\d+)", run.stdout)):
+        raise RuntimeError(f"python -m pem with {runtime} failed: {run.stderr.strip().splitlines()[-1]}")
+    return seconds, int(match[1]) * 1024 / MIB  # Linux counts in KiB
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sizes", type=parse_size, nargs="+", default=[(288, 384), (512, 1024)], metavar="HEIGHTxWIDTH"
+    )
+    parser.add_argument("--photo-px", type=parse_size, default=(896, 1152), metavar="HEIGHTxWIDTH", help="for predict")
+    add_shared(parser, repeats=20, out=None)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Rows for the network at each size, for ``pem.predict`` with decoded photo, and for a process of its own."""
+    row: Row
+    report = Report("what", "runtime", "median_ms", "speedup", "peak_mib", out=args.out)
+    names = ["torch", *(name for name in RUNTIMES if find_spec(name))]
+    models = {name: pem.load_model("default", device="cpu", runtime=name) for name in names}
+    for height, width in args.sizes:
+        pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
+        networks = {name: partial(forward, model, pixels) for name, model in models.items()}
+        for row in compare(f"network, {height}x{width}", networks, args.repeats):
+            report.add(row)
+    height, width = args.photo_px
+    photo = np.asarray(Image.open(PHOTO).resize((width, height)))
+    predictions = {name: partial(pem.predict, model, photo) for name, model in models.items()}
+    for row in compare(f"predict, photo {height}x{width}", predictions, args.repeats):
+        report.add(row)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [{name: run_process(name, Path(folder)) for name in names} for _ in range(5)]
+    for name in names:
+        seconds = np.array([[times[name][0], times["torch"][0]] for times in runs])
+        median, p10, p90 = percentiles(1000 * seconds[:, 0])
+        row = {"what": "process, one photo", "runtime": name, "version": version(name), "median_ms": median}
+        row |= {"p10_ms": p10, "p90_ms": p90, "speedup": float(np.median(seconds[:, 1] / seconds[:, 0]))}
+        report.add(row | {"peak_mib": float(np.median([times[name][1] for times in runs]))})
+    report.save("runtimes")
