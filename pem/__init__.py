@@ -11,7 +11,7 @@ from pem.outputs import Batch, LayerTrace, PEMOutput, Prediction, QueryOutcome, 
 from pem.photos import ImageError, load_image
 from pem.postprocess import instances, panoptic, semantic
 from pem.predict import predict
-from pem.preprocess import preprocess
+from pem.preprocess import preprocess, preprocess_arrays
 from pem.render import render
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ __all__ = [
     "panoptic",
     "predict",
     "preprocess",
+    "preprocess_arrays",
     "render",
     "save_weights",
     "semantic",
