@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ import pem
 from analysis.arguments import add_shared, parse_size
 from analysis.results import EXAMPLES, MIB, Report, Row
 from analysis.timing import Workload, measure_rounds, percentiles, whole
-from pem.exported import RUNTIMES, ExportedPEM
+from pem.exported import ExportedPEM, usable_runtimes
 from pem.model import run_on_arrays
 
 PHOTO = EXAMPLES / "cat.jpg"
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     """Rows for the network at each size, for ``pem.predict`` with decoded photo, and for a process of its own."""
     row: Row
     report = Report("what", "runtime", "median_ms", "speedup", "peak_mib", out=args.out)
-    names = ["torch", *(name for name in RUNTIMES if find_spec(name))]
+    names = ["torch", *usable_runtimes()]
     models = {name: pem.load_model("default", device="cpu", runtime=name) for name in names}
     for height, width in args.sizes:
         pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,8 @@ class ExportedPEM:
         try:
             self._run = RUNTIMES[self.runtime](self.path)
         except Exception as error:  # each runtime has its own
-            version = import_module(self.runtime).__version__
-            raise WeightsError(
-                f"{self.runtime} {version} cannot run {self.path} ({first_line(error)}); install a newer one."
-            ) from error
+            name = f"{self.runtime} {version(self.runtime)}"
+            raise WeightsError(f"{name} cannot run {self.path} ({first_line(error)}); install a newer one.") from error
 
     def __call__(self, pixels: np.ndarray, trace: bool = False) -> Arrays | PEMOutput:
         """Normalised pixels, float32 [B, 3, H, W] with H and W multiples of 32, to the last prediction; with ``trace``
@@ -88,16 +86,27 @@ class ExportedPEM:
         return PEMOutput(last.pred_logits, mask_embed, features, tuple(earlier), tuple(layers))
 
 
+def usable_runtimes() -> list[str]:
+    """Those of RUNTIMES that are installed and not too old."""
+    return [name for name in RUNTIMES if find_spec(name) and not is_too_old(name)]
+
+
+def is_too_old(runtime: str) -> bool:
+    """onnxruntime has DeformConv on a CPU since 1.25."""
+    return runtime == "onnxruntime" and tuple(map(int, version(runtime).split(".")[:2])) < (1, 25)
+
+
 def pick_runtime(wanted: str | None) -> str:
-    """That runtime, or the first that is installed. Raises WeightsError where it is missing."""
-    installed = [name for name in RUNTIMES if find_spec(name)]
-    if wanted is None and installed:
-        return installed[0]
-    if wanted in installed:
-        return wanted
-    missing = f"{wanted} is not installed" if wanted else "Neither onnxruntime nor OpenVINO is installed"
-    extra = {"openvino": "openvino"}.get(wanted or "", "onnx")
-    raise WeightsError(f"{missing}: pip install 'pem-studio[{extra}]'.")
+    """That runtime, or the first that is usable. Raises WeightsError where there is none."""
+    if wanted is None:
+        if usable := usable_runtimes():
+            return usable[0]
+        raise WeightsError("Neither onnxruntime 1.25 nor OpenVINO is installed: pip install onnxruntime openvino.")
+    if not find_spec(wanted):
+        raise WeightsError(f"{wanted} is not installed: pip install {wanted}.")
+    if is_too_old(wanted):
+        raise WeightsError(f"{wanted} {version(wanted)} is too old: pip install 'onnxruntime>=1.25', or use openvino.")
+    return wanted
 
 
 def open_onnxruntime(path: Path) -> Run:

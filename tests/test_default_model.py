@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import socket
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pem
-from pem.exported import RUNTIMES
+from pem.exported import RUNTIMES, usable_runtimes
 from pem.exporting.check import compare, example_photos
 from pem.load import DEFAULT_EXPORT, DEFAULT_WEIGHTS
 
@@ -45,8 +43,8 @@ def test_the_bundled_twin_differs_in_its_attention_and_schedule_alone(model: pem
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_bundled_exported_network_is_the_bundled_model(runtime: str) -> None:
     """In all that it does inside, on every example photo. python -m pem.export --trace makes it anew."""
-    if not find_spec(runtime) or (runtime == "onnxruntime" and sys.version_info < (3, 11)):
-        pytest.skip(f"no {runtime} that knows DeformConv")
+    if runtime not in usable_runtimes():
+        pytest.skip(f"{runtime} is missing or too old.")
     plain = pem.load_model("default", device="cpu", fast=False)
     found = compare(plain, pem.load_model(DEFAULT_EXPORT, runtime=runtime), example_photos(), strict=True)
     assert found.photos == 6

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from small_model import clear_choices, small_model
 
 import pem
 from pem.arrays import Arrays, as_arrays
-from pem.exported import RUNTIMES, ExportedPEM, fields, read_remarks
+from pem.exported import RUNTIMES, ExportedPEM, fields, read_remarks, usable_runtimes
 from pem.exporting import check
 from pem.exporting.command import main
 from pem.exporting.network import Exportable, make_padding_constant
@@ -27,17 +26,10 @@ onnx = pytest.importorskip("onnx", reason="pip install -r requirements-export.tx
 pytest.importorskip("onnxscript", reason="pip install -r requirements-export.txt")
 
 
-def runs_here(runtime: str) -> bool:
-    if find_spec(runtime) is None:
-        return False
-    if runtime != "onnxruntime":
-        return True
-    import onnxruntime
-
-    return tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 25)  # Python 3.10 has no newer than 1.23
-
-
-HERE = [pytest.param(r, marks=pytest.mark.skipif(not runs_here(r), reason=f"no {r} that knows PEM")) for r in RUNTIMES]
+HERE = [
+    pytest.param(name, marks=pytest.mark.skipif(name not in usable_runtimes(), reason=f"{name} is missing or too old"))
+    for name in RUNTIMES
+]
 # With these seeds no choice on the photos hangs on rounding, which the fixture checks.
 SEEDS = {"prototype": 5, "masked": 0}
 
@@ -52,7 +44,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         clear_choices(run_on_arrays(model, batch.pixels, trace=True), model.config.num_heads)
     path = tmp_path_factory.mktemp("exported") / "small.onnx"
     comparisons = pem.export(model, path, trace=True)
-    assert [comparison.runtime for comparison in comparisons] == [name for name in RUNTIMES if runs_here(name)]
+    assert [comparison.runtime for comparison in comparisons] == usable_runtimes()
     assert all(comparison.prototypes == 1 and comparison.photos == 6 for comparison in comparisons)
     return model, path
 
@@ -175,7 +167,7 @@ def test_operators_that_a_runtime_does_not_know_are_said(exported: tuple[pem.PEM
     content = onnx.load(exported[1])
     content.graph.node[-1].op_type = "Unheard"
     write(content, tmp_path / "file.onnx", exported[0].config, "float32", True)
-    for runtime in filter(runs_here, RUNTIMES):
+    for runtime in usable_runtimes():
         with pytest.raises(pem.WeightsError, match=rf"{runtime} [\d.]+\S* cannot run .*; install"):
             ExportedPEM(tmp_path / "file.onnx", runtime)
 
@@ -187,10 +179,13 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         pem.load_model("default", runtime="tensorrt")
     with pytest.raises(ValueError, match=r"make one with python -m pem.export --model small.safetensors"):
         pem.load_model("small.safetensors", runtime="onnxruntime")
-    monkeypatch.setattr("pem.exported.find_spec", lambda name: None)
-    with pytest.raises(pem.WeightsError, match=r"onnxruntime is not installed: pip install 'pem-studio\[onnx\]'"):
+    monkeypatch.setattr("pem.exported.version", lambda name: "1.24.4")
+    with pytest.raises(pem.WeightsError, match="onnxruntime 1.24.4 is too old: pip install 'onnxruntime>=1.25'"):
         pem.exported.pick_runtime("onnxruntime")
-    with pytest.raises(pem.WeightsError, match="Neither onnxruntime nor OpenVINO is installed"):
+    monkeypatch.setattr("pem.exported.find_spec", lambda name: None)
+    with pytest.raises(pem.WeightsError, match="onnxruntime is not installed: pip install onnxruntime"):
+        pem.exported.pick_runtime("onnxruntime")
+    with pytest.raises(pem.WeightsError, match="Neither onnxruntime 1.25 nor OpenVINO is installed"):
         pem.exported.pick_runtime(None)
 
 

@@ -9,7 +9,6 @@ import logging
 import tempfile
 import warnings
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from onnxscript import optimizer
 from pem.categories import categories_for
 from pem.config import PEMConfig
 from pem.errors import WeightsError
-from pem.exported import FORMAT_VERSION, INPUT, PREDICTION, RUNTIMES, ExportedPEM
+from pem.exported import FORMAT_VERSION, INPUT, PREDICTION, ExportedPEM, usable_runtimes
 from pem.exporting.check import Comparison, compare, example_photos
 from pem.exporting.network import Exportable, output_names
 from pem.model import PEM
@@ -40,7 +39,7 @@ def export(plain: PEM, path: Path, precision: str, trace: bool) -> list[Comparis
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
         made = Path(scratch) / "traced.onnx"
         write(model, made, plain.config, precision, True)
-        runtimes = [ExportedPEM(made, name) for name in RUNTIMES if find_spec(name)]
+        runtimes = [ExportedPEM(made, name) for name in usable_runtimes()]
         if not runtimes:
             raise WeightsError("The file cannot be tried without onnxruntime: pip install 'pem-studio[export]'.")
         comparisons = [compare(plain, each, example_photos(), precision == "float32") for each in runtimes]
