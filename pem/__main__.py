@@ -19,8 +19,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from pem.coco import id_map_png, panoptic_json
 from pem.exported import RUNTIMES, ExportedPEM
+from pem.fastest import installed_version, kept_choice
 from pem.files import SOFTWARE, Work, find_photos, plan_one, plan_several, writing
-from pem.load import load_model
+from pem.load import DEFAULT_EXPORT, load_model, runtimes_of_default
 from pem.outputs import Segmentation
 from pem.photos import load_image
 from pem.postprocess import READINGS
@@ -68,8 +69,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="default", help="a preset, a file of weights, an .onnx file, a Hub id; default: %(default)s")
     add("--weights", help="the weights of a preset")
     add("--device", default="auto", help="auto, cpu or cuda; default: %(default)s")
-    add("--runtime", choices=("torch", *RUNTIMES), help="what runs the network; default: torch where it is installed")
+    add("--runtime", choices=("auto", "torch", *RUNTIMES), help="what runs the network; auto: the fastest here")
+    add("--version", action="version", version=_versions(), help="of PEM Studio and of the runtimes that it found")
     return parser
+
+
+def _versions() -> str:
+    """Of this program and the runtimes, and which of them is known to be the fastest for the bundled model."""
+    runtimes = runtimes_of_default()
+    text = ", ".join(f"{name} {installed_version(name)}" for name in ("pem-studio", *runtimes))
+    if not DEFAULT_EXPORT.is_file() or not (kept := kept_choice(DEFAULT_EXPORT, runtimes)):
+        return f"{text}; the fastest runtime was not measured yet (--runtime auto)"
+    times = ", ".join(f"{name} {ms:.0f} ms" for name, ms in kept["median_ms"].items())
+    return f"{text}; the fastest for the bundled model: {kept['runtime']} ({times}; measured {kept['date'][:10]})"
 
 
 def _segment_all(options: argparse.Namespace) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pem.cores import cpuinfo
 from pem.fast import native
 
 
@@ -40,10 +41,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "meta":
         return "meta (counted, nothing computed)"
     # platform.processor() knows only the architecture on Linux.
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
+    name = cpuinfo("model name") or platform.processor() or platform.machine()
     # Virtual machines tell only the brand. But AVX-512 takes half the time of AVX2.
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 

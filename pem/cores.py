@@ -1,4 +1,4 @@
-"""How many cores this process may use. Programs also set how torch's threads wait for each other.
+"""The processor: how many cores this process may use, and what it is. Programs also set how torch's threads wait.
 
 GNU OpenMP, which torch's wheels bring, lets a waiting thread spin on its core for long. Where something else needs the
 core, two threads then wait for each other and all takes several times as long. So each program sets GOMP_SPINCOUNT
@@ -18,6 +18,16 @@ def usable_cores() -> int:
     """The cores that the system lets this process run on, or fewer where its container has a quota of their time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, quota())))
+
+
+def cpuinfo(*names: str) -> str:
+    """What Linux says of the first core under one of these names, such as "model name"; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    found = (value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() in names)
+    return next(found, "")
 
 
 def quota() -> float:

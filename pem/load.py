@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from pem.config import PRESETS, PEMConfig, get_config
 from pem.errors import WeightsError, first_line
-from pem.exported import RUNTIMES, ExportedPEM
+from pem.exported import RUNTIMES, ExportedPEM, usable_runtimes
+from pem.fastest import fastest
 
 if TYPE_CHECKING:  # an exported network needs no torch
     import torch
@@ -66,7 +67,8 @@ def load_model(
         fast: whether to return the fast copy for inference (see pem.fast) instead of the plain network, which can be
             trained and saved. The environment variable PEM_FAST=0 switches it off for every call.
         runtime: "torch", "onnxruntime" or "openvino". The last two run exported networks, and return an ExportedPEM.
-            None is torch where it is installed, and else the first of the others that is.
+            "auto" is the fastest on this machine: it is measured once for each model, and the choice is kept in
+            ~/.cache/pem. None is torch where it is installed, and else the first of the others that is.
 
     Raises:
         FileNotFoundError, WeightsError or another ValueError, each with one sentence that says what to do.
@@ -74,17 +76,40 @@ def load_model(
     >>> model = pem.load_model("default", runtime="onnxruntime")
     >>> segmentation = pem.predict(model, "photo.jpg")
     """
-    if runtime not in (None, "torch", *RUNTIMES):
-        raise ValueError(f"There is no runtime {runtime!r}; choose one of: torch, {', '.join(RUNTIMES)}.")
+    if runtime not in (None, "auto", "torch", *RUNTIMES):
+        raise ValueError(f"There is no runtime {runtime!r}; choose one of: auto, torch, {', '.join(RUNTIMES)}.")
     name = os.fspath(name_or_path)
     is_exported = name.lower().endswith(".onnx")
     if is_exported and (runtime == "torch" or weights is not None):
         raise ValueError(f"{name} holds its own weights, and torch does not run it; give it alone.")
+    if runtime == "auto":
+        runtime = _fastest(name, device, weights, fast)
     if runtime is None and not is_exported and (name != "default" or find_spec("torch")):
         runtime = "torch"
     if runtime != "torch" and weights is None:
         return ExportedPEM(_locate_export(name), runtime)
     return _load_torch_model(name, device, weights, fast)
+
+
+def runtimes_of_default() -> list[str]:
+    """What can run the bundled model here."""
+    return [*(["torch"] if find_spec("torch") else []), *usable_runtimes()]
+
+
+def _fastest(name: str, device: str | torch.device, weights: object, fast: bool) -> str | None:
+    """The fastest runtime that can run this model on this device; None where only the usual one can."""
+    is_exported = name.lower().endswith(".onnx")
+    if weights is not None or not (is_exported or name == "default"):
+        return None  # there is no exported file of it
+    path, runtimes = _locate_export(name), usable_runtimes() if is_exported else runtimes_of_default()
+    if "torch" in runtimes:
+        from pem.devices import pick_device
+
+        if pick_device(device).type != "cpu":
+            return "torch"
+    if not path.is_file() or not runtimes:
+        return None
+    return fastest(path, runtimes, lambda runtime: load_model(name, "cpu", fast=fast, runtime=runtime))
 
 
 def _load_torch_model(name: str, device: str | torch.device, weights: str | os.PathLike[str] | None, fast: bool) -> PEM:

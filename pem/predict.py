@@ -6,24 +6,22 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from pem.arrays import Arrays
 from pem.config import PEMConfig
-from pem.exported import ExportedPEM
 from pem.outputs import Batch, PEMOutput, Segmentation
 from pem.packed import PackedSegmentation
 from pem.photos import ImageError, Photo, open_photo, orientation, to_array
 from pem.postprocess import READINGS
 from pem.preprocess import preprocess_arrays
+from pem.run import run
 
-if TYPE_CHECKING:  # an exported network needs no torch
-    from pem.model import PEM
-
-    AnyPEM: TypeAlias = PEM | ExportedPEM
+if TYPE_CHECKING:
+    from pem.run import AnyPEM
 
 MAX_BATCH = 8  # so that a long list does not have to fit into memory as one batch
 
@@ -61,23 +59,15 @@ def predict(
     read = READINGS[task]
     if not isinstance(image, list):
         batch = preprocess_arrays([image], model.config)
-        return read(_run(model, batch.pixels), batch, model.config, **thresholds)[0]
+        return read(run(model, batch.pixels), batch, model.config, **thresholds)[0]
 
     results: dict[int, Segmentation] = {}
     for batches in _in_batches(image, model.config):
-        output = _run(model, np.concatenate([batch.pixels for batch in batches.values()]))
+        output = run(model, np.concatenate([batch.pixels for batch in batches.values()]))
         for i, (place, batch) in enumerate(batches.items()):
             (segmentation,) = read(_only(output, i), batch, model.config, **thresholds)
             results[place] = PackedSegmentation(**vars(segmentation))
     return [results[place] for place in range(len(image))]
-
-
-def _run(model: AnyPEM, pixels: np.ndarray) -> PEMOutput | Arrays:
-    if isinstance(model, ExportedPEM):
-        return model(pixels)
-    from pem.model import run_on_arrays
-
-    return run_on_arrays(model, pixels)
 
 
 def _only(output: PEMOutput | Arrays, i: int) -> PEMOutput | Arrays:

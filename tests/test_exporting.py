@@ -175,7 +175,7 @@ def test_operators_that_a_runtime_does_not_know_are_said(exported: tuple[pem.PEM
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match="There is no exported network"):
         pem.load_model(tmp_path / "gone.onnx")
-    with pytest.raises(ValueError, match="There is no runtime 'tensorrt'; choose one of: torch, onnxruntime"):
+    with pytest.raises(ValueError, match="There is no runtime 'tensorrt'; choose one of: auto, torch, onnxruntime"):
         pem.load_model("default", runtime="tensorrt")
     with pytest.raises(ValueError, match=r"make one with python -m pem.export --model small.safetensors"):
         pem.load_model("small.safetensors", runtime="onnxruntime")

@@ -8,7 +8,6 @@ import json
 import logging
 import tempfile
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from pem.errors import WeightsError
 from pem.exported import FORMAT_VERSION, INPUT, PREDICTION, ExportedPEM, usable_runtimes
 from pem.exporting.check import Comparison, compare, example_photos
 from pem.exporting.network import Exportable, output_names
+from pem.fastest import installed_version
 from pem.model import PEM
 from pem.preprocess import SIZE_DIVISOR
 
@@ -121,17 +121,13 @@ def store_in_half(model: onnx.ModelProto, lossy: bool) -> None:
 
 def write(model: onnx.ModelProto, path: Path, config: PEMConfig, precision: str, trace: bool) -> None:
     """With the metadata. The hash is of the graph, weights included."""
-    try:
-        own_version = version("pem-studio")
-    except PackageNotFoundError:  # a clone of the repository
-        own_version = "unknown"
     model.graph.name = "pem"
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         value.doc_string = ""
     graph = model.graph.SerializeToString()
     remarks = {
         "pem_format": str(FORMAT_VERSION),
-        "pem_version": own_version,
+        "pem_version": installed_version("pem-studio"),
         "config": json.dumps(dataclasses.asdict(config)),
         "categories": json.dumps([dataclasses.asdict(category) for category in categories_for(config)]),
         "precision": precision,

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pem.cores import cpuinfo
 from pem.outputs import Attended
 
 SOURCE = Path(__file__).with_name("prototype.c")
@@ -75,9 +76,9 @@ def compiled_by(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
     Raises OSError, and SubprocessError for a compiler that fails or takes longer than SECONDS_TO_COMPILE.
     """
     deadline = time.monotonic() + SECONDS_TO_COMPILE
-    # The name of the file has a hash of what it was made of, and a hash of its content.
+    # The name of the file has a hash of what it was made of, and a hash of its content. Machines may share a cache.
     version = run_briefly([compiler, "--version"], deadline)
-    made_of = (SOURCE.read_bytes(), version, " ".join(flags).encode(), cpu_flags())
+    made_of = (SOURCE.read_bytes(), version, " ".join(flags).encode(), cpuinfo("flags", "Features").encode())
     name = f"prototype-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pem"
     for kept in folder.glob(f"{name}-*.so"):
@@ -128,13 +129,6 @@ def can_write_to(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK)
-
-
-def cpu_flags() -> bytes:
-    """What the CPU can do: a cache may be shared by machines."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_bytes().splitlines() if cpuinfo.exists() else []
-    return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")
 
 
 def takes(query: Tensor, source: Tensor, num_heads: int) -> bool:
