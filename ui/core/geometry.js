@@ -37,9 +37,3 @@ export function tokenAt(layer, index) {
   const [row, col] = [Math.floor(index / cols), index % cols];
   return { layer, index, row, col, x: x[col], y: y[row], inPadding: x[col] > 1 || y[row] > 1 };
 }
-
-// The width and height of a picture whose longer side is scaled to so many pixels.
-export function sizeWithin(pixels, { width, height }) {
-  const scale = pixels / Math.max(width, height);
-  return { width: Math.max(1, Math.round(scale * width)), height: Math.max(1, Math.round(scale * height)) };
-}

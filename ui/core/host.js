@@ -23,11 +23,7 @@ export function make(tag, properties = {}, ...children) {
   return made;
 }
 
-export function makeSwatch(color) {
-  const swatch = make("i", { className: "swatch" });
-  swatch.style.background = color;
-  return swatch;
-}
+export const makeSwatch = (color) => make("i", { className: "swatch", style: `background: ${color}` });
 
 // The server's answer to one of its functions. When there is none, it says what went wrong and returns null.
 export async function ask(name, ...args) {

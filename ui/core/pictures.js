@@ -1,6 +1,7 @@
 // Decodes pictures, and paints on canvases.
 
 import { make } from "./host.js";
+import { state } from "./state.js";
 
 function loadImage(uri) {
   const image = new Image();
@@ -46,6 +47,18 @@ export function paintCells(canvas, rows, cols, colorOf) {
   return canvas;
 }
 
+// Paints the photo on a canvas, its longer side scaled to so many pixels. Returns the context and the box of the photo.
+export function paintPhoto(canvas, pixels) {
+  const { photo } = state.result.pictures;
+  const scale = pixels / Math.max(photo.width, photo.height);
+  canvas.width = Math.max(1, Math.round(scale * photo.width));
+  canvas.height = Math.max(1, Math.round(scale * photo.height));
+  const context = canvas.getContext("2d");
+  const box = { left: 0, top: 0, width: canvas.width, height: canvas.height };
+  drawInBox(context, photo, box, true);
+  return { context, box };
+}
+
 // Draws a picture or a canvas into a box, with hard cells or smooth.
 export function drawInBox(context, picture, { left, top, width, height }, smooth) {
   context.imageSmoothingEnabled = smooth;
@@ -69,17 +82,16 @@ export function clipTo(context, { left, top, width, height }) {
   context.clip();
 }
 
-export function stroke(context, color, width) {
+// Strokes the current path of the context, or another one.
+export function stroke(context, color, width, ...path) {
   context.strokeStyle = color;
   context.lineWidth = width;
-  context.stroke();
+  context.stroke(...path);
 }
 
 // Strokes a path that is given in the cells of a grid; the grid fills the box.
 export function strokeCells(context, path, { rows, cols }, { left, top, width, height }, color, lineWidth) {
   const placed = new Path2D();
   placed.addPath(path, new DOMMatrix([width / cols, 0, 0, height / rows, left, top]));
-  context.strokeStyle = color;
-  context.lineWidth = lineWidth;
-  context.stroke(placed);
+  stroke(context, color, lineWidth, placed);
 }

@@ -1,9 +1,8 @@
 // All queries as pictures or as a table: what became of each, and why. Both are the same HTML table in two styles. Its
 // rows and thumbnails are made once per result; a new reading only changes texts.
 
-import { sizeWithin } from "../core/geometry.js";
 import { find, findAll, make, makeSwatch } from "../core/host.js";
-import { drainColor } from "../core/pictures.js";
+import { drainColor, paintPhoto } from "../core/pictures.js";
 import { allQueries, finalPrediction, lastStep, selectQuery } from "../core/result.js";
 import { onChange, state } from "../core/state.js";
 import { percent } from "../core/words.js";
@@ -49,7 +48,11 @@ function makeRow(query) {
   const button = make("button", { type: "button", tabIndex: -1, "aria-label": `Query ${query}` }, `${query}`);
   const cells = ["class", "score", "area", "outcome"].map((name) => make("td", { className: name }));
   const picture = make("td", { className: "picture" }, make("div", { className: "thumbnail" }, canvas));
-  return make("tr", { query }, picture, make("th", { className: "query", scope: "row" }, button), ...cells);
+  const onclick = () => {
+    selectQuery(query);
+    button.focus({ preventScroll: true }); // so that the page's keys work from here
+  };
+  return make("tr", { query, onclick }, picture, make("th", { className: "query", scope: "row" }, button), ...cells);
 }
 
 function paintThumbnail(row) {
@@ -58,13 +61,11 @@ function paintThumbnail(row) {
 
 // The grey, dim photo that lies under all thumbnails.
 function backdrop() {
-  const size = sizeWithin(THUMBNAIL_PX, state.result);
-  const canvas = make("canvas", size);
-  const context = canvas.getContext("2d");
-  context.drawImage(state.result.pictures.photo, 0, 0, size.width, size.height);
-  drainColor(context, { left: 0, top: 0, ...size });
+  const canvas = make("canvas");
+  const { context, box } = paintPhoto(canvas, THUMBNAIL_PX);
+  drainColor(context, box);
   context.fillStyle = "rgb(0 0 0 / 0.45)";
-  context.fillRect(0, 0, size.width, size.height);
+  context.fillRect(0, 0, box.width, box.height);
   return canvas.toDataURL("image/jpeg", 0.7);
 }
 
@@ -96,7 +97,8 @@ function renderChips() {
   if (count(shownChip) === 0) shownChip = "all";
   const chips = ["all", ...USED, "dropped", ...DROPPED].filter((chip) => count(chip) > 0);
   const buttons = chips.map((chip) => {
-    const properties = { type: "button", className: isDropped(chip) ? "reason" : "", chip };
+    const onclick = () => showOnly(chip);
+    const properties = { type: "button", className: isDropped(chip) ? "reason" : "", chip, onclick };
     return make("button", properties, chip, make("span", {}, `${count(chip)}`));
   });
   find("#queries .chips").replaceChildren(...buttons);
@@ -175,6 +177,12 @@ function moveFocus(event) {
   reveal(row);
 }
 
+function showOnly(chip) {
+  shownChip = chip;
+  arrange();
+  markSelected();
+}
+
 function sortBy(column) {
   order.descending = order.column === column ? !order.descending : COLUMNS[column].largestFirst;
   order.column = column;
@@ -190,20 +198,7 @@ export function setUpGallery() {
     }
   };
   const whenSeen = new IntersectionObserver(onSeen, { root: find("#queries .queries-box"), rootMargin: "200px" });
-  find("#queries tbody").addEventListener("click", (event) => {
-    const row = event.target.closest("tr");
-    if (!row) return;
-    selectQuery(row.query);
-    row.querySelector("button").focus({ preventScroll: true }); // so that the page's keys work from here
-  });
   find("#queries tbody").addEventListener("keydown", moveFocus);
-  find("#queries .chips").addEventListener("click", (event) => {
-    const button = event.target.closest("button");
-    if (!button) return;
-    shownChip = button.chip;
-    arrange();
-    markSelected();
-  });
   for (const heading of findAll("#queries th[data-column]")) {
     heading.firstElementChild.addEventListener("click", () => sortBy(heading.dataset.column));
   }

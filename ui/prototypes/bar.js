@@ -20,8 +20,7 @@ function buildBar() {
   const { layers, model } = state.result;
   const stops = layers.map(({ stride }, layer) => {
     const stop = radio("layer", layer, make("b", {}, layer + 1), make("small", {}, `${stride} px`));
-    stop.style.setProperty("--layer", layerColor(layer));
-    stop.style.setProperty("--ink", inkOnLayer(layer));
+    stop.style = `--layer: ${layerColor(layer)}; --ink: ${inkOnLayer(layer)}`;
     stop.title = `Layer ${layer + 1}: one token per ${stride} × ${stride} px`;
     stop.querySelector("input").setAttribute("aria-label", `layer ${layer + 1}, stride ${stride}`);
     // Dragging along the stops scrubs.
@@ -102,11 +101,9 @@ function showBar() {
 // The points of the current layer as a list, for screen readers and scripts; places are fractions of the photo.
 function listPoints() {
   const points = state.query === null ? [] : pointsOf(state.query, state.layer);
-  const items = points.map(({ label, row, col, x, y }) => {
-    const item = make("li", {}, `${label}, row ${row + 1}, column ${col + 1}`);
-    Object.assign(item.dataset, { x, y });
-    return item;
-  });
+  const items = points.map(({ label, row, col, x, y }) =>
+    make("li", { "data-x": x, "data-y": y }, `${label}, row ${row + 1}, column ${col + 1}`),
+  );
   find("#picks").replaceChildren(...items);
 }
 

@@ -1,9 +1,9 @@
 // The choice, explained: what one head of one query compared in one layer, and which token won.
 
 import { colorTable } from "../core/colors.js";
-import { boxOf, gridBox, sizeWithin, tokenAt } from "../core/geometry.js";
+import { boxOf, gridBox, tokenAt } from "../core/geometry.js";
 import { ask, find, make } from "../core/host.js";
-import { decodeBytes, drainColor, drawInBox, paintCells, stroke, strokeCells } from "../core/pictures.js";
+import { decodeBytes, drainColor, drawInBox, paintCells, paintPhoto, stroke, strokeCells } from "../core/pictures.js";
 import { bestHead, hasForeground, scoreName } from "../core/result.js";
 import { onChange, state, update } from "../core/state.js";
 import { decimal, headsText, layerName } from "../core/words.js";
@@ -103,20 +103,14 @@ export function drawChoice(context, which) {
 
 // --------------------------------------------------------------------------------------------------------------- panel
 
-function paintFigure(which, title, note) {
-  const canvas = find(`#choice canvas.${which}`);
-  const { photo } = state.result.pictures;
-  const size = sizeWithin(MAP_PX, photo);
-  Object.assign(canvas, size);
-  const context = canvas.getContext("2d");
-  context.drawImage(photo, 0, 0, size.width, size.height);
-  drawMap(context, { left: 0, top: 0, ...size }, state.choice, which);
-  canvas.setAttribute("aria-label", `${title}: ${note.join(" to ")}`);
-  const caption = canvas.nextElementSibling;
-  caption.querySelector("b").textContent = title;
-  const scale = caption.querySelector("span");
-  if (scale.className === "scale") scale.replaceChildren(note[0], make("i"), note[1]);
-  else scale.textContent = note[0];
+// The note is a sentence, or what stands at the two ends of the scale.
+function makeFigure(which, title, note) {
+  const canvas = make("canvas", { className: which, role: "img", "aria-label": `${title}: ${note.join(" to ")}` });
+  const { context, box } = paintPhoto(canvas, MAP_PX);
+  drawMap(context, box, state.choice, which);
+  const [low, high] = note;
+  const scale = high ? make("span", { className: "scale" }, low, make("i"), high) : make("span", {}, low);
+  return make("figure", {}, canvas, make("figcaption", {}, make("b", {}, title), scale));
 }
 
 function weightsTitle({ kind, baseline }) {
@@ -132,9 +126,11 @@ function showChoice() {
   if (!choice) return;
   const { layer, head, kind, low, high, allowed, tokens, baseline } = choice;
   const isLogit = kind === "logit";
-  paintFigure("scores", isLogit ? "Logit of each token" : "Similarity of each token", scaleEnds(choice, "scores"));
-  paintFigure("banned", "What the previous mask banned", [bannedText(choice)]);
-  paintFigure("weights", weightsTitle(choice), scaleEnds(choice, "weights"));
+  find("#choice .choice-maps").replaceChildren(
+    makeFigure("scores", isLogit ? "Logit of each token" : "Similarity of each token", scaleEnds(choice, "scores")),
+    makeFigure("banned", "What the previous mask banned", [bannedText(choice)]),
+    makeFigure("weights", weightsTitle(choice), scaleEnds(choice, "weights")),
+  );
 
   const sees = hasForeground(query, layer);
   const own = state.head === null ? " (of all heads the best score)" : "";

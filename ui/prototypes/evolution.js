@@ -1,8 +1,8 @@
 // How the mask of the selected query grew from prediction to prediction: one picture per step.
 
 import { layerColor } from "../core/colors.js";
-import { sizeWithin } from "../core/geometry.js";
 import { find, findAll, make } from "../core/host.js";
+import { paintPhoto } from "../core/pictures.js";
 import { lastStep, predictionOf } from "../core/result.js";
 import { onChange, state, update } from "../core/state.js";
 import { percent } from "../core/words.js";
@@ -15,16 +15,13 @@ const stepName = (step) => (step === 0 ? "before any layer" : `after layer ${ste
 
 function stepButton(step) {
   const { category, score, noObject, area, iou } = predictionOf(state.query, step);
-  const size = sizeWithin(STRIP_PX, state.result);
-  const canvas = make("canvas", size);
-  const context = canvas.getContext("2d");
-  context.drawImage(state.result.pictures.photo, 0, 0, size.width, size.height);
-  drawMaskIn(context, { left: 0, top: 0, ...size }, state.query, step, STRIP_OPACITY);
+  const canvas = make("canvas");
+  const { context, box } = paintPhoto(canvas, STRIP_PX);
+  drawMaskIn(context, box, state.query, step, STRIP_OPACITY);
 
-  const dot = make("i", { className: "dot" });
-  dot.style.background = step === 0 ? "transparent" : layerColor(step - 1);
-  const bar = make("span", { className: "iou" }, make("i"));
-  bar.firstChild.style.width = `${100 * iou}%`;
+  const dotColor = step === 0 ? "transparent" : layerColor(step - 1);
+  const dot = make("i", { className: "dot", style: `background: ${dotColor}` });
+  const bar = make("span", { className: "iou" }, make("i", { style: `width: ${100 * iou}%` }));
   // Two empty masks count as equal, but they agree on nothing.
   const overlap = area === 0 && iou === 1 ? ["IoU –"] : [`IoU ${iou.toFixed(2)}`, bar];
   const isObject = score >= noObject;

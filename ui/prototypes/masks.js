@@ -12,22 +12,19 @@ const NOISE = 20; // the sheets are compressed, so smaller values mean nothing
 
 const shaded = new Map(); // the masks painted last, with their outlines, by result, query, step and color
 
-// Where the mask of a query begins in the sheet of a step, and how long a row of the sheet is.
-function tileOf(query) {
+// One row of the mask of a query at a step: probabilities times 255. The sheet has `perRow` masks side by side.
+function maskRow(query, step, row) {
   const { rows, cols, per_row: perRow } = state.result.masks;
-  const width = perRow * cols;
-  return { start: Math.floor(query / perRow) * rows * width + (query % perRow) * cols, width };
+  const sheetRow = Math.floor(query / perRow) * rows + row;
+  const from = (sheetRow * perRow + (query % perRow)) * cols;
+  return state.result.pictures.sheets[step].subarray(from, from + cols);
 }
 
-// The mask of a query at a step: probabilities times 255, row by row.
+// The whole mask, row by row.
 function maskOf(query, step) {
   const { rows, cols } = state.result.masks;
-  const { start, width } = tileOf(query);
   const values = new Uint8Array(rows * cols);
-  for (let row = 0; row < rows; row++) {
-    const from = start + row * width;
-    values.set(state.result.pictures.sheets[step].subarray(from, from + cols), row * cols);
-  }
+  for (let row = 0; row < rows; row++) values.set(maskRow(query, step, row), row * cols);
   return values;
 }
 
@@ -36,8 +33,7 @@ export function maskAt(query, step, x, y) {
   const { rows, cols, extent } = state.result.masks;
   const row = Math.min(rows - 1, Math.floor((y / extent[0]) * rows));
   const col = Math.min(cols - 1, Math.floor((x / extent[1]) * cols));
-  const { start, width } = tileOf(query);
-  return state.result.pictures.sheets[step][start + row * width + col] / 255;
+  return maskRow(query, step, row)[col] / 255;
 }
 
 // Paints a mask into a canvas of its own: the surer, the more opaque.

@@ -10,11 +10,9 @@ import { decimal, headsText, layerName } from "../core/words.js";
 // The tokens that the heads of a query, or only the chosen head, picked in a layer. None where it had no foreground.
 export function pointsOf(query, layer) {
   if (!hasForeground(query, layer)) return [];
-  const byIndex = new Map();
-  state.result.prototype_index[layer][query].forEach((index, head) => {
-    if (state.head === null || state.head === head) byIndex.set(index, [...(byIndex.get(index) ?? []), head]);
-  });
-  return [...byIndex].map(([index, heads]) => {
+  const picks = state.result.prototype_index[layer][query];
+  const shown = [...picks.keys()].filter((head) => state.head === null || state.head === head);
+  return [...Map.groupBy(shown, (head) => picks[head])].map(([index, heads]) => {
     const scores = heads.map((head) => state.result.similarity[layer][query][head]);
     const point = { ...tokenAt(layer, index), query, heads, scores };
     const where = point.inPadding ? `${layerName(layer)}, in the padding` : layerName(layer);

@@ -14,10 +14,8 @@ const isZoomed = () => camera.scale > fitScale() * 1.01;
 export function fit() {
   if (!state.result || !camera.width) return;
   camera.scale = fitScale();
-  camera.left = (camera.width - state.result.width * camera.scale) / 2;
-  camera.top = (camera.height - state.result.height * camera.scale) / 2;
-  placeButtons(camera.left);
   moved();
+  placeButtons(camera.left);
 }
 
 // The buttons lie in the gap beside the fitted photo, or, where the gap is too narrow, on the photo. Zooming does not

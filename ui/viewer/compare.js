@@ -26,11 +26,7 @@ async function readBeside(changes) {
 
 // The share of pixels with the same class in both readings, among those with a class in either.
 function agreement(one, other) {
-  const classes = ({ segments }) => {
-    const byId = [null];
-    for (const { id, category_id: category } of segments) byId[id] = category;
-    return byId;
-  };
+  const classes = ({ segments }) => Object.fromEntries(segments.map(({ id, category_id: category }) => [id, category]));
   const [mine, theirs] = [classes(one), classes(other)];
   let named = 0;
   let alike = 0;

@@ -7,14 +7,10 @@ import { percent, plural, queriesText } from "../core/words.js";
 
 // The segments of each class, and their area together.
 function groups() {
-  const byClass = new Map();
-  for (const segment of byArea(state.reading.segments)) {
-    const group = byClass.get(segment.category) ?? { area: 0, segments: [] };
-    group.area += segment.area_fraction;
-    group.segments.push(segment);
-    byClass.set(segment.category, group);
-  }
-  return [...byClass.values()].toSorted((a, b) => b.area - a.area);
+  const byClass = Map.groupBy(byArea(state.reading.segments), ({ category }) => category);
+  const areaOf = (segments) => segments.reduce((sum, segment) => sum + segment.area_fraction, 0);
+  const withArea = [...byClass.values()].map((segments) => ({ segments, area: areaOf(segments) }));
+  return withArea.toSorted((a, b) => b.area - a.area);
 }
 
 const isOnly = (ids) => state.isolated?.size === ids.length && ids.every((id) => state.isolated.has(id));
@@ -31,13 +27,9 @@ export function toggleIsolated() {
 }
 
 export function toggleHidden(ids) {
-  const hidden = new Set(state.hidden);
-  const all = ids.every((id) => hidden.has(id));
-  for (const id of ids) {
-    if (all) hidden.delete(id);
-    else hidden.add(id);
-  }
-  update({ hidden });
+  const others = [...state.hidden].filter((id) => !ids.includes(id));
+  const areAllHidden = ids.every((id) => state.hidden.has(id));
+  update({ hidden: new Set(areAllHidden ? others : [...others, ...ids]) });
 }
 
 // One span per cell, with the cell's name as its class.

@@ -17,12 +17,9 @@ const milliseconds = (ms) => (ms < 10 ? `${ms.toFixed(1)} ms` : `${Math.round(ms
 
 // [stage, ms] in the order in which they ran. The network ran once; the reading is the one that is shown.
 function stages() {
-  const { stage_ms: once } = state.result;
+  const { drawing: before = 0, ...once } = state.result.stage_ms;
   const { reading_ms: reading, drawing_ms: drawing } = state.reading;
-  const all = { ...once, reading, drawing: (once.drawing ?? 0) + drawing };
-  return Object.keys(STAGE_COLORS)
-    .filter((stage) => stage in all)
-    .map((stage) => [stage, all[stage]]);
+  return Object.entries({ ...once, reading, drawing: before + drawing });
 }
 
 function renderTiming() {
@@ -31,9 +28,8 @@ function renderTiming() {
   const bar = make("div", { className: "bar", "aria-hidden": "true" });
   const list = make("ul", { "aria-label": "Time of each stage of this run" });
   for (const [stage, ms] of times) {
-    const part = make("i", { title: `${stage}: ${milliseconds(ms)}, ${Math.round((ms / total) * 100)} % of all` });
-    part.style.cssText = `flex: ${ms} 0 0; background: ${STAGE_COLORS[stage]}`;
-    bar.append(part);
+    const title = `${stage}: ${milliseconds(ms)}, ${Math.round((ms / total) * 100)} % of all`;
+    bar.append(make("i", { title, style: `flex: ${ms} 0 0; background: ${STAGE_COLORS[stage]}` }));
     list.append(make("li", {}, makeSwatch(STAGE_COLORS[stage]), `${stage} `, make("b", {}, milliseconds(ms))));
   }
   list.append(make("li", {}, "total ", make("b", {}, milliseconds(total))));
