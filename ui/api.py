@@ -20,10 +20,13 @@ from ui.viewer.payload import segment_json
 
 
 def add_endpoints(engine: Engine, storage: Storage) -> None:
-    """Adds /segment, /read and /trace to the page that is being built."""
+    """Adds /segment, /read and /trace to the page that is being built. Gradio shows their docstrings to callers."""
     config = engine.model.config
 
-    def answer(result_id: str, task: str, object_threshold: float | None, overlap_threshold: float | None):
+    def read(result_id: str, task: str, object_threshold: float | None, overlap_threshold: float | None):
+        """Reads a kept result again for another task or other thresholds; the network does not run. Returns what
+        /segment returns. Results are kept until newer ones need the room. Where the page has a switch for the
+        attention, result_id with ~masked at the end is the masked baseline's result for the same photo."""
         with one_sentence():
             result = engine.result(result_id or "")
             with engine.gate.place(bytes_for(result.original_size)):
@@ -33,12 +36,19 @@ def add_endpoints(engine: Engine, storage: Storage) -> None:
             return str(overlay), str(segments), describe(result_id, result, reading)
 
     def segment(photo: Upload | pem.ImageError | None, task: str):
+        """Segments one photo. task is 'panoptic', 'semantic' or 'instance'. Returns the overlay (PNG), a zip of the id
+        map and its COCO panoptic JSON (info, images, annotations, categories), and JSON whose result_id the other
+        endpoints take. That JSON names the photo's file and the model. Each of its segments has id, category, score,
+        area, bbox (left, top, width, height; in pixels) and queries; each of its queries says what became of it."""
         with one_sentence():
             if not isinstance(photo, Upload):
                 raise photo or ValueError("Please send a photo.")
-            return answer(engine.run(photo.path, file_name=photo.file_name), task, None, None)
+            return read(engine.run(photo.path, file_name=photo.file_name), task, None, None)
 
     def trace(result_id: str, query: float | None):
+        """The prototypes that one query of a kept result picked in every layer and head, in pixels of the photo, and
+        how its class and mask developed. Returns the trace of all queries as arrays (NPZ), and that of the one query as
+        JSON."""
         with one_sentence():
             if query is None or query != int(query):
                 raise ValueError("Please name a query by its whole number.")
@@ -59,41 +69,10 @@ def add_endpoints(engine: Engine, storage: Storage) -> None:
         file = gr.File(label="file")
         json = gr.JSON(label="answer")
 
-    gr.on(
-        [],
-        segment,
-        [photo, task],
-        [overlay, file, json],
-        api_name="segment",
-        api_description="Segments one photo. task is 'panoptic', 'semantic' or 'instance'. Returns the overlay (PNG), "
-        "a zip of the id map and its COCO panoptic JSON (info, images, annotations, categories), and JSON whose "
-        "result_id the other endpoints take. That JSON names the photo's file and the model. Each of its segments has "
-        "id, category, score, area, bbox (left, top, width, height; in pixels) and queries; each of its queries says "
-        "what became of it.",
-        **wait_in(PROGRAMS),
-    )
-    gr.on(
-        [],
-        answer,
-        [result_id, task, object_threshold, overlap_threshold],
-        [overlay, file, json],
-        api_name="read",
-        api_description="Reads a kept result again for another task or other thresholds; the network does not run. "
-        "Returns what /segment returns. Results are kept until newer ones need the room. Where the page has a switch "
-        "for the attention, result_id with ~masked at the end is the masked baseline's result for the same photo.",
-        **wait_in(READING),
-    )
-    gr.on(
-        [],
-        trace,
-        [result_id, query],
-        [file, json],
-        api_name="trace",
-        api_description="The prototypes that one query of a kept result picked in every layer and head, in pixels of "
-        "the photo, and how its class and mask developed. Returns the trace of all queries as arrays (NPZ), and that "
-        "of the one query as JSON.",
-        **wait_in(READING),
-    )
+    gr.on([], segment, [photo, task], [overlay, file, json], api_name="segment", **wait_in(PROGRAMS))
+    settings = [result_id, task, object_threshold, overlap_threshold]
+    gr.on([], read, settings, [overlay, file, json], api_name="read", **wait_in(READING))
+    gr.on([], trace, [result_id, query], [file, json], api_name="trace", **wait_in(READING))
 
 
 @contextmanager
