@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pem.categories import categories_for, has_background
+from pem.categories import Color, categories_for, has_background
+from pem.coco import id_map_png
 from pem.config import PEMConfig
 from pem.explain import cell_centres
 from pem.outputs import Segment
@@ -38,7 +39,7 @@ def result_payload(engine: Engine, result_id: str) -> dict[str, Any]:
         "other_id": engine.other(result_id),  # the same photo by the network with the other attention, or null
         "name": result.name,
         "stem": result.stem,
-        "photo": data_uri(_photo(result), "jpeg"),
+        "photo": _photo(result),
         "height": height,
         "width": width,
         "original_size": list(result.original_size),
@@ -89,7 +90,8 @@ def reading_payload(reading: Reading) -> dict[str, Any]:
         "task": reading.task,
         "object_threshold": reading.object_threshold,
         "overlap_threshold": reading.overlap_threshold,
-        "ids": data_uri(_id_map(ids), "png"),
+        # It has no colour profile, which would change its values.
+        "ids": data_uri(encode(id_map_png(reading.segmentation), "png"), "png"),
         "unassigned_fraction": round(float(np.mean(ids == 0)), 5),
         "segments": [
             segment_json(segment) | {"area_fraction": round(segment.area_px / ids.size, 5)}
@@ -101,9 +103,7 @@ def reading_payload(reading: Reading) -> dict[str, Any]:
                 "category": outcome.label,
                 "category_id": outcome.category_id,
                 "score": round(outcome.score, 4),
-                "no_object_score": round(outcome.no_object_score, 4),
                 "fate": outcome.fate,
-                "segment_ids": list(outcome.segment_ids),
                 "reason": explain_outcome(outcome, reading),
             }
             for outcome in reading.segmentation.outcomes
@@ -123,49 +123,35 @@ def segment_json(segment: Segment) -> dict[str, Any]:
         "is_thing": segment.is_thing,
         "score": round(segment.score, 4),
         "queries": list(segment.queries),
-        "color": "#{:02x}{:02x}{:02x}".format(*segment.color),
+        "color": _hex(segment.color),
     }
+
+
+def _hex(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def data_uri(image: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def _photo(result: KeptResult) -> bytes:
+def _photo(result: KeptResult) -> str:
     height, width = result.shown_size
     photo = result.photo
     photo.draft("RGB", (width, height))  # decodes a large photo at a fraction of its size, which is enough
     shown = photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2)
-    for quality in (90, 80, 65, 45, 25):
-        data = encode(shown, "jpeg", quality=quality)
-        if len(data) <= MAX_PHOTO_BYTES:
-            break
-    return data
+    return _jpegs([shown], (90, 80, 65, 45, 25), MAX_PHOTO_BYTES)[0]
 
 
 def _model(config: PEMConfig) -> dict[str, Any]:
     return {
-        "name": config.name,
-        "trained": config.trained,
         "attention": config.attention,
         "num_queries": config.num_queries,
         "num_heads": config.num_heads,
-        "task": config.task,
-        "object_threshold": config.object_threshold,
         "overlap_threshold": config.overlap_threshold,
         "has_background": has_background(config),
-        "categories": [
-            {"name": c.name, "is_thing": c.is_thing, "color": "#{:02x}{:02x}{:02x}".format(*c.color)}
-            for c in categories_for(config)
-        ],
+        "categories": [{"name": c.name, "color": _hex(c.color)} for c in categories_for(config)],
     }
-
-
-def _id_map(ids: np.ndarray) -> bytes:
-    """The id map as a PNG, id = R + 256 G; it has no colour profile, which would change its values."""
-    channels = np.zeros((*ids.shape, 3), np.uint8)
-    channels[..., 0], channels[..., 1] = ids & 255, ids >> 8
-    return encode(channels, "png")
 
 
 def _per_row(num_queries: int) -> int:
@@ -181,11 +167,16 @@ def _mask_sheets(masks: np.ndarray) -> list[str]:
     sheets = tiles.reshape(steps, per_row, per_row, rows, cols).swapaxes(2, 3)
     images = [Image.fromarray(sheet) for sheet in sheets.reshape(steps, per_row * rows, per_row * cols)]
     # WebP is no smaller at this quality, and takes twenty times as long.
-    for quality in (50, 30, 15, 5):
+    return _jpegs(images, (50, 30, 15, 5), MAX_SHEETS_BYTES)
+
+
+def _jpegs(images: list[Image.Image], qualities: tuple[int, ...], max_bytes: int) -> list[str]:
+    """JPEGs of the first quality at which all together have at most so many bytes, or else of the last one."""
+    for quality in qualities:
         data = [encode(image, "jpeg", quality=quality) for image in images]
-        if sum(map(len, data)) <= MAX_SHEETS_BYTES:
+        if sum(map(len, data)) <= max_bytes:
             break
-    return [data_uri(sheet, "jpeg") for sheet in data]
+    return [data_uri(jpeg, "jpeg") for jpeg in data]
 
 
 def _rounded(values: np.ndarray, digits: int = 4) -> list:
