@@ -82,7 +82,7 @@ class Guard:
 
         self.listening[heard] += 1
         try:
-            scope = self._without_odd_host(scope)
+            self._drop_odd_host(scope)
             receive, content = await self._admit(scope, receive, route)
             if route == "cancel" and cancel_if_running(scope["app"].get_blocks(), content):
                 return await JSONResponse({"success": True})(scope, receive, send_with_headers)
@@ -129,15 +129,12 @@ class Guard:
             check_queue(page, function, content.get("session_hash", ""), self.max_waiting)
         return replay(content, receive), content
 
-    def _without_odd_host(self, scope: Scope) -> Scope:
-        """Without an X-Forwarded-Host that no proxy can have sent."""
-        name = b"x-forwarded-host"
-        headers = [
-            (key, value)
-            for key, value in scope["headers"]
-            if key != name or (self.has_proxy and re.fullmatch(rb"[\w.-]+(:\d+)?", value))
-        ]
-        return {**scope, "headers": headers}
+    def _drop_odd_host(self, scope: Scope) -> None:
+        """Drops an X-Forwarded-Host that no proxy can have sent."""
+        headers, name = MutableHeaders(scope=scope), "x-forwarded-host"
+        values = headers.getlist(name)
+        if not self.has_proxy or not all(re.fullmatch(r"[\w.-]+(:\d+)?", value, re.ASCII) for value in values):
+            del headers[name]
 
     async def _admit_upload(self, length: str) -> None:
         if not length.isdecimal():
