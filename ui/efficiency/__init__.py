@@ -57,34 +57,30 @@ def add_tab(
     def measure(size: str, num_queries: float, precision: str, seconds: float, request: gr.Request) -> Iterator[tuple]:
         last_told, num_shown = 0.0, 0
         rounds = measure_on_gpu(SIZES[size], int(num_queries), precision, seconds, device)
-        measurement = None
         while True:
             try:
                 with network_gate.place():
-                    latest = next(rounds, None)
+                    measurement = next(rounds, None)
             except Busy as error:
                 yield f'<p class="state">{error}</p>', gr.skip(), gr.skip(), gr.skip()
                 return
-            if latest is None:
-                break
-            measurement = latest
+            if measurement is None:
+                return
             if str(request.session_hash) in cancelled:
                 yield CANCELLED, gr.skip(), gr.skip(), gr.skip()
                 return
             if measurement.doing and time.monotonic() - last_told < REFRESH_S:
                 continue
             last_told = time.monotonic()
-            figure: Any = gr.skip()
+            figure = file = gr.skip()
             if len(measurement.comparisons) > num_shown:
-                figure, num_shown = (
-                    gr.update(value=measured_figure(measurement), visible=True),
-                    len(measurement.comparisons),
-                )
-            yield progress(measurement), figure, found(measurement), gr.skip()
-        assert measurement is not None  # the last one has everything
-        numbers = json.dumps(dataclasses.asdict(measurement), indent=1)
-        file = storage.write_download("measured_here.json", numbers.encode())
-        yield progress(measurement), gr.skip(), found(measurement), gr.update(value=str(file), interactive=True)
+                num_shown = len(measurement.comparisons)
+                figure = gr.update(value=measured_figure(measurement), visible=True)
+            if not measurement.doing:  # it is complete
+                numbers = json.dumps(dataclasses.asdict(measurement), indent=1)
+                path = storage.write_download("measured_here.json", numbers.encode())
+                file = gr.update(value=str(path), interactive=True)
+            yield progress(measurement), figure, found(measurement), file
 
     gr.Markdown(INTRODUCTION)
     with gr.Column(elem_id="measure"):
@@ -147,11 +143,7 @@ def add_tab(
             outputs += [column, title, figure, text, data]
 
     def draw(machine: str | None) -> list[Any]:
-        updates: list[Any] = []
-        charts = stored_charts(machine or "")
-        for name in CHARTS:
-            updates += _show(charts[name])
-        return updates
+        return [update for chart in stored_charts(machine or "").values() for update in _show(chart)]
 
     # Drawn when they are looked at: the plotting library is larger than the rest of the page.
     gr.on([tab.select, machine.change], draw, machine, outputs, **quiet)
