@@ -121,14 +121,10 @@ class Storage:
 def remove_abandoned(parent: Path) -> None:
     """Removes the folders of servers that were killed: no process holds their locks."""
     for file in parent.glob(f"{PREFIX}*.lock"):
-        lock = FileLock(file)
-        with suppress(Timeout, OSError, NotImplementedError):  # it is in use, or belongs to another user
-            lock.acquire(blocking=False)
-            try:
-                shutil.rmtree(file.with_suffix(""), ignore_errors=True)
-                file.unlink(missing_ok=True)
-            finally:
-                lock.release()
+        # It may be in use, or belong to another user.
+        with suppress(Timeout, OSError, NotImplementedError), FileLock(file, blocking=False):
+            shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+            file.unlink(missing_ok=True)
 
 
 def new_folder(parent: Path) -> Path:

@@ -79,7 +79,7 @@ def trace_arrays(result: KeptResult) -> dict[str, np.ndarray]:
     - ``original_size``, ``content_size``, ``padded_size`` [2]: (height, width) of the photo, and of the network's input
       without and with its padding
     """
-    layers, steps = result.layers, result.evolution
+    layers = result.layers
     places = [_places(result, layer) for layer in layers]
     return {
         "prototype_index": np.stack([layer.prototype_index for layer in layers]),
@@ -89,12 +89,7 @@ def trace_arrays(result: KeptResult) -> dict[str, np.ndarray]:
         "allowed_fraction": np.stack([layer.allowed_fraction for layer in layers]),
         "strides": np.array([layer.stride for layer in layers]),
         "grid_sizes": np.array([layer.grid_size for layer in layers]),
-        "category_id": steps.category_id,
-        "score": steps.score,
-        "no_object_score": steps.no_object_score,
-        "area_fraction": steps.area_fraction,
-        "final_iou": steps.final_iou,
-        "masks": steps.masks,
+        **vars(result.evolution),
         "class_probs": class_probs(as_arrays(result.output).pred_logits[0]),
         "categories": np.array([category.name for category in categories_for(result.config)]),
         "original_size": np.array(result.original_size),
