@@ -25,7 +25,7 @@ from analysis.arguments import add_shared, parse_size
 from analysis.results import EXAMPLES, MIB, Report, Row
 from analysis.timing import Workload, measure_rounds, percentiles, whole
 from pem.exported import ExportedPEM, usable_runtimes
-from pem.model import run_on_arrays
+from pem.run import run as run_network
 
 PHOTO = EXAMPLES / "cat.jpg"
 CPU = torch.device("cpu")
@@ -44,8 +44,8 @@ def compare(what: str, works: Mapping[str, Callable[[], object]], repeats: int) 
     return rows
 
 
-def forward(model: pem.PEM | ExportedPEM, pixels: np.ndarray) -> object:
-    return model(pixels) if isinstance(model, ExportedPEM) else run_on_arrays(model, pixels).pred_masks
+def masks(model: pem.PEM | ExportedPEM, pixels: np.ndarray) -> object:
+    return run_network(model, pixels).pred_masks  # torch makes them when they are asked for
 
 
 # A process starts with the peak of the one that started it, so a small one starts it.
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     models = {name: pem.load_model("default", device="cpu", runtime=name) for name in names}
     for height, width in args.sizes:
         pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
-        networks = {name: partial(forward, model, pixels) for name, model in models.items()}
+        networks = {name: partial(masks, model, pixels) for name, model in models.items()}
         for row in compare(f"network, {height}x{width}", networks, args.repeats):
             report.add(row)
     height, width = args.photo_px
