@@ -33,9 +33,9 @@ Run = Callable[..., dict[str, Any]]
 class ExportedPEM:
     """A network in a file. Called with pixels, it returns what a PEM returns, as arrays; ``pem.predict`` takes it, too.
 
-    >>> model = pem.load_model("pem.onnx")
-    >>> model.config.num_classes, model.runtime
-    (47, 'onnxruntime')
+    >>> model = pem.load_model("pem.onnx", runtime="openvino")
+    >>> pem.predict(model, "photo.jpg").ids.shape  # (height, width) of the photo
+    (480, 640)
     """
 
     def __init__(self, path: str | os.PathLike[str], runtime: str | None = None) -> None:

@@ -19,10 +19,11 @@ def test_an_example_gives_what_it_says(name: str, tmp_path: Path, monkeypatch: p
     """In a folder with a photo.jpg of 640 x 480, and with a small model in the place of the bundled one."""
     Image.new("RGB", (640, 480), "gray").save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
+    text = getattr(pem, name).__doc__
     model = small_model(short_side_px=64, max_long_side_px=128)
     monkeypatch.setattr(pem, "load_model", lambda *_, **__: model)
     names = {"pem": pem, "model": model}
-    example = doctest.DocTestParser().get_doctest(getattr(pem, name).__doc__, names, name, None, None)
+    example = doctest.DocTestParser().get_doctest(text, names, name, None, None)
     report: list[str] = []
     doctest.DocTestRunner().run(example, out=report.append)
     assert not report, "".join(report)
