@@ -220,6 +220,7 @@ def test_both_attentions_lie_on_one_side_of_a_line_each(uploaded: Page) -> None:
     set_number(uploaded, "score-threshold", "1")
     expect(agreement).to_have_text("Neither of the two names anything.")
     set_number(uploaded, "score-threshold", "0.5")
+    expect(rows(uploaded)).to_have_count(2)  # what comes with them may move what is clicked next
 
     uploaded.get_by_label("masked", exact=True).check(force=True)
     expect(uploaded.locator("#walk")).to_be_hidden()
