@@ -19,9 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-WEIGHTS = {
-    f"pem/assets/weights/{name}" for name in ("default.safetensors", "default.onnx", "default-masked.safetensors")
-}
+WEIGHTS = {"pem/assets/weights/default.safetensors", "pem/assets/weights/default.onnx"}
 HEAVY = {
     *("fvcore", "gradio", "huggingface_hub", "matplotlib", "onnxruntime", "openvino", "plotly", "scipy", "timm"),
     *("torch", "torchmetrics", "transformers"),

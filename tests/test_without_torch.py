@@ -17,7 +17,7 @@ from test_package import ROOT, declared
 import pem
 from pem.load import DEFAULT_EXPORT, EXAMPLES
 
-MOST_MB = 250
+MOST_MB = 250  # without the weights that come with the package
 PHOTO = EXAMPLES / "cat.jpg"
 
 
