@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,8 @@ def lay_out(out: Path, hardware: str, model: str | None = None) -> None:
             shutil.copytree(ROOT / part, out / part, ignore=left_out)
         else:
             shutil.copy(ROOT / part, out / part)
+    for path in out.rglob("*"):  # the checkout may be one that nobody can write to
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
     settings = [f"suggested_hardware: {HARDWARE[hardware]}"]
     if model is not None:
         settings += ["preload_from_hub:", f"  - {repository} model.safetensors {commit}"]

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pem.coco import id_map_png, panoptic_json
-from pem.exported import RUNTIMES, ExportedPEM
+from pem.exported import ExportedPEM
 from pem.fastest import installed_version, kept_choice
 from pem.files import SOFTWARE, Work, find_photos, plan_one, plan_several, writing
 from pem.load import DEFAULT_EXPORT, load_model, runtimes_of_default
@@ -27,6 +27,7 @@ from pem.photos import load_image
 from pem.postprocess import READINGS
 from pem.predict import predict
 from pem.render import legend, render
+from pem.runtimes import RUNTIMES
 from pem.terminal import INTERRUPTED, escape_missing_letters, leave_to_reader
 
 if TYPE_CHECKING:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,16 @@ import numpy as np
 
 from pem.arrays import Arrays
 from pem.config import PEMConfig, config_from_json
-from pem.cores import usable_cores
 from pem.errors import WeightsError, first_line
 from pem.outputs import LayerTrace, PEMOutput, Prediction
 from pem.preprocess import check_size
+from pem.runtimes import PREDICTION, RUNTIMES, openvino_core, pick_runtime
 
 FORMAT_VERSION = 1
-INPUT = "pixels"
-PREDICTION = ("pred_logits", "pred_masks")
+ENDINGS = (".onnx", ".xml")  # the second is OpenVINO's, with the weights beside it in a .bin
 # What a file that was exported with its trace says as well. The first four are stacked over the L earlier predictions.
 STEPS = ("aux_pred_logits", "aux_mask_embed", "mask_embed", "mask_features")
 OF_LAYER = ("prototype_index", "similarity", "target", "key", "banned", "allowed_fraction")
-
-# Takes pixels [B, 3, H, W] and the names of outputs, none for all of them; returns arrays by name.
-Run = Callable[..., dict[str, Any]]
 
 
 class ExportedPEM:
@@ -38,13 +33,23 @@ class ExportedPEM:
     (480, 640)
     """
 
-    def __init__(self, path: str | os.PathLike[str], runtime: str | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], runtime: str | None = None, size: tuple[int, int] | None = None
+    ) -> None:
         """``runtime`` is "onnxruntime" or "openvino"; None is the first of them that is installed.
+
+        With ``size``, (height, width) in pixels, it takes single images of that size only, as of a camera. OpenVINO is
+        faster then (analysis/README.md).
 
         Raises FileNotFoundError, and WeightsError for a file that is damaged, foreign or of a newer version, and for a
         runtime that is missing or cannot run it.
         """
         self.path = Path(path)
+        if self.path.suffix.lower() == ".xml":
+            if runtime not in (None, "openvino"):
+                raise WeightsError(f"Only openvino runs {self.path}; give it alone, or an .onnx file.")
+            runtime = "openvino"
+        self.runtime = pick_runtime(runtime)
         remarks = read_remarks(self.path)
         try:
             self.config: PEMConfig = config_from_json(remarks["config"])
@@ -52,9 +57,11 @@ class ExportedPEM:
             raise WeightsError(f"The config in {self.path} cannot be used: {first_line(error)}.") from error
         self.precision = remarks["precision"]
         self.has_trace = remarks["trace"] == "yes"
-        self.runtime = pick_runtime(runtime)
+        self.size = size
+        if size:
+            check_size(size)
         try:
-            self._run = RUNTIMES[self.runtime](self.path)
+            self._run = RUNTIMES[self.runtime](self.path, size, self.precision == "bfloat16")
         except Exception as error:  # each runtime has its own
             name = f"{self.runtime} {version(self.runtime)}"
             raise WeightsError(f"{name} cannot run {self.path} ({first_line(error)}); install a newer one.") from error
@@ -67,95 +74,27 @@ class ExportedPEM:
         was exported without.
         """
         check_size((pixels.shape[-2], pixels.shape[-1]))
+        if self.size and (len(pixels), *pixels.shape[-2:]) != (1, *self.size):
+            raise ValueError(f"This network was opened for one image of {self.size[0]}x{self.size[1]} px at a time.")
         if trace and not self.has_trace:
             raise ValueError(f"{self.path} was exported without its trace; export it with trace=True (--trace).")
         pixels = np.ascontiguousarray(pixels, np.float32)
-        return self._traced(self._run(pixels)) if trace else Arrays(**self._run(pixels, PREDICTION))
-
-    def _traced(self, outputs: dict[str, Any]) -> PEMOutput:
-        aux_logits, aux_embeds, mask_embed, features = (outputs[name] for name in STEPS)
-        earlier = [Prediction(logits, embed, features) for logits, embed in zip(aux_logits, aux_embeds, strict=True)]
-        last = PEMOutput(outputs["pred_logits"], mask_embed, features, aux_outputs=tuple(earlier))
-        height, width = features.shape[2:]
-        layers = []
-        for i, prediction in enumerate((*earlier[1:], last)):
-            stride = (32, 16, 8)[i % 3]
-            grid_size = (height * 4 // stride, width * 4 // stride)
-            parts = {name: outputs[f"layer_{i + 1}_{name}"] for name in OF_LAYER}
-            layers.append(LayerTrace(stride, grid_size, prediction=prediction, **parts))
-        return PEMOutput(last.pred_logits, mask_embed, features, tuple(earlier), tuple(layers))
+        return as_output(self._run(pixels)) if trace else Arrays(**self._run(pixels, PREDICTION))
 
 
-def usable_runtimes() -> list[str]:
-    """Those of RUNTIMES that are installed and not too old."""
-    return [name for name in RUNTIMES if find_spec(name) and not is_too_old(name)]
-
-
-def is_too_old(runtime: str) -> bool:
-    """onnxruntime has DeformConv on a CPU since 1.25."""
-    return runtime == "onnxruntime" and tuple(map(int, version(runtime).split(".")[:2])) < (1, 25)
-
-
-def pick_runtime(wanted: str | None) -> str:
-    """That runtime, or the first that is usable. Raises WeightsError where there is none."""
-    if wanted is None:
-        if usable := usable_runtimes():
-            return usable[0]
-        raise WeightsError("Neither onnxruntime 1.25 nor OpenVINO is installed: pip install onnxruntime openvino.")
-    if not find_spec(wanted):
-        raise WeightsError(f"{wanted} is not installed: pip install {wanted}.")
-    if is_too_old(wanted):
-        raise WeightsError(f"{wanted} {version(wanted)} is too old: pip install 'onnxruntime>=1.25', or use openvino.")
-    return wanted
-
-
-def open_onnxruntime(path: Path) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
-    options.log_severity_level = 3  # errors; its warnings about optimisations help nobody here
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    every = [output.name for output in session.get_outputs()]
-
-    def run(pixels: np.ndarray, names: Sequence[str] = every) -> dict[str, Any]:
-        return dict(zip(names, session.run(names, {INPUT: pixels}), strict=True))
-
-    return run
-
-
-def open_openvino(path: Path) -> Run:
-    import openvino
-    from openvino.frontend.onnx import ConversionExtension
-
-    core = openvino.Core()
-    core.add_extension(ConversionExtension("DeformConv", deformable_convolution))
-    # By itself it computes in bfloat16 where the processor can.
-    hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": usable_cores()}
-    compiled = core.compile_model(core.read_model(path), "CPU", hints)
-    every = [output.get_any_name() for output in compiled.outputs]
-
-    def run(pixels: np.ndarray, names: Sequence[str] = every) -> dict[str, Any]:
-        results = compiled.create_infer_request().infer({INPUT: pixels})
-        return {name: results[name].copy() for name in names}
-
-    return run
-
-
-def deformable_convolution(node: Any) -> Any:
-    """ONNX's DeformConv as OpenVINO's operator, which its own reader of ONNX does not know."""
-    from openvino import opset8
-
-    x, weight, offset, bias, mask = (node.get_input(i) for i in range(5))
-    convolved = opset8.deformable_convolution(
-        *(x, offset, weight),
-        **{"strides": [1, 1], "pads_begin": [1, 1], "pads_end": [1, 1], "dilations": [1, 1], "mask": mask},
-        bilinear_interpolation_pad=True,  # outside the image are zeros, as in torchvision
-    )
-    return opset8.add(convolved, opset8.reshape(bias, np.array([1, -1, 1, 1]), False)).outputs()
-
-
-RUNTIMES: dict[str, Callable[[Path], Run]] = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
+def as_output(outputs: dict[str, Any]) -> PEMOutput:
+    """The outputs of a file with its trace, by name, as the record that a PEM returns."""
+    aux_logits, aux_embeds, mask_embed, features = (outputs[name] for name in STEPS)
+    earlier = [Prediction(logits, embed, features) for logits, embed in zip(aux_logits, aux_embeds, strict=True)]
+    last = PEMOutput(outputs["pred_logits"], mask_embed, features, aux_outputs=tuple(earlier))
+    height, width = features.shape[2:]
+    layers = []
+    for i, prediction in enumerate((*earlier[1:], last)):
+        stride = (32, 16, 8)[i % 3]
+        grid_size = (height * 4 // stride, width * 4 // stride)
+        parts = {name: outputs[f"layer_{i + 1}_{name}"] for name in OF_LAYER}
+        layers.append(LayerTrace(stride, grid_size, prediction=prediction, **parts))
+    return PEMOutput(last.pred_logits, mask_embed, features, tuple(earlier), tuple(layers))
 
 
 # ------------------------------------------------------------------------------------------------- what is in the file
@@ -170,10 +109,32 @@ def read_remarks(path: Path) -> dict[str, str]:
     ours, was damaged since, or is of a newer version."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no exported network {path}.")
+    weights, remarks = read_openvino(path) if path.suffix.lower() == ".xml" else read_onnx(path)
+    if "pem_format" not in remarks:
+        raise WeightsError(f"{path} was not made by python -m pem.export; export a network with it.")
+    if remarks["pem_format"] != str(FORMAT_VERSION):
+        raise WeightsError(
+            f"{path} has format {remarks['pem_format']}, this version reads {FORMAT_VERSION}; update this project."
+        )
+    if remarks.get("sha256") != hashlib.sha256(weights).hexdigest():
+        raise WeightsError(f"{path} is damaged or was changed; export the network again.")
+    return remarks
+
+
+def read_openvino(path: Path) -> tuple[bytes, dict[str, str]]:
+    """The weights beside an .xml file, and its remarks."""
     try:
-        content = memoryview(path.read_bytes())
-        graph, remarks = memoryview(b""), {}
-        for number, value in fields(content):
+        remarks: dict[str, str] = openvino_core().read_model(path).get_rt_info("pem").value
+        return path.with_suffix(".bin").read_bytes(), remarks
+    except Exception as error:  # its own
+        raise WeightsError(f"{path} is damaged or no file of OpenVINO; export the network again.") from error
+
+
+def read_onnx(path: Path) -> tuple[memoryview, dict[str, str]]:
+    """The graph in an .onnx file, weights included, and its remarks."""
+    graph, remarks = memoryview(b""), {}
+    try:
+        for number, value in fields(memoryview(path.read_bytes())):
             if number == GRAPH:
                 graph = value
             elif number == REMARK:
@@ -181,15 +142,7 @@ def read_remarks(path: Path) -> dict[str, str]:
                 remarks[pair[1]] = pair.get(2, "")
     except (ValueError, IndexError, KeyError) as error:
         raise WeightsError(f"{path} is damaged or no ONNX file; export the network again.") from error
-    if "pem_format" not in remarks:
-        raise WeightsError(f"{path} was not made by python -m pem.export; export a network with it.")
-    if remarks["pem_format"] != str(FORMAT_VERSION):
-        raise WeightsError(
-            f"{path} has format {remarks['pem_format']}, this version reads {FORMAT_VERSION}; update this project."
-        )
-    if remarks.get("sha256") != hashlib.sha256(graph).hexdigest():
-        raise WeightsError(f"{path} is damaged or was changed; export the network again.")
-    return remarks
+    return graph, remarks
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

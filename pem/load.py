@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from pem.config import PRESETS, PEMConfig, get_config
 from pem.errors import WeightsError, first_line
-from pem.exported import RUNTIMES, ExportedPEM, usable_runtimes
+from pem.exported import ENDINGS, ExportedPEM
 from pem.fastest import fastest
+from pem.runtimes import RUNTIMES, usable_runtimes
 
 if TYPE_CHECKING:  # an exported network needs no torch
     import torch
@@ -26,7 +27,7 @@ DEFAULT_WEIGHTS = _HOME / "assets" / "weights" / "default.safetensors"
 DEFAULT_EXPORT = DEFAULT_WEIGHTS.with_suffix(".onnx")
 EXAMPLES = _HOME / "assets" / "examples"  # in the repository only
 HUB_FILE = "model.safetensors"
-FILE_ENDINGS = (".safetensors", ".onnx", ".pth", ".pt", ".bin", ".ckpt", ".pkl")
+FILE_ENDINGS = (".safetensors", *ENDINGS, ".pth", ".pt", ".bin", ".ckpt", ".pkl")
 
 
 @overload
@@ -59,9 +60,10 @@ def load_model(
 
     Args:
         name_or_path: "default", the model that comes with this project (offline); another preset, together with
-            ``weights``; one of our ``.safetensors`` files; an ``.onnx`` file of ``pem.export``; a training run's
-            ``checkpoint.pt`` (its averaged weights); or "owner/repo@revision" on the Hugging Face Hub, where the
-            revision (a tag or commit) pins what is downloaded: its ``model.safetensors``, once, with a progress bar.
+            ``weights``; one of our ``.safetensors`` files; an ``.onnx`` or ``.xml`` file of ``pem.export``; a
+            training run's ``checkpoint.pt`` (its averaged weights); or "owner/repo@revision" on the Hugging Face Hub,
+            where the revision (a tag or commit) pins what is downloaded: its ``model.safetensors``, once, with a
+            progress bar.
         device: "auto" is "cuda" where there is one, else "cpu". Exported networks run on the CPU.
         weights: a file for that preset, of any kind that ``load_weights`` reads.
         fast: whether to return the fast copy for inference (see pem.fast) instead of the plain network, which can be
@@ -79,16 +81,20 @@ def load_model(
     if runtime not in (None, "auto", "torch", *RUNTIMES):
         raise ValueError(f"There is no runtime {runtime!r}; choose one of: auto, torch, {', '.join(RUNTIMES)}.")
     name = os.fspath(name_or_path)
-    is_exported = name.lower().endswith(".onnx")
-    if is_exported and (runtime == "torch" or weights is not None):
+    if is_export(name) and (runtime == "torch" or weights is not None):
         raise ValueError(f"{name} holds its own weights, and torch does not run it; give it alone.")
     if runtime == "auto":
         runtime = _fastest(name, device, weights, fast)
-    if runtime is None and not is_exported and (name != "default" or find_spec("torch")):
+    if runtime is None and not is_export(name) and (name != "default" or find_spec("torch")):
         runtime = "torch"
     if runtime != "torch" and weights is None:
         return ExportedPEM(_locate_export(name), runtime)
     return _load_torch_model(name, device, weights, fast)
+
+
+def is_export(name: str) -> bool:
+    """Whether this is a file of ``pem.export``, by its ending."""
+    return name.lower().endswith(ENDINGS)
 
 
 def runtimes_of_default() -> list[str]:
@@ -98,10 +104,9 @@ def runtimes_of_default() -> list[str]:
 
 def _fastest(name: str, device: str | torch.device, weights: object, fast: bool) -> str | None:
     """The fastest runtime that can run this model on this device; None where only the usual one can."""
-    is_exported = name.lower().endswith(".onnx")
-    if weights is not None or not (is_exported or name == "default"):
-        return None  # there is no exported file of it
-    path, runtimes = _locate_export(name), usable_runtimes() if is_exported else runtimes_of_default()
+    if weights is not None or not (is_export(name) or name == "default") or name.lower().endswith(".xml"):
+        return None  # there is no exported file of it, or only OpenVINO runs it
+    path, runtimes = _locate_export(name), usable_runtimes() if is_export(name) else runtimes_of_default()
     if "torch" in runtimes:
         from pem.devices import pick_device
 
@@ -154,7 +159,7 @@ def _config_in(path: Path, own: PEMConfig | None) -> PEMConfig:
 def _locate_export(name: str) -> Path:
     if name == "default":
         return DEFAULT_EXPORT
-    if not name.lower().endswith(".onnx"):
+    if not is_export(name):
         raise ValueError(
             f"Other runtimes than torch run exported networks, not {name}; make one with "
             f"python -m pem.export --model {name} --out FILE.onnx."

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import pem
-from pem.exported import RUNTIMES, usable_runtimes
 from pem.exporting.check import compare, example_photos
 from pem.load import DEFAULT_EXPORT, DEFAULT_WEIGHTS
+from pem.runtimes import RUNTIMES, usable_runtimes
 
 EXAMPLES = Path(__file__).parent.parent / "assets" / "examples"
 
@@ -46,7 +46,7 @@ def test_the_bundled_exported_network_is_the_bundled_model(runtime: str) -> None
     if runtime not in usable_runtimes():
         pytest.skip(f"{runtime} is missing or too old.")
     plain = pem.load_model("default", device="cpu", fast=False)
-    found = compare(plain, pem.load_model(DEFAULT_EXPORT, runtime=runtime), example_photos(), strict=True)
+    found = compare(plain, pem.load_model(DEFAULT_EXPORT, runtime=runtime), runtime, example_photos(), strict=True)
     assert found.photos == 6
 
 

@@ -20,6 +20,7 @@ LEVELS = (
     {"pem.categories", "pem.files"},
     {"pem.layers"},
     {"pem.deform_conv", "pem.names", "pem.preprocess", "pem.tiles"},
+    {"pem.runtimes"},
     {"pem.exported"},
     {"pem.coco", "pem.pixels", "pem.render"},
     {"pem.postprocess"},

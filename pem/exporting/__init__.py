@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 from pem.errors import WeightsError
 from pem.exporting.check import Comparison
 from pem.model import PEM
 
-PRECISIONS = ("float32", "float16")
-__all__ = ["PRECISIONS", "Comparison", "export"]
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+# An .xml file would hold int8 weights widened, for OpenVINO computes with what is in it.
+PRECISIONS_OF = {".pt2": PRECISIONS[:1], ".xml": PRECISIONS[:3]}
+__all__ = ["FORMATS", "PRECISIONS", "Comparison", "export"]
 
 
 def export(
     model: PEM, path: str | os.PathLike[str], precision: str = "float32", trace: bool = False
 ) -> list[Comparison]:
-    """Writes an ``.onnx`` file with the network, its weights and its config, which ``pem.load_model`` reads.
+    """Writes a file with the network, its weights and its config. ``pem.load_model`` reads .onnx and .xml files.
 
     Images of any size in multiples of 32 and batches of any size may be fed to it. It is compared with ``model`` on the
     photos that come with the project, in each runtime that is installed, and written only if it passes.
 
     Args:
         model: the plain network, in eval mode (``pem.load_model(..., fast=False)``).
-        path: the file, ending in .onnx.
-        precision: of the weights in the file. "float32": the same numbers as in torch. "float16": half the size;
-            computed in float32.
+        path: the file. Its ending says the format: .onnx; .xml, OpenVINO's, with the weights beside it in a .bin;
+            or .pt2, torch.export's.
+        precision: of the weights in the file. "float32": the same numbers as in torch. "float16": half the size,
+            "int8": a quarter; both are computed in float32. "bfloat16": half the size; OpenVINO computes in it where
+            the processor can.
         trace: whether the file also gives what each layer did (``ExportedPEM.__call__`` with ``trace=True``).
 
     Returns:
@@ -39,14 +45,18 @@ def export(
     >>> comparisons = pem.export(model, "pem.onnx")  # doctest: +SKIP
     """
     path = Path(path)
-    if path.suffix.lower() != ".onnx":
-        raise ValueError(f"{path} has another ending than .onnx; add it, or load_model cannot read the file.")
+    ending = path.suffix.lower()
+    if ending not in FORMATS.values():
+        raise ValueError(f"{path} has another ending than {', '.join(FORMATS.values())}, which say the format.")
     if precision not in PRECISIONS:
         raise ValueError(f"There is no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}.")
+    if precision not in PRECISIONS_OF.get(ending, PRECISIONS):
+        raise ValueError(f"A file that ends in {ending} cannot hold {precision}; export it to an .onnx file.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} into.")
     try:
-        from pem.exporting import onnx_file
+        writer = import_module("pem.exporting.torch_file" if ending == ".pt2" else "pem.exporting.onnx_file")
     except ModuleNotFoundError as error:
         raise WeightsError(f"{error.name} is not installed: pip install 'pem-studio[export]'.") from error
-    return onnx_file.export(model, path, precision, trace)
+    comparisons: list[Comparison] = writer.export(model, path, precision, trace)
+    return comparisons

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pem.exporting import PRECISIONS, export
+from pem.exporting import FORMATS, PRECISIONS, export
 from pem.load import load_model
 from pem.terminal import escape_missing_letters
 
@@ -19,11 +19,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--model", default="default", help="a preset, a weights file or a Hub id; default: %(default)s")
     add("--weights", help="the weights of a preset")
+    add("--to", choices=FORMATS, help="the format, which the ending of FILE says, too: .onnx, .xml or .pt2")
     add("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the weights; default: %(default)s")
     add("--trace", action="store_true", help="the file also says which prototypes each layer chose")
-    add("--out", type=Path, required=True, metavar="FILE.onnx")
+    add("--out", type=Path, required=True, metavar="FILE")
     options = parser.parse_args(arguments)
     escape_missing_letters()
+    ending = FORMATS.get(options.to, options.out.suffix.lower())
+    if options.out.suffix.lower() != ending:
+        parser.error(f"a file of {options.to} ends in {ending}; write --out {options.out.stem}{ending}.")
     try:
         model = load_model(options.model, "cpu", options.weights, fast=False)
         print("Exporting, which takes a minute...", flush=True)

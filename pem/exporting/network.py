@@ -10,16 +10,20 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from pem.exported import OF_LAYER, PREDICTION, STEPS
-from pem.fast.folding import FoldedUpsample, fold_norms, folded
+from pem.exported import OF_LAYER, STEPS
 from pem.model import PEM, require_eval
 from pem.outputs import PEMOutput
+from pem.preprocess import SIZE_DIVISOR
+from pem.runtimes import PREDICTION
+
+MAX_SIDES = 64  # in steps of SIZE_DIVISOR; only the exporter wants a limit
+EXAMPLE_SIZE = (2, 3, 4 * SIZE_DIVISOR, 6 * SIZE_DIVISOR)  # traced with it; no number may occur twice
 
 
 class Exportable(nn.Module):
     """Takes pixels [B, 3, H, W] and returns a flat tuple: the outputs named by ``output_names``."""
 
-    def __init__(self, plain: PEM, trace: bool, fold: bool = False) -> None:
+    def __init__(self, plain: PEM, trace: bool) -> None:
         """Raises ValueError for a model in training mode, and for a fast copy."""
         super().__init__()
         require_eval(plain)
@@ -27,16 +31,9 @@ class Exportable(nn.Module):
             raise ValueError("This is a fast copy of a model; export the model itself (load_model with fast=False).")
         self.model = copy.deepcopy(plain).cpu().float()
         self.trace = trace
-        if fold:
-            self.model.backbone = folded(self.model.backbone)
         make_padding_constant(self.model.backbone)
-        upsample: Any = self.model.pixel_decoder.upsample
-        for i, stage in enumerate(upsample):
-            if fold:
-                upsample[i] = FoldedUpsample(stage)
-            upsample[i].deform_conv = plain_deform_conv
-        if fold:
-            fold_norms(self.model.pixel_decoder)
+        for stage in self.model.pixel_decoder.upsample:
+            stage.deform_conv = plain_deform_conv  # type: ignore[assignment]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         output: PEMOutput = self.model(pixels, trace=self.trace)
@@ -46,6 +43,12 @@ class Exportable(nn.Module):
         earlier = (torch.stack(x) for x in zip(*((y.pred_logits, y.mask_embed) for y in output.aux_outputs)))
         layers = (getattr(layer, name) for layer in output.trace for name in OF_LAYER)
         return (*prediction, *earlier, output.mask_embed, output.mask_features, *layers)
+
+
+def dynamic_shapes() -> dict[str, dict[int, Any]]:
+    """For torch.export: height and width from 64 px on in steps of 32, and batches from 1 on."""
+    height, width = (SIZE_DIVISOR * torch.export.Dim(name, min=2, max=MAX_SIDES) for name in ("height_32", "width_32"))
+    return {"pixels": {0: torch.export.Dim("batch", min=1, max=64), 2: height, 3: width}}
 
 
 def output_names(num_layers: int, trace: bool) -> tuple[str, ...]:

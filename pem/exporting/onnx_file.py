@@ -1,10 +1,8 @@
-"""Exportable -> an ONNX file: one file, with all that a reader needs in its metadata."""
+"""Exportable -> an ONNX file, or from there OpenVINO's: with all that a reader needs in its metadata."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import logging
 import tempfile
 import warnings
@@ -12,66 +10,70 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
-from onnx import numpy_helper
 from onnx.utils import Extractor
 from onnxscript import optimizer
 
-from pem.categories import categories_for
 from pem.config import PEMConfig
 from pem.errors import WeightsError
-from pem.exported import FORMAT_VERSION, INPUT, PREDICTION, ExportedPEM, usable_runtimes
+from pem.exported import ExportedPEM, read_remarks
 from pem.exporting.check import Comparison, compare, example_photos
-from pem.exporting.network import Exportable, output_names
-from pem.fastest import installed_version
+from pem.exporting.narrow import narrow
+from pem.exporting.network import EXAMPLE_SIZE, Exportable, dynamic_shapes, output_names
+from pem.exporting.remarks import remarks
 from pem.model import PEM
-from pem.preprocess import SIZE_DIVISOR
+from pem.runtimes import INPUT, PREDICTION, openvino_core, pick_runtime, usable_runtimes
 
 OPSET = 19  # the first with DeformConv in onnxruntime, the last whose GridSample a browser's GPU knows
-MAX_SIDES = 64  # in steps of SIZE_DIVISOR; only the exporter wants a limit
-SMALL = 256  # values; smaller tensors are not worth a conversion
 
 
 def export(plain: PEM, path: Path, precision: str, trace: bool) -> list[Comparison]:
     """See ``pem.export``."""
-    model = to_onnx(Exportable(plain, trace=True, fold=False))
-    store_in_half(model, lossy=precision == "float16")
+    for_openvino = path.suffix.lower() == ".xml"
+    runtimes = [pick_runtime("openvino")] if for_openvino else usable_runtimes()
+    if not runtimes:
+        raise WeightsError("The file cannot be tried without onnxruntime: pip install 'pem-studio[export]'.")
+    model = to_onnx(Exportable(plain, trace=True))
+    narrow(model, precision)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
-        made = Path(scratch) / "traced.onnx"
-        write(model, made, plain.config, precision, True)
-        runtimes = [ExportedPEM(made, name) for name in usable_runtimes()]
-        if not runtimes:
-            raise WeightsError("The file cannot be tried without onnxruntime: pip install 'pem-studio[export]'.")
-        comparisons = [compare(plain, each, example_photos(), precision == "float32") for each in runtimes]
+
+        def written(content: onnx.ModelProto, with_trace: bool) -> Path:
+            file = Path(scratch) / f"trace-{with_trace}.onnx"
+            write(content, file, plain.config, precision, with_trace)
+            return to_openvino(file) if for_openvino else file
+
+        made = written(model, True)
+        comparisons = [
+            compare(plain, ExportedPEM(made, name), name, example_photos(), precision == "float32") for name in runtimes
+        ]
         if not trace:
-            made = made.with_name("plain.onnx")
-            write(Extractor(model).extract_model([INPUT], list(PREDICTION)), made, plain.config, precision, False)
+            made = written(Extractor(model).extract_model([INPUT], list(PREDICTION)), False)
+        if for_openvino:
+            made.with_suffix(".bin").replace(path.with_suffix(".bin"))
         made.replace(path)
     return comparisons
 
 
 def to_onnx(network: Exportable) -> onnx.ModelProto:
     """Height and width are dynamic in steps of 32, and the batch from 1 on."""
-    config = network.model.config
-    example = torch.zeros(2, 3, 4 * SIZE_DIVISOR, 6 * SIZE_DIVISOR)
-    height, width = (SIZE_DIVISOR * torch.export.Dim(name, min=2, max=MAX_SIDES) for name in ("height_32", "width_32"))
-    batch = torch.export.Dim("batch", min=1, max=64)
     with torch.no_grad(), warnings.catch_warnings(), quiet("onnxscript", "torch.onnx", "onnx_ir"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             network,
-            (example,),
+            (torch.zeros(EXAMPLE_SIZE),),
             dynamo=True,
-            dynamic_shapes={"pixels": {0: batch, 2: height, 3: width}},
+            dynamic_shapes=dynamic_shapes(),
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=output_names(config.num_layers, network.trace),
+            output_names=output_names(network.model.config.num_layers, network.trace),
             external_data=False,
             verbose=False,
             optimize=False,  # it would take minutes to look for what runtimes do when they load
         )
         assert program is not None
         optimizer.fold_constants(program.model)
+        make_shapes_constant(program.model)
         optimizer.remove_unused_nodes(program.model)
     model = program.model_proto
     found = {opset.domain: opset.version for opset in model.opset_import}
@@ -98,25 +100,25 @@ class quiet:
             logger.setLevel(level)
 
 
-def store_in_half(model: onnx.ModelProto, lossy: bool) -> None:
-    """Stores, in place, weights as float16, with a cast behind each, which runtimes carry out once when they load.
+def make_shapes_constant(model: onnx_ir.Model) -> None:
+    """Replaces, in place, shapes that the exporter has computed in every pass, by several nodes each.
 
-    Only those that float16 holds exactly, unless ``lossy``. Vectors keep their precision: they weigh nothing.
+    A constant says the same where each side of the result has a fixed length, or that of the same side of the input
+    (0 in ONNX), but for at most one (-1).
     """
-    casts, renamed = [], {}
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.ndim < 2 or values.size < SMALL:
+    for node in model.graph:
+        source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
+        if node.op_type != "Reshape" or source is None or source.shape is None or result.shape is None:
             continue
-        half = values.astype(np.float16)
-        if lossy or np.array_equal(half.astype(np.float32), values):
-            name = tensor.name
-            renamed[name] = f"{name}_float16"
-            tensor.CopyFrom(numpy_helper.from_array(half, renamed[name]))
-            casts.append(onnx.helper.make_node("Cast", [renamed[name]], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+        sides = [
+            side if isinstance(side, int) else 0 if list(source.shape)[i : i + 1] == [side] else -1
+            for i, side in enumerate(result.shape)
+        ]
+        if sides.count(-1) <= 1:
+            shape = onnx_ir.tensor(np.array(sides, np.int64), name=f"{result.name}_shape")
+            model.graph.register_initializer(value := onnx_ir.val(shape.name, const_value=shape))
+            node.replace_input_with(1, value)
+            node.attributes.pop("allowzero", None)  # with it 0 would be a length
 
 
 def write(model: onnx.ModelProto, path: Path, config: PEMConfig, precision: str, trace: bool) -> None:
@@ -124,15 +126,22 @@ def write(model: onnx.ModelProto, path: Path, config: PEMConfig, precision: str,
     model.graph.name = "pem"
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         value.doc_string = ""
+    for node in model.graph.node:
+        del node.metadata_props[:]  # lines of Python
     graph = model.graph.SerializeToString()
-    remarks = {
-        "pem_format": str(FORMAT_VERSION),
-        "pem_version": installed_version("pem-studio"),
-        "config": json.dumps(dataclasses.asdict(config)),
-        "categories": json.dumps([dataclasses.asdict(category) for category in categories_for(config)]),
-        "precision": precision,
-        "trace": "yes" if trace else "no",
-        "sha256": hashlib.sha256(graph).hexdigest(),
-    }
-    onnx.helper.set_model_props(model, remarks)
+    about = remarks(config, precision, trace) | {"sha256": hashlib.sha256(graph).hexdigest()}
+    onnx.helper.set_model_props(model, about)
     path.write_bytes(model.SerializeToString())
+
+
+def to_openvino(source: Path) -> Path:
+    """An .onnx file of ours as OpenVINO's two files; the path of the .xml file. The hash is of the weights."""
+    import openvino
+
+    target = source.with_suffix(".xml")
+    model = openvino_core().read_model(source)
+    openvino.save_model(model, target, compress_to_fp16=False)
+    digest = hashlib.sha256(target.with_suffix(".bin").read_bytes()).hexdigest()
+    model.set_rt_info(read_remarks(source) | {"sha256": digest}, "pem")
+    openvino.save_model(model, target, compress_to_fp16=False)
+    return target

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported: see pem/cores.py
 
@@ -20,17 +20,21 @@ from tqdm import tqdm
 
 from pem.conditions import conditions
 from pem.config import PEMConfig
-from pem.devices import mixed_precision, use_given_cores
+from pem.devices import use_given_cores
 from pem.errors import is_out_of_memory
+from pem.exported import ExportedPEM
 from pem.load import load_model
-from pem.model import PEM, require_eval
 from pem.outputs import Segmentation
 from pem.postprocess import panoptic, semantic
-from pem.preprocess import preprocess
+from pem.preprocess import preprocess_arrays
+from pem.run import run
 from pem.terminal import INTERRUPTED, escape_missing_letters, leave_to_reader
 from pem.training.data import PanopticDataset, open_split
 from pem.training.metrics import PartialIoU, PartialPanopticQuality
 from pem.training.target import VOID, Target
+
+if TYPE_CHECKING:
+    from pem.run import AnyPEM
 
 _log = logging.getLogger("pem")
 
@@ -76,7 +80,7 @@ class _Scores:
         }
 
 
-def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int | None = None) -> dict[str, Any]:
+def evaluate(model: AnyPEM, config: PEMConfig, dataset: PanopticDataset, limit: int | None = None) -> dict[str, Any]:
     """Score a model on the images of a split, or on ``limit`` of them at even distances.
 
     Each image is run once, alone and at the preset's size. At the original size, PQ, SQ and RQ judge its panoptic
@@ -85,8 +89,6 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
     classes that occur in the labels (for PQ, SQ and RQ also in predictions); None where no class does.
     ``void_fraction`` is the share of pixels that nobody labelled. Raises ValueError for a model in training mode.
     """
-    require_eval(model)
-    parameter = next(model.parameters())
     count = len(dataset) if limit is None else min(limit, len(dataset))
     is_thing = [bool(category["isthing"]) for category in dataset.categories]
     overall = _Scores(is_thing)
@@ -94,9 +96,8 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
     for step in tqdm(range(count), desc="evaluate", unit="image"):
         index = step * len(dataset) // count
         image, target = dataset.original(index)
-        batch = preprocess([image], config, parameter.device)
-        with torch.inference_mode(), mixed_precision(parameter.device):
-            output = model(batch.pixels.to(parameter.dtype))
+        batch = preprocess_arrays([image], config)
+        output = run(model, batch.pixels)
         readings = panoptic(output, batch, config)[0], semantic(output, batch, config)[0]
         for scores in (overall, per_source.setdefault(dataset.records[index].source, _Scores(is_thing))):
             scores.update(*readings, target)
@@ -121,13 +122,17 @@ def evaluate(model: PEM, config: PEMConfig, dataset: PanopticDataset, limit: int
     }
 
 
-def settings(model: PEM, config: PEMConfig) -> dict[str, Any]:
+def settings(model: AnyPEM, config: PEMConfig) -> dict[str, Any]:
     """What scores depend on besides the weights and the photos, to be stored with them."""
-    parameter = next(model.parameters())
-    precision = str(parameter.dtype).removeprefix("torch.")
-    if parameter.is_cuda and precision == "float32":
-        precision = "float16"  # where mixed_precision is autocast
-    return conditions(parameter.device, precision) | {
+    if isinstance(model, ExportedPEM):
+        runtime, device, precision = model.runtime, torch.device("cpu"), model.precision
+    else:
+        parameter = next(model.parameters())
+        runtime, device, precision = "torch", parameter.device, str(parameter.dtype).removeprefix("torch.")
+        if parameter.is_cuda and precision == "float32":
+            precision = "float16"  # where mixed_precision is autocast
+    return conditions(device, precision) | {
+        "runtime": runtime,
         "model": config.name,
         "trained": config.trained,
         "num_classes": config.num_classes,
