@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported: see pem/cores.py
 # The readings of several visitors run at once, beside the network: more threads would only wait for each other.
@@ -50,6 +50,9 @@ from ui.studio import build_studio
 from ui.theme import THEME
 from ui.viewer import STYLES, script_route
 
+if TYPE_CHECKING:
+    from pem.run import AnyPEM
+
 ROOT = Path(__file__).parent
 try:
     STORAGE = Storage()
@@ -60,7 +63,7 @@ STATUS = Status()
 
 
 def build_page(
-    model: pem.PEM | None = None, baseline: pem.PEM | None = None, settings: argparse.Namespace | None = None
+    model: AnyPEM | None = None, baseline: AnyPEM | None = None, settings: argparse.Namespace | None = None
 ) -> gr.Blocks:
     """Builds the whole page. Without a model it loads the one of the settings, or the page says why it cannot."""
     problem, bundled = "", False
@@ -68,7 +71,7 @@ def build_page(
     if model is None:
         try:
             bundled = is_bundled(settings.model)
-            model, baseline = load_networks(settings.model, settings.device, settings.max_side)
+            model, baseline = load_networks(settings.model, settings.device, settings.max_side, settings.runtime)
         except (OSError, ValueError) as error:
             problem = f"Nothing can be segmented yet: {error}"
             print(problem, file=sys.stderr)
@@ -83,7 +86,7 @@ def build_page(
                 build_studio(page, engine, STORAGE, first)
                 add_endpoints(engine, STORAGE)
             with gr.Tab("Efficiency", elem_id="efficiency") as tab:
-                device = next(model.parameters()).device.type
+                device = "cpu" if isinstance(model, pem.ExportedPEM) else next(model.parameters()).device.type
                 efficiency.add_tab(tab, device, on_gpu, STORAGE, engine.network_gate)
     return page
 
@@ -138,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_few_arenas()
     use_given_cores()
     if settings.threads:
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # for other runtimes; torch has read it already
         torch.set_num_threads(settings.threads)
     records: list[Record] = []
     try:

@@ -29,6 +29,7 @@ OTHERS = {
     "validation": "how far a model can be trusted: thresholds, reliability, intervals, worst photos",
     "backbone_probe": "ImageNet backbones for the default model: a linear probe, and what each costs",
     "training_speed": "photos per second in training, shortcut by shortcut",
+    "gpu": "everything that is to be tried on a GPU, right and fast, a row for each step",
     "figures": "draws what is stored, or photos and what the model makes of them",
     "readme": "makes the tables of the READMEs and of the model card from what is stored",
 }

@@ -133,6 +133,28 @@ def readings(result: Result) -> str:
     )
 
 
+def precisions(result: Result) -> str:
+    """One row for each runtime and precision; what was not measured is left empty."""
+
+    def cell(row: Row, key: str, form: str, factor: float = 1) -> str:
+        return form.format(factor * row[key]) if row.get(key) is not None else ""
+
+    return markdown_table(
+        {
+            "runtime": row["runtime"],
+            "precision": row["precision"],
+            "file": cell(row, "file_mb", "{:.0f} MB"),
+            "PQ": cell(row, "pq", "{:.1f}", 100),
+            "mIoU": cell(row, "miou", "{:.1f}", 100),
+            "same prototypes": cell(row, "prototypes", "{:.0f} %", 100),
+            "time": f"{row['median_ms']:.0f} ms, {row['speedup']:.2f}x",
+            "at one size": cell(row, "fixed_ms", "{:.0f} ms, ") + cell(row, "fixed_speedup", "{:.2f}x"),
+            "peak memory": cell(row, "peak_mib", "{:.0f} MiB"),
+        }
+        for row in result["rows"]
+    )
+
+
 def scores(result: Result) -> str:
     """Of an evaluation: everything, then each source, in percent."""
     keys = {"miou": "mIoU", "pq": "PQ", "sq": "SQ", "rq": "RQ", "pq_things": "PQ things", "pq_stuff": "PQ stuff"}
@@ -199,7 +221,10 @@ def percent(score: float | None) -> str:
 
 TABLES: dict[str, Callable[[Result], str]] = {
     table.__name__: table
-    for table in (results, networks, attention, training, speedup, readings, scores, classes, intervals, variants)
+    for table in (
+        *(results, networks, attention, training, speedup, readings, precisions),
+        *(scores, classes, intervals, variants),
+    )
 }
 
 

@@ -15,9 +15,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """The cores that the system lets this process run on, or fewer where its container has a quota of their time."""
+    """The cores that the system lets this process run on, or fewer where its container has a quota of their time, or
+    where the user has set OMP_NUM_THREADS."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, quota())))
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, math.ceil(min(cores, quota(), int(wanted) if wanted.isdecimal() else cores)))
 
 
 def cpuinfo(*names: str) -> str:

@@ -32,7 +32,11 @@ def test_a_container_s_quota_counts(
         (tmp_path / name).write_text(content, encoding="ascii")
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert cores.usable_cores() == expected
+    for wanted, given in (("1", 1), ("16", expected), ("many", expected), ("0", 1)):
+        monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+        assert cores.usable_cores() == given
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,10 @@ from PIL import Image
 from small_model import small_model
 
 import pem
+from pem.load import EXAMPLES
+from pem.runtimes import RUNTIMES, usable_runtimes
 from ui.engine import BASELINE, MAX_SHOWN_PX, TASKS, Engine, Reading, ResultGone
+from ui.networks import load_networks
 from ui.storage import Storage
 from ui.viewer.payload import reading_payload, result_payload
 from ui.viewer.server import open_result, server_functions
@@ -282,3 +285,39 @@ def test_a_disk_that_is_full_gets_one_sentence(
     export = server_functions(engine, Storage(tmp_path))[-1]
     said = "The server cannot write the file now (No space left on device); please try again later."
     assert export([result_id, "panoptic", 0.5, 0.6, 0.5, "overlay"]) == {"error": said}
+
+
+def same_as(expected: Engine, engine: Engine, result_id: str) -> None:
+    ours, theirs = engine.result(result_id), expected.result(result_id)
+    for task in TASKS:
+        ids, other_ids = (each.read(kept, task).segmentation.ids for each, kept in ((engine, ours), (expected, theirs)))
+        assert (ids == other_ids).mean() > 0.999
+    for layer, other in zip(ours.layers, theirs.layers, strict=True):
+        assert (layer.prototype_index == other.prototype_index).mean() > 0.999
+        assert (layer.banned_bits == other.banned_bits).mean() > 0.999
+    assert np.abs(ours.evolution.score - theirs.evolution.score).max() < 0.01
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_runtime_shows_what_torch_shows_of_model_and_baseline(runtime: str) -> None:
+    if runtime not in usable_runtimes():
+        pytest.skip(f"{runtime} is missing or too old.")
+    cat = EXAMPLES / "cat.jpg"
+    engines = []
+    for name in (runtime, "torch"):
+        model, baseline = load_networks("default", "cpu", runtime=name)
+        engines.append(Engine(model, baseline=baseline, examples=[cat]))
+    for result_id in ("example-cat", f"example-cat{BASELINE}"):
+        same_as(engines[1], engines[0], result_id)
+    result = engines[0].result("example-cat")
+    assert list(result.stage_ms) == ["preprocess", "network + trace"] and result.stage_ms["network + trace"] > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_page_on_cuda_shows_much_the_same_as_on_the_cpu() -> None:
+    engines = []
+    for device in ("cuda", "cpu"):
+        model, _ = load_networks("default", device)
+        engines.append(Engine(model, examples=[EXAMPLES / "cat.jpg"]))
+    on_gpu, on_cpu = (each.read(each.result("example-cat"), "panoptic").segmentation for each in engines)
+    assert (on_gpu.ids == on_cpu.ids).mean() > 0.95  # float16 moves some prototypes

@@ -18,7 +18,7 @@ def test_a_masked_baseline_is_loaded_from_beside_the_model(monkeypatch: pytest.M
     baseline = load_masked_baseline(model, given)
     assert baseline is not None and baseline.config == masked.config
     loaded = []
-    monkeypatch.setattr(pem, "load_model", lambda path, device: loaded.append(path) or masked)
+    monkeypatch.setattr(pem, "load_model", lambda path, device, runtime: loaded.append(path) or masked)
     (tmp_path / "copy.safetensors").write_bytes(DEFAULT_WEIGHTS.read_bytes())
     assert is_bundled(str(tmp_path / "copy.safetensors"))
     for name in (str(tmp_path / "copy.safetensors"), "default"):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from pem.preprocess import resize, to_pixels
 from ui.gate import Busy, Gate, bytes_for
 from ui.results import KeptLayer, KeptOutput, KeptResult, ResultStore, encode
 from ui.storage import Storage, cannot_write
+
+if TYPE_CHECKING:
+    from pem.run import AnyPEM
 
 _log = logging.getLogger("pem")
 TASKS = tuple(READINGS)
@@ -68,18 +71,19 @@ class Engine:
 
     def __init__(
         self,
-        model: pem.PEM,
+        model: AnyPEM,
         budget_bytes: int = 32 * 2**20,
         on_gpu: Callable[[Callable], Callable] = lambda function: function,
         examples: Sequence[Path] = (),
-        baseline: pem.PEM | None = None,
+        baseline: AnyPEM | None = None,
         storage: Storage | None = None,
     ) -> None:
         self.model = model
         self.baseline = baseline
         self.examples = {f"example-{path.stem}": path for path in examples}
         self.results = ResultStore(budget_bytes, storage)
-        self._forward = on_gpu(self._forward_on_arrays)
+        is_exported = isinstance(model, pem.ExportedPEM)
+        self._forward = self._forward_of_exported if is_exported else on_gpu(self._forward_on_arrays)
         self.gate = Gate()
         # The network runs on one photo at a time. Readings of kept results go on meanwhile.
         self.network_gate = Gate(places=1, max_waiting=16, in_order=True)
@@ -211,13 +215,20 @@ class Engine:
         match, kept = int(matches[query]), other.layers[layer]
         return kept, kept.choice(match, head), match, float(ious[query])
 
+    def _forward_of_exported(
+        self, pixels: np.ndarray, content_size: tuple[int, int], by_baseline: bool
+    ) -> dict[str, Any]:
+        network: Any = self.baseline if by_baseline else self.model
+        start = time.perf_counter()
+        output = network(pixels, trace=True)
+        return kept(output, content_size) | {"stage_ms": {"network + trace": (time.perf_counter() - start) * 1000}}
+
     @torch.inference_mode()
     def _forward_on_arrays(
         self, pixels: np.ndarray, content_size: tuple[int, int], by_baseline: bool
     ) -> dict[str, Any]:
         # Arrays come and go, and the network is no argument: a lent GPU belongs to another process.
-        network = self.baseline if by_baseline else self.model
-        assert network is not None
+        network: Any = self.baseline if by_baseline else self.model
         device = next(network.parameters()).device
         try:
             return self._forward_on(device, network, pixels, content_size)
@@ -243,13 +254,19 @@ class Engine:
 
         with mixed_precision(device):
             times_ms = measure_ms(run, device)
-        assert output is not None and output.trace is not None
-        return {
-            "output": KeptOutput.of(output),
-            "evolution": evolution(output, content_size),
-            "layers": tuple(KeptLayer.of(layer) for layer in output.trace),
-            "stage_ms": dict(zip(("backbone", "pixel decoder", "decoder + trace"), times_ms)),
-        }
+        assert output is not None
+        stage_ms = dict(zip(("backbone", "pixel decoder", "decoder + trace"), times_ms))
+        return kept(output, content_size) | {"stage_ms": stage_ms}
+
+
+def kept(output: PEMOutput, content_size: tuple[int, int]) -> dict[str, Any]:
+    """What a KeptResult keeps of a traced output."""
+    assert output.trace is not None
+    return {
+        "output": KeptOutput.of(output),
+        "evolution": evolution(output, content_size),
+        "layers": tuple(KeptLayer.of(layer) for layer in output.trace),
+    }
 
 
 def size_of(photo: np.ndarray | Path) -> tuple[int, int]:

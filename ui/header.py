@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from html import escape
+from typing import TYPE_CHECKING
 
 import torch
 
 import pem
 from analysis.results import RESULTS
 from pem.categories import categories_for
+from pem.cores import usable_cores
+
+if TYPE_CHECKING:
+    from pem.run import AnyPEM
 
 BACKBONE_NAMES = {"resnet50": "ResNet-50", "tf_efficientnet_lite2": "EfficientNet-lite2"}
 HEADER = """
@@ -26,29 +31,33 @@ ABOUT_BUNDLED = (
 )
 
 
-def header(model: pem.PEM | None, problem: str, bundled: bool = False) -> str:
+def header(model: AnyPEM | None, problem: str, bundled: bool = False) -> str:
     """The HTML of the head; without a model it says which ``problem`` there is."""
     if model is None:
         return HEADER.format(about="", classes="", kind="problem", state=escape(problem))
     config = model.config
     about = ABOUT_BUNDLED if bundled else ""
-    params = sum(parameter.numel() for parameter in model.parameters())
-    device = next(model.parameters()).device
-    threads = torch.get_num_threads()
-    cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
+    if isinstance(model, pem.ExportedPEM):
+        size, threads, where = [], usable_cores(), f" in {model.runtime}"
+    else:
+        size = [f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.0f} M parameters"]
+        threads, where = torch.get_num_threads(), ""
+    device = f"CPU, {threads} thread{'s' * (threads > 1)}{where}"
+    if isinstance(model, pem.PEM) and (weight := next(model.parameters())).is_cuda:
+        device = torch.cuda.get_device_name(weight.device)
     parts = (
         f"{config.name}, trained {config.trained}" if config.trained else config.name,
         BACKBONE_NAMES.get(config.backbone, config.backbone),
         *(["masked attention"] if config.attention == "masked" else []),
-        f"{params / 1e6:.0f} M parameters",
+        *size,
         f"{config.num_classes} class{'es' * (config.num_classes > 1)}",
-        torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        device,
     )
     state = " · ".join(escape(part) for part in parts)
     return HEADER.format(about=about, classes=class_list(model, bundled), kind="model", state=state)
 
 
-def class_list(model: pem.PEM, bundled: bool) -> str:
+def class_list(model: AnyPEM, bundled: bool) -> str:
     """The names of all classes, to be unfolded; for the bundled model with the IoU of each class."""
     result = json.loads((RESULTS / "default_val.json").read_text(encoding="utf-8"))
     scores = result["overall"]["per_class"] if bundled else []

@@ -6,20 +6,28 @@ import dataclasses
 import filecmp
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pem
-from pem.load import DEFAULT_WEIGHTS
+from pem.load import DEFAULT_EXPORT, DEFAULT_WEIGHTS
+
+if TYPE_CHECKING:
+    from pem.run import AnyPEM
 
 _log = logging.getLogger("pem")
 BASELINE_MAY_DIFFER = ("name", "trained", "attention", "empty_mask")
 
 
-def load_networks(name: str, device: str, max_side_px: int | None = None) -> tuple[pem.PEM, pem.PEM | None]:
+def load_networks(
+    name: str, device: str, max_side_px: int | None = None, runtime: str = "torch"
+) -> tuple[AnyPEM, AnyPEM | None]:
     """The model of this name and its masked baseline; both see photos at most ``max_side_px`` large.
 
     Raises OSError or ValueError for a model that cannot be loaded.
     """
-    model = pem.load_model(name, device=device)
+    model = pem.load_model(name, device=device, runtime=runtime)
+    if isinstance(model, pem.ExportedPEM) and not model.has_trace:
+        raise ValueError(f"{model.path} does not say what its layers did; export it with --trace.")
     baseline = load_masked_baseline(model, name)
     for network in filter(None, (model, baseline) if max_side_px else ()):
         config = network.config
@@ -30,22 +38,23 @@ def load_networks(name: str, device: str, max_side_px: int | None = None) -> tup
 
 def is_bundled(name: str) -> bool:
     """Whether this names the model that comes with this project, or a copy of its file."""
-    return name == "default" or (
-        Path(name).is_file() and DEFAULT_WEIGHTS.is_file() and filecmp.cmp(name, DEFAULT_WEIGHTS, shallow=False)
-    )
+    own = (file for file in (DEFAULT_WEIGHTS, DEFAULT_EXPORT) if file.is_file())
+    return name == "default" or (Path(name).is_file() and any(filecmp.cmp(name, file, shallow=False) for file in own))
 
 
-def load_masked_baseline(model: pem.PEM, name: str) -> pem.PEM | None:
+def load_masked_baseline(model: AnyPEM, name: str) -> AnyPEM | None:
     """The same network trained with masked attention, if its checkpoint NAME-masked.safetensors lies beside the model.
 
-    Logs a warning and returns None for a checkpoint that cannot be read, or that differs in more than the attention.
+    Of an exported network it is NAME-masked.onnx, in the same runtime, so that the two can be compared. Logs a warning
+    and returns None for a checkpoint that cannot be read, or that differs in more than the attention.
     """
     path = DEFAULT_WEIGHTS if is_bundled(name) else Path(name)
-    path = path.with_name(f"{path.stem}-masked.safetensors")
+    runtime, ending = (model.runtime, ".onnx") if isinstance(model, pem.ExportedPEM) else ("torch", ".safetensors")
+    path = path.with_name(f"{path.stem}-masked{ending}")
     if not path.exists():
         return None
     try:
-        baseline = pem.load_model(path, device="auto")
+        baseline = pem.load_model(path, device="auto", runtime=runtime)
         ours, theirs = (vars(config) for config in (model.config, baseline.config))
         unlike = [key for key in ours if key not in BASELINE_MAY_DIFFER and ours[key] != theirs[key]]
         if baseline.config.attention != "masked" or unlike:

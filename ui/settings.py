@@ -46,6 +46,7 @@ OPTIONS = (
     Option("host-names", "NAME,...", "answer only at these names, for example *.example.org (any)", [], host_names),
     Option("model", "MODEL", "default, a checkpoint, or owner/repo@revision on the Hugging Face Hub", "default"),
     Option("device", "DEVICE", "auto, cpu or cuda", "auto"),
+    Option("runtime", "RUNTIME", "auto (the fastest here), torch, onnxruntime or openvino", "auto"),
     Option(
         "max-side",
         "PIXELS",

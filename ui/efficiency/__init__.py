@@ -18,7 +18,7 @@ from analysis.results import RESULTS
 from pem.decoder import STRIDES
 from pem.devices import has_bfloat16
 from ui.efficiency.charts import Chart, machines, measured_figure, paper_figures, stored_charts
-from ui.efficiency.tables import masked_baseline_table, paper_table
+from ui.efficiency.tables import masked_baseline_table, paper_table, precisions_table
 from ui.gate import Busy, Gate
 from ui.queues import MEASUREMENT, wait_in
 from ui.storage import Storage
@@ -124,6 +124,7 @@ def add_tab(
     gr.DownloadButton("Data (CSV)", str(PAPER), size="sm")
     gr.Markdown("## Stored results", elem_id="stored")
     gr.Markdown(masked_baseline_table(), elem_id="twins", elem_classes="numbers")
+    gr.Markdown(precisions_table(), elem_id="precisions", elem_classes="numbers")
     machine = gr.Dropdown(
         list(names.items()),
         value=next(iter(names.values()), None),

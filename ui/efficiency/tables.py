@@ -5,8 +5,8 @@ from __future__ import annotations
 from operator import itemgetter
 
 from analysis.charts import paper_rows
-from analysis.results import RESULTS, load, markdown_table
-from analysis.tables import variants
+from analysis.results import RESULTS, load, machine, markdown_table
+from analysis.tables import precisions, variants
 
 SOURCE = "[arXiv 2402.19422](https://arxiv.org/abs/2402.19422)"
 NETWORK = itemgetter("dataset", "task", "method", "backbone")
@@ -23,6 +23,18 @@ def masked_baseline_table() -> str:
         f"was trained for more steps than its masked baseline (the “twin” below). PEM after as many steps as the "
         f"baseline is the fair comparison of the attentions. `{about['command']}`\n\n{variants(result)}"
     )
+
+
+def precisions_table() -> str:
+    """What each precision of an exported file scores and costs, on each machine where that was measured."""
+    parts = [
+        "The bundled model exported in each precision, on the validation photos, and one photo of 288x384 px in turns "
+        "with PyTorch, which is 1. Prototypes are compared with PyTorch's on the example photos."
+    ]
+    for file in sorted(RESULTS.glob("precisions_*.json")):
+        result = load(file)
+        parts.append(f"{machine(result['conditions'])}: `{result['conditions']['command']}`\n\n{precisions(result)}")
+    return "\n\n".join(parts)
 
 
 def paper_table() -> str:

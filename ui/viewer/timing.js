@@ -9,6 +9,7 @@ const STAGE_COLORS = {
   backbone: "#0072b2",
   "pixel decoder": "#56b4e9",
   "decoder + trace": "#e69f00", // what the studio shows of its inside is recorded, and takes its time
+  "network + trace": "#0072b2", // a runtime does not say more
   reading: "#009e73",
   drawing: "#cc79a7",
 };
