@@ -15,7 +15,7 @@ PARTS = (
     *("app.py", "pem", "ui", "analysis", "assets", "docs"),
     *("LICENSE", "README.md", "SECURITY.md", "requirements.txt"),
 )
-LARGE = ("*.safetensors", "*.png", "*.jpg", "*.gz")  # the Hub takes such files by LFS only
+LARGE = ("*.safetensors", "*.onnx", "*.png", "*.jpg", "*.gz")  # the Hub takes such files by LFS only
 # ZeroGPU brings its own torch and lends a GPU call by call. A CPU needs none of the 4 GB of libraries for GPUs.
 HARDWARE = {"zero": "zero-a10g", "cpu": "cpu-basic"}
 CPU_WHEELS = "--extra-index-url https://download.pytorch.org/whl/cpu\n"
@@ -48,7 +48,7 @@ def lay_out(out: Path, hardware: str, model: str | None = None) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty folder; choose another one.")
     out.mkdir(parents=True, exist_ok=True)
-    left_out = shutil.ignore_patterns("__pycache__", ".*", *(["*.safetensors"] if model else []))
+    left_out = shutil.ignore_patterns("__pycache__", ".*", *(["*.safetensors", "*.onnx"] if model else []))
     for part in PARTS:
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, out / part, ignore=left_out)

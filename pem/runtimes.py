@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
@@ -62,8 +63,6 @@ def open_onnxruntime(path: Path, size: tuple[int, int] | None, bfloat16: bool) -
 
 
 def open_openvino(path: Path, size: tuple[int, int] | None, bfloat16: bool) -> Run:
-    import openvino
-
     core = openvino_core()
     model = core.read_model(path)
     if size:
@@ -76,6 +75,8 @@ def open_openvino(path: Path, size: tuple[int, int] | None, bfloat16: bool) -> R
 
     @cache  # it would compute the outputs that nobody asked for, too
     def compiled(names: tuple[str, ...]) -> Any:
+        import openvino
+
         results = [model.output(name).get_node() for name in names]
         return core.compile_model(openvino.Model(results, model.get_parameters(), "pem"), "CPU", hints)
 
@@ -99,6 +100,9 @@ RUNTIMES: dict[str, Callable[[Path, tuple[int, int] | None, bool], Run]] = {
 
 
 def openvino_core() -> Any:
+    """OpenVINO, with these operators. To be called before anything else imports it: by itself it reports its import to
+    Google Analytics."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # so it does not find what reports
     import openvino
     from openvino.frontend.onnx import ConversionExtension
 

@@ -74,7 +74,7 @@ def test_the_environment_may_name_another_checkpoint(
 ) -> None:
     asked_for = []
 
-    def load(name: str, device: str) -> pem.PEM:
+    def load(name: str, device: str, runtime: str) -> pem.PEM:
         asked_for.append(name)
         raise FileNotFoundError("as far as this test goes")
 
@@ -95,7 +95,7 @@ def test_the_bundled_model_is_known_by_its_file(given: str, bundled: bool, monke
     monkeypatch.chdir(DEFAULT_WEIGHTS.parent)
     assert is_bundled(DEFAULT_WEIGHTS.name)
     told = []
-    monkeypatch.setattr(pem, "load_model", lambda name, device: HalvesModel())
+    monkeypatch.setattr(pem, "load_model", lambda name, device, runtime: HalvesModel())
     monkeypatch.setattr("ui.networks.load_masked_baseline", lambda model, name: None)
     monkeypatch.setattr(app, "header", lambda model, problem, bundled: told.append(bundled) or "")
     monkeypatch.setattr(app, "build_studio", lambda page, engine, storage, first: told.append(first is not None))

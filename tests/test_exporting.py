@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 from small_model import clear_choices, small_model
@@ -249,18 +251,20 @@ def test_int8_weights_have_the_scales_that_lose_least() -> None:
     from pem.exporting.narrow import narrow
 
     rng = np.random.default_rng(0)
-    by_row = rng.standard_normal((32, 48)).astype(np.float32) * np.logspace(-3, 3, 32, dtype=np.float32)[:, None]
-    arrays = {"by_row": by_row, "by_column": by_row.T.copy(), "zeros": np.zeros((20, 20, 1, 1), np.float32)}
+    by_row = rng.standard_normal((160, 240)).astype(np.float32) * np.logspace(-3, 3, 160, dtype=np.float32)[:, None]
+    arrays = {"by_row": by_row, "by_column": by_row.T.copy(), "zeros": np.zeros((200, 200, 1, 1), np.float32)}
+    arrays |= {"conv": by_row.T[:, :, None, None].copy(), "small": by_row[:20]}
     model = weights_only(arrays)
     narrow(model, "int8")
     onnx.checker.check_model(model)
     axes = {node.output[0]: node.attribute[0].i for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    assert axes["by_row"] == 0 and axes["by_column"] == 1
+    assert axes == {"by_row": 0, "by_column": 1, "zeros": 0, "conv": 0}
     results = dict(zip(arrays, onnx.reference.ReferenceEvaluator(model).run(None, {}), strict=True))
     step = np.abs(by_row).max(1, keepdims=True) / 127
     assert (np.abs(results["by_row"] - by_row) <= 0.51 * step).all()
     assert np.array_equal(results["by_column"], results["by_row"].T)
     assert not results["zeros"].any()
+    assert np.array_equal(results["small"], by_row[:20].astype(np.float16).astype(np.float32))
 
 
 def weights_only(arrays: dict[str, np.ndarray]) -> Any:
@@ -357,6 +361,17 @@ def test_a_network_for_one_size_gives_the_same_and_takes_no_other(exported: tupl
             fixed(random_pixels(*shape))
     with pytest.raises(ValueError, match="multiples of 32"):
         ExportedPEM(exported[1], runtime, (64, 90))
+
+
+@pytest.mark.skipif("openvino" not in usable_runtimes(), reason="openvino is missing.")
+def test_openvino_reports_nothing_to_anybody() -> None:
+    code = (
+        "import sys, pem; pem.load_model('default', runtime='openvino')\n"
+        "import openvino.tools.ovc.telemetry_utils as found\n"
+        "print(sys.modules['openvino_telemetry'], found.tm.__name__)"
+    )
+    run = processes.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    assert run.stdout.split() == ["None", "openvino.tools.ovc.telemetry_stub"], run.stderr
 
 
 @pytest.mark.skipif("openvino" not in usable_runtimes(), reason="openvino is missing.")

@@ -114,7 +114,8 @@ def test_a_space_says_what_it_runs_on_and_installs(tmp_path: Path) -> None:
         version = re.search(r"sdk_version: (\d+\.\d+)", front)
         assert version and f"gradio=={version[1]}.*" in requirements
         assert ("whl/cpu" in requirements) == (hardware == "cpu")
-        assert "*.safetensors filter=lfs" in (tmp_path / hardware / ".gitattributes").read_text(encoding="utf-8")
+        attributes = (tmp_path / hardware / ".gitattributes").read_text(encoding="utf-8")
+        assert {line.split()[0] for line in attributes.splitlines()} >= {"*.safetensors", "*.onnx"}
         assert not [*(tmp_path / hardware).rglob("__pycache__")] and not (tmp_path / hardware / "tests").exists()
 
 
@@ -124,7 +125,7 @@ def test_a_space_may_take_its_weights_from_a_pinned_model_repository(
     lay_out(tmp_path / "new", "cpu", f"someone/pem@{COMMIT}")
     front = (tmp_path / "new" / "README.md").read_text(encoding="utf-8").split("---")[1]
     assert "app_file: space.py" in front and f"preload_from_hub:\n  - someone/pem model.safetensors {COMMIT}\n" in front
-    assert not [*tmp_path.rglob("*.safetensors")]
+    assert not [*tmp_path.rglob("*.safetensors"), *tmp_path.rglob("*.onnx")]
     monkeypatch.delenv("PEM_MODEL", raising=False)
     monkeypatch.setattr("app.main", lambda arguments: models.append(os.environ["PEM_MODEL"]))
     models: list[str] = []

@@ -136,10 +136,10 @@ def write(model: onnx.ModelProto, path: Path, config: PEMConfig, precision: str,
 
 def to_openvino(source: Path) -> Path:
     """An .onnx file of ours as OpenVINO's two files; the path of the .xml file. The hash is of the weights."""
+    core, target = openvino_core(), source.with_suffix(".xml")
     import openvino
 
-    target = source.with_suffix(".xml")
-    model = openvino_core().read_model(source)
+    model = core.read_model(source)
     openvino.save_model(model, target, compress_to_fp16=False)
     digest = hashlib.sha256(target.with_suffix(".bin").read_bytes()).hexdigest()
     model.set_rt_info(read_remarks(source) | {"sha256": digest}, "pem")
