@@ -1,5 +1,7 @@
 """The bundled model in each runtime that is installed, beside torch: the network, a photo, and a whole process.
 
+The network with masked attention runs in all of them, too: what prototypes save once the runtime is the same.
+
 The networks compute the same (tests/test_default_model.py). All take turns, so that a busy machine slows all of them.
 """
 
@@ -25,9 +27,11 @@ from analysis.arguments import add_shared, parse_size
 from analysis.results import EXAMPLES, MIB, Report, Row
 from analysis.timing import Workload, measure_rounds, percentiles
 from pem.exported import ExportedPEM
+from pem.load import DEFAULT_WEIGHTS
 from pem.run import run as run_network
 from pem.runtimes import usable_runtimes
 
+MASKED = DEFAULT_WEIGHTS.with_stem("default-masked")  # the same network with masked attention
 PHOTO = EXAMPLES / "cat.jpg"
 CPU = torch.device("cpu")
 
@@ -92,9 +96,14 @@ def run(args: argparse.Namespace) -> None:
     report = Report("what", "runtime", "median_ms", "speedup", "peak_mib", out=args.out)
     names = ["torch", *usable_runtimes()]
     models = {name: pem.load_model("default", device="cpu", runtime=name) for name in names}
+    endings = {"torch": ".safetensors"}
+    masked = {
+        f"{name} masked": pem.load_model(MASKED.with_suffix(endings.get(name, ".onnx")), device="cpu", runtime=name)
+        for name in names
+    }
     for height, width in args.sizes:
         pixels = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
-        networks = {name: partial(masks, model, pixels) for name, model in models.items()}
+        networks = {name: partial(masks, model, pixels) for name, model in {**models, **masked}.items()}
         for row in compare(f"network, {height}x{width}", networks, args.repeats):
             report.add(row)
     height, width = args.photo_px
