@@ -26,6 +26,7 @@ OTHERS = {
     "masked_baseline": "scores and costs of the bundled model beside its masked baseline",
     "ablations": "variants of the network, trained alike: what each part of PEM is worth",
     "precisions": "the bundled model in each precision of an export: scores, time, memory, size of the file",
+    "exported_peers": "PEM and other networks in onnxruntime and OpenVINO, beside Mask2Former as it ships",
     "validation": "how far a model can be trusted: thresholds, reliability, intervals, worst photos",
     "backbone_probe": "ImageNet backbones for the default model: a linear probe, and what each costs",
     "training_speed": "photos per second in training, shortcut by shortcut",

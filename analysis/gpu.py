@@ -34,34 +34,34 @@ R50 = "cityscapes-panoptic-r50"
 class Step:
     name: str
     command: list[str] = field(repr=False)  # what comes after "python"
-    limit_s: int = 240
+    limit_s: int
 
 
 def steps(device: str, out: Path) -> Iterator[Step]:
     """On a CPU the same commands with small inputs, and the tests that need no GPU."""
     on_cpu = device == "cpu"
     tests = [f"tests/test_{name}.py" for name in TESTED]
-    yield Step("tests", ["-m", "pytest", "-q", *(["-k", "cuda"] if on_cpu else []), *tests], 400)
+    yield Step("tests", ["-m", "pytest", "-q", *(["-k", "cuda"] if on_cpu else []), *tests], 300)
 
-    def measure(name: str, command: str) -> Step:
+    def measure(name: str, command: str, limit_s: int) -> Step:
         file = out / f"gpu-{name.replace(' ', '-')}.json"
-        return Step(name, ["-m", "analysis", *command.split(), "--out", str(file)])
+        return Step(name, ["-m", "analysis", *command.split(), "--out", str(file)], limit_s)
 
     shared = f"--device {device} --precision bfloat16 --repeats {1 if on_cpu else 20}"
     tokens = "4x8" if on_cpu else "64x128 128x256"
     methods = "--methods prototype sdpa softmax --queries 100"
-    yield measure("attention", f"attention {shared} --tokens {tokens} {methods}")
+    yield measure("attention", f"attention {shared} --tokens {tokens} {methods}", 120)
     if not on_cpu:  # a CPU has no launches to save
-        yield measure("attention compiled", f"attention {shared} --tokens {tokens} {methods} --compiled")
+        yield measure("attention compiled", f"attention {shared} --tokens {tokens} {methods} --compiled", 120)
     for size in ("64x128",) if on_cpu else ("1024x2048", "640x640"):
         for batch in (1,) if on_cpu else (1, 8):
-            for how in ("",) if on_cpu else ("", " --compiled"):
+            for how, limit_s in {"": 40, **({} if on_cpu else {" --compiled": 110})}.items():
                 name = f"latency {size} batch {batch}{how.replace(' --', ' ')}"
-                yield measure(name, f"latency {shared} --preset {R50} --size {size} --batch {batch}{how}")
+                yield measure(name, f"latency {shared} --preset {R50} --size {size} --batch {batch}{how}", limit_s)
     training = "--size 64 --batch-size 2 --repeats 1" if on_cpu else "--repeats 3"
-    yield measure("training", f"training_speed {training}")
+    yield measure("training", f"training_speed {training}", 120)
     height, width = (64, 128) if on_cpu else (1024, 2048)
-    yield Step("onnxruntime", ["-c", f"from analysis.gpu import runtime; runtime({device!r}, {height}, {width})"])
+    yield Step("onnxruntime", ["-c", f"from analysis.gpu import runtime; runtime({device!r}, {height}, {width})"], 180)
 
 
 def runtime(device: str, height: int, width: int) -> None:

@@ -42,7 +42,7 @@ MISSING = "not measured: transformers is not installed; run `pip install -r requ
 class Peer:
     name: str
     build: Callable[[tuple[int, int]], nn.Module]  # for images of that size (height, width): random weights, on the CPU
-    run: Callable[[nn.Module, Tensor], None]  # pixels [B, 3, H, W] to class and mask logits
+    run: Callable[[nn.Module, Tensor], Any]  # pixels [B, 3, H, W] to what has class and mask logits
     note: str = ""
     from_transformers: bool = True
 
@@ -75,8 +75,8 @@ def peers() -> tuple[Peer, ...]:
 def _pem(name: str, preset: str) -> tuple[Peer, Peer]:
     """The preset, and the same with standard masked attention."""
 
-    def run(model: nn.Module, pixels: Tensor) -> None:
-        _ = model(pixels).pred_masks
+    def run(model: nn.Module, pixels: Tensor) -> Any:
+        return model(pixels).pred_masks
 
     def peer(name: str, config: PEMConfig, note: str = "") -> Peer:
         return Peer(name, lambda size: pem.build_model(config), run, note, from_transformers=False)
@@ -145,23 +145,23 @@ def _segformer(size: tuple[int, int], widths: Sequence[int], depths: Sequence[in
     return hf.SegformerForSemanticSegmentation(config)
 
 
-def _run(model: nn.Module, pixels: Tensor) -> None:
-    model(pixel_values=pixels)
+def _run(model: nn.Module, pixels: Tensor) -> Any:
+    return model(pixel_values=pixels)
 
 
-def _run_oneformer(model: nn.Module, pixels: Tensor) -> None:
+def _run_oneformer(model: nn.Module, pixels: Tensor) -> Any:
     task = torch.zeros(len(pixels), 77, dtype=torch.long, device=pixels.device)  # the words "the task is panoptic"
-    model(pixel_values=pixels, task_inputs=task)
+    return model(pixel_values=pixels, task_inputs=task)
 
 
-def _run_eomt(model: nn.Module, pixels: Tensor) -> None:
+def _run_eomt(model: nn.Module, pixels: Tensor) -> Any:
     """Its position embedding has one square size, so a longer image is cut into windows, which may overlap."""
     side = min(pixels.shape[2:])
     dim = 3 if pixels.shape[3] > side else 2
     slack = pixels.shape[dim] - side
     count = math.ceil(pixels.shape[dim] / side)
     starts = [round(i * slack / max(count - 1, 1)) for i in range(count)]
-    model(pixel_values=torch.cat([pixels.narrow(dim, start, side) for start in starts]))
+    return model(pixel_values=torch.cat([pixels.narrow(dim, start, side) for start in starts]))
 
 
 def count_peer(peer: Peer, size: tuple[int, int]) -> tuple[float, int]:

@@ -133,6 +133,34 @@ def readings(result: Result) -> str:
     )
 
 
+def runtimes(result: Result) -> str:
+    """A row for each work, with a cell for each runtime; masked attention has rows of its own."""
+    table: dict[str, Row] = {}
+    for row in result["rows"]:
+        runtime, *attention = row["runtime"].split()
+        what = row["what"] + ", masked attention" * bool(attention)
+        cell = f"{row['median_ms']:.0f} ms, {row['speedup']:.2f}x"
+        if row.get("peak_mib"):
+            cell += f", {row['peak_mib']:.0f} MiB"
+        table.setdefault(what, {"what": what})[runtime] = cell
+    return markdown_table(table.values())
+
+
+def exported_peers(result: Result) -> str:
+    """What was refused has its reason as a note."""
+    return markdown_table(
+        {
+            "network": row["network"],
+            "runtime": row["runtime"],
+            "precision": row["precision"],
+            "time": f"{row['median_ms']:.0f} ms" if row.get("median_ms") else "",
+            "as fast": f"{row['speedup']:.1f}x" if row.get("speedup") else "",
+            "note": row["note"],
+        }
+        for row in result["rows"]
+    )
+
+
 def precisions(result: Result) -> str:
     """One row for each runtime and precision; what was not measured is left empty."""
 
@@ -222,7 +250,7 @@ def percent(score: float | None) -> str:
 TABLES: dict[str, Callable[[Result], str]] = {
     table.__name__: table
     for table in (
-        *(results, networks, attention, training, speedup, readings, precisions),
+        *(results, networks, attention, training, speedup, readings, runtimes, precisions, exported_peers),
         *(scores, classes, intervals, variants),
     )
 }
