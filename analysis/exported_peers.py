@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -50,7 +49,7 @@ class ClassAndMaskLogits(nn.Module):
 def export(peer: Peer, model: nn.Module, size: tuple[int, int], path: Path) -> None:
     """Writes an ONNX file. Raises whatever the exporter raises."""
     if isinstance(model, pem.PEM):
-        onnx.save(to_onnx(Exportable(model, trace=False)), path)
+        path.write_bytes(to_onnx(Exportable(model, trace=False)).SerializeToString())
         return
     with torch.no_grad(), warnings.catch_warnings(), quiet("onnxscript", "torch.onnx", "onnx_ir"):
         warnings.simplefilter("ignore")

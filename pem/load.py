@@ -81,6 +81,8 @@ def load_model(
     if runtime not in (None, "auto", "torch", *RUNTIMES):
         raise ValueError(f"There is no runtime {runtime!r}; choose one of: auto, torch, {', '.join(RUNTIMES)}.")
     name = os.fspath(name_or_path)
+    if name.lower().endswith(".pt2"):
+        raise ValueError(f"{name} is for torch.export.load alone; export the model to an .onnx or .xml file.")
     if is_export(name) and (runtime == "torch" or weights is not None):
         raise ValueError(f"{name} holds its own weights, and torch does not run it; give it alone.")
     if runtime == "auto":

@@ -182,6 +182,8 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         pem.load_model(tmp_path / "gone.onnx")
     with pytest.raises(ValueError, match="There is no runtime 'tensorrt'; choose one of: auto, torch, onnxruntime"):
         pem.load_model("default", runtime="tensorrt")
+    with pytest.raises(ValueError, match=r"small.pt2 is for torch.export.load alone; export the model to an .onnx"):
+        pem.load_model("small.pt2")
     with pytest.raises(ValueError, match=r"make one with python -m pem.export --model small.safetensors"):
         pem.load_model("small.safetensors", runtime="onnxruntime")
     monkeypatch.setattr("pem.runtimes.version", lambda name: "1.24.4")
