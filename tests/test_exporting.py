@@ -206,6 +206,9 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
             pem.export(model, tmp_path / file, precision)
     with pytest.raises(ValueError, match="There is no precision 'int4'; choose one of"):
         pem.export(model, tmp_path / "pem.onnx", precision="int4")
+    (tmp_path / "mine.bin").write_bytes(b"weights of somebody")
+    with pytest.raises(ValueError, match="mine.bin is in the way of the weights beside mine.xml"):
+        pem.export(model, tmp_path / "mine.xml")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         pem.export(model, tmp_path / "nowhere" / "pem.onnx")
     with pytest.raises(ValueError, match="fast copy"):
@@ -217,6 +220,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
 def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", "cityscapes-panoptic-r50", "--out", str(tmp_path / "pem.onnx")]) == 2
     assert capsys.readouterr().err.startswith("pem.export: No weights come with cityscapes-panoptic-r50")
+    assert main(["--model", "mine.onnx", "--out", str(tmp_path / "pem.xml")]) == 2
+    assert "mine.onnx is exported already; give the weights that it was made from." in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--to", "openvino", "--out", str(tmp_path / "pem.onnx")])
     assert "a file of openvino ends in .xml; write --out pem.xml." in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import gradio as gr
 from gradio.data_classes import ImageData
@@ -28,6 +28,17 @@ class SafeImage(gr.Image):
     """
 
     is_template = True  # drawn in the browser as gr.Image is
+    _put_in: ClassVar[set[str]] = set()
+
+    @property
+    def temp_files(self) -> set[str]:
+        """The files that the server put into the field. Gradio copies the field for a session once it changed it there;
+        all copies share them, or the next photo of that session would be taken for a foreign file."""
+        return self._put_in
+
+    @temp_files.setter
+    def temp_files(self, _: set[str]) -> None:
+        pass  # Gradio begins each copy with an empty set
 
     def preprocess(self, payload: ImageData | None) -> Upload | ImageError | None:
         if payload is None or payload.path is None:

@@ -52,6 +52,9 @@ def export(
         raise ValueError(f"There is no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}.")
     if precision not in PRECISIONS_OF.get(ending, PRECISIONS):
         raise ValueError(f"A file that ends in {ending} cannot hold {precision}; export it to an .onnx file.")
+    weights = path.with_suffix(".bin")
+    if ending == ".xml" and weights.exists() and not path.exists():
+        raise ValueError(f"{weights} is in the way of the weights beside {path.name}; give the file another name.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} into.")
     try:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pem.exporting import FORMATS, PRECISIONS, export
-from pem.load import load_model
+from pem.load import is_export, load_model
 from pem.terminal import escape_missing_letters
 
 
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out.suffix.lower() != ending:
         parser.error(f"a file of {options.to} ends in {ending}; write --out {options.out.stem}{ending}.")
     try:
+        if is_export(options.model):
+            raise ValueError(f"{options.model} is exported already; give the weights that it was made from.")
         model = load_model(options.model, "cpu", options.weights, fast=False)
         print("Exporting, which takes a minute...", flush=True)
         for comparison in export(model, options.out, options.precision, options.trace):

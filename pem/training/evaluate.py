@@ -174,6 +174,9 @@ def main(arguments: list[str] | None = None) -> None:
     use_given_cores()
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit is {options.limit}; it must be at least 1.")
+    labels = Path(options.data) / f"panoptic_{options.split}.json"
+    if options.out and options.out.resolve() == labels.resolve():
+        parser.error(f"--out is {options.out}, the labels themselves; give another file.")
     if options.out and (options.out.suffix.lower() != ".json" or options.out.is_dir()):
         parser.error(f"--out is {options.out}; give the name of a .json file.")
     escape_missing_letters()
