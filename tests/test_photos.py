@@ -102,6 +102,11 @@ def test_a_jpeg_with_more_scans_than_anybody_needs_is_refused_before_it_is_decod
     scan = content[content.rindex(b"\xff\xda") : -2]
     assert load_image(io.BytesIO(content)).size == (16, 16)
     many = content[:-2] + scan * MAX_SCANS + content[-2:]
+    video = b"\0\0\0\x18ftypmp42" + b"\xff\xda" * 2 * MAX_SCANS  # as phones append it
+    assert load_image(io.BytesIO(content + video)).size == (16, 16)
+    comment = b"\xff\xfe\0\x06\xff\xd9\xff\xd9"  # an end that is none
+    with pytest.raises(ImageError, match="takes too long to decode"):
+        open_photo(io.BytesIO(content[:-2] + comment + scan * MAX_SCANS + content[-2:]))
     with pytest.raises(ImageError, match="takes too long to decode"):
         open_photo(io.BytesIO(many))
 

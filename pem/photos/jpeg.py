@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 
 from PIL import Image, ImageFile
@@ -11,6 +12,7 @@ from pem.photos.exif import ORIENTATION, orientation_in
 from pem.photos.limits import ImageError
 
 MAX_SCANS = 64  # usual ones have 10, and each costs a pass over all pixels
+_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd8-\xfe])")  # with a length; FF00 is a byte, and pixels go on after D0 to D7
 _ICC = b"ICC_PROFILE\0"
 
 
@@ -35,7 +37,7 @@ def open_jpeg(content: bytes) -> Image.Image:
         if marker < 0xFFE0 or marker in (0xFFE0, 0xFFEE) or 0xFFEF < marker < 0xFFFE:
             kept.append(content[begin:end])
         begin = end
-    if content.count(b"\xff\xda", begin) > MAX_SCANS:
+    if num_scans(content, begin) > MAX_SCANS:
         raise ImageError("The image takes too long to decode; save it anew, as an ordinary JPEG or PNG.")
     try:
         image = Image.open(io.BytesIO(b"".join((*kept, memoryview(content)[begin:]))), formats=["JPEG"])
@@ -47,6 +49,15 @@ def open_jpeg(content: bytes) -> Image.Image:
     if profile:
         image.info["icc_profile"] = b"".join(part for _, part in sorted(profile.items()))
     return image
+
+
+def num_scans(content: bytes, begin: int) -> int:
+    """Of the picture whose segments go on at ``begin``. What follows its end, such as a phone's video, has none."""
+    scans = 0
+    while (found := _MARKER.search(content, begin)) and found[1] != b"\xd9":
+        scans += found[1] == b"\xda"
+        begin = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    return scans
 
 
 def decode(image: Image.Image) -> None:
