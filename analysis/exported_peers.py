@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,13 +20,12 @@ import pem
 from analysis.arguments import add_shared
 from analysis.peers import BASELINE, Peer, peers
 from analysis.results import Report, Row
-from analysis.runtimes import CPU, after_a_rest
-from analysis.timing import Workload, measure_rounds, percentiles
+from analysis.runtimes import CPU, in_turns
 from pem.devices import has_bfloat16
 from pem.errors import first_line
 from pem.exporting.network import Exportable
-from pem.exporting.onnx_file import OPSET, quiet, to_onnx
-from pem.runtimes import INPUT, PREDICTION, RUNTIMES, usable_runtimes
+from pem.exporting.onnx_file import run_exporter, to_onnx
+from pem.runtimes import PREDICTION, RUNTIMES, usable_runtimes
 
 NETWORKS = ("PEM R50", "PEM R50, masked", BASELINE, "MaskFormer R50", "EoMT-S")  # those with queries
 OUTPUTS = ("class_queries_logits", "masks_queries_logits")  # what transformers calls PREDICTION
@@ -51,18 +48,7 @@ def export(peer: Peer, model: nn.Module, size: tuple[int, int], path: Path) -> N
     if isinstance(model, pem.PEM):
         path.write_bytes(to_onnx(Exportable(model, trace=False)).SerializeToString())
         return
-    with torch.no_grad(), warnings.catch_warnings(), quiet("onnxscript", "torch.onnx", "onnx_ir"):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            ClassAndMaskLogits(peer, model),
-            (torch.zeros(1, 3, *size),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=PREDICTION,
-            verbose=False,
-        )
-    assert program is not None
+    program = run_exporter(ClassAndMaskLogits(peer, model), torch.zeros(1, 3, *size), PREDICTION)
     program.save(path)
 
 
@@ -102,14 +88,10 @@ def run(args: argparse.Namespace) -> None:
                         break
                 else:
                     works[name, runtime, precision] = work
-        workloads: dict[str, Workload] = {" | ".join(key): after_a_rest(work) for key, work in works.items()}
-        times_ms = [times[:, 1] for times in measure_rounds(workloads, CPU, args.repeats)[0].values()]
-    for (name, runtime, precision), times in zip(works, times_ms, strict=True):
-        median, p10, p90 = percentiles(times)
+        times = in_turns({" | ".join(key): work for key, work in works.items()}, args.repeats)
+    for (name, runtime, precision), row in zip(works, times.values(), strict=True):
         note = "as Hugging Face ships it" if runtime == "torch" else known[name].note
-        row: Row = {"network": name, "runtime": runtime, "precision": precision, "median_ms": median}
-        speedup = float(np.median(times_ms[0] / times))
-        report.add(row | {"p10_ms": p10, "p90_ms": p90, "speedup": speedup, "note": note})
+        report.add({"network": name, "runtime": runtime, "precision": precision, **row, "note": note})
     for row in refused:
         report.add(row)
     height, width = args.size

@@ -37,15 +37,21 @@ CPU = torch.device("cpu")
 
 
 def compare(what: str, works: Mapping[str, Callable[[], object]], repeats: int) -> list[Row]:
-    """A row for each runtime; ``speedup`` is the median of the ratios to torch of the rounds."""
+    """A row for each runtime; the name of a work begins with that of its runtime."""
+    times = in_turns(works, repeats)
+    return [{"what": what, "runtime": name, "version": version(name.split()[0])} | row for name, row in times.items()]
+
+
+def in_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Row]:
+    """The times of each work; ``speedup`` is the median over the rounds of the first work's time by its own."""
     workloads = {name: after_a_rest(work) for name, work in works.items()}
     times_ms = {name: times[:, 1] for name, times in measure_rounds(workloads, CPU, repeats)[0].items()}
-    rows = []
+    first = next(iter(times_ms.values()))
+    rows: dict[str, Row] = {}
     for name, times in times_ms.items():
         median, p10, p90 = percentiles(times)
-        speedup = float(np.median(times_ms["torch"] / times))
-        row: Row = {"what": what, "runtime": name, "version": version(name.split()[0]), "median_ms": median}
-        rows.append(row | {"p10_ms": p10, "p90_ms": p90, "speedup": speedup})
+        speedup = float(np.median(first / times))
+        rows[name] = {"median_ms": median, "p10_ms": p10, "p90_ms": p90, "speedup": speedup}
     return rows
 
 

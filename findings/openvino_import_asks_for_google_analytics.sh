@@ -15,8 +15,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
-    openvino==2026.4.1 openvino-telemetry==2025.2.0 numpy==2.2.6 2>/dev/null
+"$folder/venv/bin/pip" install --quiet --disable-pip-version-check openvino==2026.4.1 openvino-telemetry==2025.2.0 numpy==2.2.6 2>/dev/null
 cd "$folder"
 # Python runs this file first, in every process: the report is sent by a child.
 cat > sitecustomize.py <<'PY'

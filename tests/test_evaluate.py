@@ -289,3 +289,12 @@ def test_work_that_fails_leaves_no_empty_result(tmp_path: Path, monkeypatch, tro
             module.main(["--data", str(tmp_path), "--out", str(out)])
         assert ended.value.code == code
     assert list(tmp_path.iterdir()) == [old]
+
+
+def test_the_labels_are_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = tmp_path / "panoptic_val.json"
+    labels.write_text("{}", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        module.main(["--data", str(tmp_path), "--out", str(labels)])
+    assert "the labels themselves; give another file." in capsys.readouterr().err
+    assert labels.read_text(encoding="utf-8") == "{}"

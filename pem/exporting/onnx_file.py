@@ -6,7 +6,9 @@ import hashlib
 import logging
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,6 +27,7 @@ from pem.exporting.remarks import remarks
 from pem.model import PEM
 from pem.runtimes import INPUT, PREDICTION, openvino_core, pick_runtime, usable_runtimes
 
+NOISY = ("onnxscript", "torch.onnx", "onnx_ir")
 OPSET = 19  # the first with DeformConv in onnxruntime, the last whose GridSample a browser's GPU knows
 
 
@@ -57,21 +60,12 @@ def export(plain: PEM, path: Path, precision: str, trace: bool) -> list[Comparis
 
 def to_onnx(network: Exportable) -> onnx.ModelProto:
     """Height and width are dynamic in steps of 32, and the batch from 1 on."""
-    with torch.no_grad(), warnings.catch_warnings(), quiet("onnxscript", "torch.onnx", "onnx_ir"):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            (torch.zeros(EXAMPLE_SIZE),),
-            dynamo=True,
-            dynamic_shapes=dynamic_shapes(),
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=output_names(network.model.config.num_layers, network.trace),
-            external_data=False,
-            verbose=False,
-            optimize=False,  # it would take minutes to look for what runtimes do when they load
-        )
-        assert program is not None
+    names = output_names(network.model.config.num_layers, network.trace)
+    # It would take minutes to look for what runtimes do when they load a file: optimize=False.
+    program = run_exporter(
+        network, torch.zeros(EXAMPLE_SIZE), names, dynamic_shapes=dynamic_shapes(), external_data=False, optimize=False
+    )
+    with quiet(*NOISY):
         optimizer.fold_constants(program.model)
         make_shapes_constant(program.model)
         optimizer.remove_unused_nodes(program.model)
@@ -82,6 +76,26 @@ def to_onnx(network: Exportable) -> onnx.ModelProto:
             f"The exporter wrote opset {found.get('')}, not {OPSET}; install the versions of pyproject.toml."
         )
     return model
+
+
+def run_exporter(
+    network: torch.nn.Module, pixels: torch.Tensor, outputs: Sequence[str], **options: Any
+) -> torch.onnx.ONNXProgram:
+    """torch's exporter, without its reports; ``pixels`` are an example of the input."""
+    with torch.no_grad(), warnings.catch_warnings(), quiet(*NOISY):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (pixels,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=outputs,
+            verbose=False,
+            **options,
+        )
+    assert program is not None
+    return program
 
 
 class quiet:
